@@ -1,0 +1,288 @@
+//! The settings, checked and complete: what the rest of pgpilot reads.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::units::{ByteSize, NodeName, Secret};
+
+/// Everything the topology file says, with defaults filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where clients connect: TCP addresses, and directories for Unix sockets (`<dir>/.s.PGSQL.<port of the first TCP address>`).
+    pub listen: Vec<Listen>,
+    pub clients: Clients,
+    pub tls: ClientTls,
+    pub auth: Auth,
+    pub admin: Admin,
+    pub metrics: Metrics,
+    pub pool: Pool,
+    pub routing: Routing,
+    pub health: Health,
+    /// TLS towards the servers, for nodes that do not say otherwise.
+    pub nodes: Vec<Node>,
+    pub users: Vec<User>,
+    pub databases: Vec<Database>,
+    pub log: Log,
+    /// Worker threads; `None`: one per core.
+    pub workers: Option<usize>,
+    /// After SIGTERM, clients in a transaction get this long to finish it.
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Limits on clients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Clients {
+    /// Above it a new client gets 53300.
+    pub max: usize,
+    /// From accept to authenticated.
+    pub login_timeout: Duration,
+    /// A client that sends nothing outside a transaction for so long is disconnected; zero: never.
+    pub idle_timeout: Duration,
+    /// A client that sends nothing inside a transaction for so long loses it; zero: never.
+    pub idle_transaction_timeout: Duration,
+    /// TCP keep-alive interval; zero: the operating system's.
+    pub keepalive: Duration,
+}
+
+/// What libpq calls `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SslMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// TLS towards clients. `mode`: `Disable` refuses TLS; `Allow` and `Prefer` offer it; `Require` demands it; `VerifyCa` demands a client
+/// certificate signed by `ca`; `VerifyFull` also that its common name is the user's name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientTls {
+    pub mode: SslMode,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
+}
+
+/// TLS towards a server, as in libpq.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerTls {
+    pub mode: SslMode,
+    /// Roots; `None`: the system's.
+    pub ca: Option<PathBuf>,
+    /// Client certificate and key.
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Auth {
+    /// First match decides, as in pg_hba.conf. Default: one rule, everything, scram-sha-256.
+    pub rules: Vec<AuthRule>,
+    /// Who reads verifiers of users that have no password here; `None`: such users cannot log in.
+    pub query: Option<AuthQuery>,
+    /// How long a verifier read from the server is used before it is read again. A failed login reads it again at once (at most once a second per user).
+    pub verifier_ttl: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuthQuery {
+    pub user: String,
+    pub password: Option<Secret>,
+    pub database: String,
+    /// One parameter, the user's name; one row of (name, verifier). Default `SELECT usename, passwd FROM pg_catalog.pg_shadow WHERE usename = $1`.
+    pub sql: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuthRule {
+    pub connection: ConnectionKind,
+    /// Empty: all.
+    pub databases: Vec<String>,
+    /// Empty: all.
+    pub users: Vec<String>,
+    /// Empty: all addresses. Ignored for Unix sockets.
+    pub addresses: Vec<IpNet>,
+    pub method: AuthMethod,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionKind {
+    /// Unix sockets and TCP.
+    Any,
+    Local,
+    /// TCP with or without TLS.
+    Host,
+    HostSsl,
+    HostNoSsl,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    Trust,
+    Reject,
+    /// SCRAM only.
+    Scram,
+    /// md5 where the verifier is an md5 hash or a password in clear, SCRAM where it is a SCRAM verifier (as PostgreSQL's own `md5`).
+    Md5,
+    /// TLS client certificate whose common name is the user's name.
+    Cert,
+}
+
+/// The admin console (database `pgpilot`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// May do everything. They authenticate as any user does.
+    pub users: Vec<String>,
+    /// May only look.
+    pub readers: Vec<String>,
+    /// A Unix socket directory on which the operating-system user that runs pgpilot is let in without a password, for the CLI; `None`: off.
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics {
+    /// `None`: no HTTP endpoint.
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    Transaction,
+    Session,
+}
+
+/// Connection pools. There is one per (node, user, database); limits are per node unless they say otherwise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pool {
+    pub mode: PoolMode,
+    pub max_server_connections: usize,
+    /// Kept open per (node, user, database) once that pool has been used.
+    pub min_idle: usize,
+    /// From asking for a connection to getting one; then the client gets 53300.
+    pub checkout_timeout: Duration,
+    /// Clients that may wait per node; one more gets 53300 at once.
+    pub max_waiting: usize,
+    /// An idle connection above `min_idle` is closed after so long; zero: never.
+    pub idle_timeout: Duration,
+    /// A connection is not leased again after so long (with up to 10 % of jitter); zero: no limit.
+    pub max_lifetime: Duration,
+    /// From dialling to ready.
+    pub connect_timeout: Duration,
+    /// Dials in flight per node.
+    pub max_connecting: usize,
+    /// Prepared statements kept per server connection; the least recently used one is closed.
+    pub max_prepared: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Consistency {
+    Eventual,
+    Session,
+    Strong,
+    Primary,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnAllLagging {
+    Primary,
+    Error,
+    Stale,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Routing {
+    pub consistency: Consistency,
+    /// A replica leaves the choice above this lag ..
+    pub max_lag: Duration,
+    /// .. and returns below this one. Default half of `max_lag`.
+    pub lag_recovery: Duration,
+    pub on_all_lagging: OnAllLagging,
+    /// How long a session's read may wait for a replica to reach its position before it goes to the primary. Default zero.
+    pub replica_wait: Duration,
+    /// How long a statement waits for a primary to appear.
+    pub primary_wait: Duration,
+    /// Whether reads may also go to the primary when replicas are fine. Default false.
+    pub reads_on_primary: bool,
+    /// pgpilot's own zone; replicas of it are preferred.
+    pub zone: Option<String>,
+    /// Functions that need the primary whatever the catalogue says. Names or `*` patterns, with or without a schema.
+    pub primary_functions: Vec<String>,
+    /// Functions that are safe on a replica whatever the catalogue says.
+    pub replica_functions: Vec<String>,
+    /// A Query or Parse above this size is not parsed: it goes to the primary.
+    pub max_parse: ByteSize,
+    /// Memory for the verdict cache.
+    pub cache: ByteSize,
+}
+
+/// The probes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// Who probes. Needs no privilege beyond `pg_monitor`.
+    pub user: String,
+    pub password: Option<Secret>,
+    pub database: String,
+    pub interval: Duration,
+    /// A probe that takes longer has failed.
+    pub timeout: Duration,
+    /// Consecutive failures until a node counts as down.
+    pub failures: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    pub name: NodeName,
+    /// A host name, an address, or a directory with a Unix socket.
+    pub host: String,
+    pub port: u16,
+    pub zone: Option<String>,
+    /// 0: no reads.
+    pub weight: u32,
+    pub tls: ServerTls,
+}
+
+/// Users that need more than the defaults. A user that is not listed may log in when `auth.query` finds a verifier.
+#[derive(Debug, Clone, PartialEq)]
+pub struct User {
+    pub name: String,
+    /// For authenticating the client and logging in to the servers; `None`: the verifier is read by `auth.query`.
+    pub password: Option<Secret>,
+    pub pool_mode: Option<PoolMode>,
+    pub consistency: Option<Consistency>,
+    /// Server connections per node for this user.
+    pub max_server_connections: Option<usize>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Database {
+    pub name: String,
+    pub pool_mode: Option<PoolMode>,
+    pub consistency: Option<Consistency>,
+    pub max_server_connections: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// A `tracing` filter: `"info"`, `"pgpilot=debug"`.
+    pub level: String,
+    pub format: LogFormat,
+    /// Statements slower than this are logged (their shape, never their literals); zero: off.
+    pub slow_statement: Duration,
+}

@@ -1,0 +1,1 @@
+//! SCRAM-SHA-256 in both roles, md5, host-based rules.

@@ -1,0 +1,1 @@
+//! Who gets a server connection, who waits, which one is closed.

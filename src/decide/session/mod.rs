@@ -1,0 +1,1 @@
+//! What a session holds: transaction, settings, prepared statements, pins, replies due.

@@ -1,0 +1,217 @@
+//! The vocabulary of classification.
+
+use std::ops::Range;
+
+/// The verdict on one text as a client sent it: one entry per statement, in order; none for an empty query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Classified {
+    pub statements: Box<[Verdict]>,
+}
+
+/// What one statement asks for, and why pgpilot thinks so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub intent: Intent,
+    pub reason: Reason,
+    /// The function, relation, setting, ... that decided, where there is one.
+    pub object: Option<Box<str>>,
+    pub effects: Effects,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intent {
+    /// May run on any node.
+    Read,
+    /// Needs the primary.
+    Write,
+    /// BEGIN, START TRANSACTION.
+    Begin(TransactionMode),
+    /// COMMIT, END, ROLLBACK, ABORT.
+    End(TransactionEnd),
+    /// SAVEPOINT, RELEASE, ROLLBACK TO, SET TRANSACTION, SET CONSTRAINTS, FETCH, MOVE, CLOSE, ..: goes where the open transaction is; without one to the primary.
+    WithinTransaction,
+    /// SET, RESET, SET ROLE, SET SESSION AUTHORIZATION, SET SESSION CHARACTERISTICS, DISCARD: the session's state on whichever server it has.
+    Session(SessionCommand),
+    /// PREPARE name AS ..; `statement` is the verdict on what is prepared; `name_at` is where the name (with its quotes) stands in the text.
+    Prepare { name: Box<str>, name_at: Range<usize>, statement: Box<Verdict> },
+    /// EXECUTE name (also in EXPLAIN EXECUTE and CREATE TABLE AS EXECUTE, whose own intent the effects carry as `Effects::WRITES`).
+    Execute { name: Box<str>, name_at: Range<usize> },
+    /// DEALLOCATE name; `None` is ALL.
+    Deallocate { name: Option<Box<str>> },
+    /// `SHOW pgpilot.x`, `SET pgpilot.x = '..'`: answered by pgpilot itself.
+    Own(OwnCommand),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TransactionMode {
+    pub access: Option<Access>,
+    pub isolation: Option<Isolation>,
+    pub deferrable: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    ReadOnly,
+    ReadWrite,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    ReadUncommitted,
+    ReadCommitted,
+    RepeatableRead,
+    Serializable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionEnd {
+    Commit,
+    Rollback,
+    /// COMMIT AND CHAIN, ROLLBACK AND CHAIN.
+    Chain,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionCommand {
+    /// SET and its relatives. Names are lower-case and canonical: `SET TIME ZONE` is `timezone`, `SET NAMES` is `client_encoding`, `SET ROLE` is `role`,
+    /// `SET SESSION AUTHORIZATION` is `session_authorization`, SESSION CHARACTERISTICS are `default_transaction_*`.
+    Set {
+        names: Box<[Box<str>]>,
+        scope: SetScope,
+    },
+    Reset {
+        name: Box<str>,
+    },
+    ResetAll,
+    DiscardAll,
+    /// DISCARD PLANS, SEQUENCES, TEMP.
+    DiscardSome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetScope {
+    Session,
+    /// SET LOCAL: gone at the end of the transaction.
+    Local,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnCommand {
+    /// `SHOW pgpilot.name`
+    Show { name: Box<str> },
+    /// `SET [LOCAL] pgpilot.name = value`; `None` is DEFAULT, and RESET.
+    Set { name: Box<str>, value: Option<Box<str>>, scope: SetScope },
+}
+
+/// Where a hint comment or the setting `pgpilot.route` sends a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    Primary,
+    Replica,
+}
+
+bitflags::bitflags! {
+    /// What a statement may leave behind or depend on, besides its result.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Effects: u16 {
+        /// May change session settings in a way its text does not name (set_config with computed arguments, DO, CALL, a function of unknown volatility).
+        const SETTINGS = 1;
+        /// May leave state on the server connection that cannot be replayed: temporary objects, session advisory locks, WITH HOLD cursors, LISTEN.
+        const PINS = 1 << 1;
+        /// May remove such state.
+        const UNPINS = 1 << 2;
+        /// Changes the catalogue: cached verdicts and the catalogue may be stale.
+        const CATALOGUE = 1 << 3;
+        /// Reads the session's sequence state (currval, lastval).
+        const SEQUENCE_STATE = 1 << 4;
+        /// Has an effect on the node itself (pg_wal_replay_pause, pg_terminate_backend, ..): never sent twice.
+        const NODE = 1 << 5;
+        /// Is known to write (as opposed to: must be assumed to).
+        const WRITES = 1 << 6;
+        /// A hint comment said so: `/* pgpilot: replica */`.
+        const HINT_REPLICA = 1 << 7;
+        /// A hint comment said so: `/* pgpilot: primary */`.
+        const HINT_PRIMARY = 1 << 8;
+        /// COPY .. FROM STDIN: data follows from the client.
+        const COPY_IN = 1 << 9;
+        /// Cannot run inside a transaction block (VACUUM, CREATE DATABASE, ..), so it must be the only statement of its message.
+        const ALONE = 1 << 10;
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $label:literal,)*) => {
+        /// Why a statement got its intent, or a batch its route. The label is stable: it is a metric label and part of the console's output.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+        impl Reason {
+            pub const ALL: &[Reason] = &[$(Reason::$variant,)*];
+            pub fn label(self) -> &'static str {
+                match self { $(Reason::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A query without anything that needs the primary.
+    PlainRead = "plain_read",
+    /// INSERT, UPDATE, DELETE, MERGE, TRUNCATE, COPY FROM.
+    Dml = "dml",
+    /// A data-modifying CTE.
+    DmlInCte = "dml_in_cte",
+    Ddl = "ddl",
+    /// FOR UPDATE and its relatives.
+    RowLock = "row_lock",
+    SelectInto = "select_into",
+    /// A function that the catalogue or pgpilot's list says needs the primary.
+    PrimaryFunction = "primary_function",
+    /// A function the catalogue does not know, or no catalogue is loaded.
+    UnknownFunction = "unknown_function",
+    /// A relation that only the primary answers rightly (pg_stat_*, sequences, unlogged and temporary tables, a view over them).
+    PrimaryRelation = "primary_relation",
+    /// The operators' lists in the topology file.
+    ListedFunction = "listed_function",
+    Unparsable = "unparsable",
+    /// Larger than `routing.max_parse`.
+    TooLarge = "too_large",
+    /// Not valid UTF-8, or lexed under settings that pgpilot does not follow.
+    Encoding = "encoding",
+    /// No statement in the text.
+    Empty = "empty",
+    TransactionControl = "transaction_control",
+    SessionState = "session_state",
+    /// LISTEN, NOTIFY, LOCK, VACUUM, CHECKPOINT, DO, CALL, two-phase commands, ..
+    Utility = "utility",
+    /// SHOW of a setting.
+    Show = "show",
+    Explain = "explain",
+    Prepared = "prepared",
+    Hint = "hint",
+
+    // Reasons that routing adds.
+    /// The transaction's server keeps it.
+    InTransaction = "in_transaction",
+    /// A transaction that is not READ ONLY.
+    ReadWriteTransaction = "read_write_transaction",
+    ReadOnlyTransaction = "read_only_transaction",
+    /// The session is pinned to a server connection.
+    Pinned = "pinned",
+    /// A part of an extended batch whose end is not known (Flush).
+    OpenBatch = "open_batch",
+    /// The session's mode is `primary`.
+    Consistency = "consistency",
+    /// No replica has reached the session's position yet.
+    NotCaughtUp = "not_caught_up",
+    /// Every replica is above `max_lag`.
+    AllLagging = "all_lagging",
+    /// No replica can be reached, or there is none.
+    NoReplica = "no_replica",
+    /// No primary is known.
+    NoPrimary = "no_primary",
+    /// A replica refused it, and it ran on the primary.
+    Retried = "retried",
+    /// A replica refused this text before.
+    Learned = "learned",
+    FunctionCall = "function_call",
+}
