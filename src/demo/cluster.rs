@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::account::Account;
 use super::binaries::Binaries;
-use super::builder::Builder;
+use super::builder::{Builder, Durability};
 use super::copy::{self, Contents};
 use super::error::{Doing, Error};
 use super::home::{Home, Place};
@@ -102,9 +102,11 @@ impl LocalCluster {
     fn found(plan: &Builder) -> Result<Self, Error> {
         let binaries = plan.binaries.clone().map_or_else(Binaries::find, Ok)?;
         let account = Account::choose()?;
-        let home = Home::open()?;
+        let home = Home::open(plan.durability)?;
         let template = template::find(&home, &binaries, account)?;
-        let ports = home.directory("ports")?;
+        // Ports are shared by all clusters, wherever they live.
+        let ports = Home::open(Durability::Full)?.directory("ports")?;
+        Port::sweep(&ports);
         let place = home.place()?;
 
         let sockets = place.path().join("s");

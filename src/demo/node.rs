@@ -155,7 +155,13 @@ impl Node {
     pub async fn kill9(&self, scope: Scope) -> Result<(), Error> {
         let postmaster = self.postmaster().ok();
         processes::kill(&self.data_directory(), postmaster, scope).await?;
-        if postmaster.is_some() { self.wait_until_ended(LIMIT).await } else { Ok(()) }
+        if postmaster.is_some() {
+            self.wait_until_ended(LIMIT).await?;
+        }
+        if scope == Scope::Node {
+            processes::release_shared_memory(&self.data_directory());
+        }
+        Ok(())
     }
 
     /// Stops its processes in their tracks: connections stay open, nothing answers. The kernel still accepts new

@@ -32,6 +32,16 @@ impl Port {
         self.number
     }
 
+    /// Removes the lock files of processes that are gone.
+    pub(super) fn sweep(directory: &Path) {
+        for path in fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let Ok(file) = File::open(&path) else { continue };
+            if file.try_lock().is_ok() {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
     fn take(directory: &Path, number: u16) -> Option<Self> {
         let path = directory.join(number.to_string());
         let lock = File::options().create(true).truncate(false).write(true).open(&path).ok()?;
@@ -62,6 +72,9 @@ mod tests {
         let port = Port::reserve(directory.path()).unwrap();
         assert!(Port::take(directory.path(), port.number()).is_none());
         let number = port.number();
+        fs::write(directory.path().join("1"), "").unwrap();
+        Port::sweep(directory.path());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         drop(port);
         assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
         assert!(Port::take(directory.path(), number).is_some());

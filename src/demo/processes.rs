@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -39,7 +40,7 @@ pub(super) fn of(data: &Path) -> Vec<Pid> {
 /// as they wait for anything.
 fn family(data: &Path) -> Vec<Pid> {
     let Some(postmaster) = lock_file(data).map(|lock| lock.pid) else { return Vec::new() };
-    let output = std::process::Command::new("ps").args(["-axo", "pid=,ppid="]).output();
+    let output = Command::new("ps").args(["-axo", "pid=,ppid="]).output();
     let table = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let mut found = Vec::new();
     for line in table.lines() {
@@ -96,11 +97,20 @@ pub(super) fn signal(pid: Pid, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
+/// Gives back the System V shared memory that a killed server leaves, as the end of its machine would do.
+pub(super) fn release_shared_memory(data: &Path) {
+    let Some(segment) = lock_file(data).and_then(|lock| lock.segment) else { return };
+    // Without `ipcrm` the segment, 56 bytes, stays.
+    let _ = Command::new("ipcrm").args(["-m", &segment.to_string()]).stderr(Stdio::null()).status();
+}
+
 /// What `postmaster.pid` says. Source: `src/include/utils/pidfile.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LockFile {
     pub(super) pid: i32,
     pub(super) status: Status,
+    /// The id of its segment of System V shared memory.
+    segment: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,9 +125,10 @@ pub(super) enum Status {
 pub(super) fn lock_file(data: &Path) -> Option<LockFile> {
     let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let pid = text.lines().next()?.trim().parse().ok()?;
+    let segment = text.lines().nth(6).and_then(|keys| keys.split_whitespace().nth(1)?.parse().ok());
     let status = match text.lines().nth(7).map(str::trim) {
         Some("ready") => Status::Ready,
         _ => Status::Other,
     };
-    Some(LockFile { pid, status })
+    Some(LockFile { pid, status, segment })
 }

@@ -10,7 +10,7 @@ pub(super) type Settings = BTreeMap<String, String>;
 
 /// What every server of a throwaway cluster is set to, unless asked otherwise. Small, quick to start, quick to notice
 /// a new primary, and with everything that replication, pg_rewind and failover need.
-const COMMON: [(&str, &str); 30] = [
+const COMMON: [(&str, &str); 31] = [
     ("listen_addresses", "127.0.0.1"),
     ("max_connections", "200"),
     ("shared_buffers", "32MB"),
@@ -20,6 +20,7 @@ const COMMON: [(&str, &str); 30] = [
     ("max_wal_senders", "16"),
     ("max_replication_slots", "16"),
     ("wal_keep_size", "64MB"),
+    ("max_wal_size", "512MB"),
     ("hot_standby", "on"),
     // pg_rewind needs these two.
     ("wal_log_hints", "on"),

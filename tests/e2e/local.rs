@@ -1,7 +1,9 @@
 //! Throwaway clusters do what the other tests rely on.
 
 use std::fs;
-use std::path::Path;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pgpilot::demo::replication::Rejoin;
@@ -51,6 +53,38 @@ async fn leaves_no_trace_after_a_panic_with_dead_and_frozen_nodes() {
     assert!(panicked.await.unwrap_err().is_panic());
     assert_eq!(processes_under(&directory), 0);
     assert!(!directory.exists());
+}
+
+/// Not a test: what `a_killed_process_leaves_no_servers` kills.
+#[tokio::test]
+#[ignore = "run by a_killed_process_leaves_no_servers"]
+async fn holds_a_cluster_until_it_is_killed() {
+    let cluster = own_cluster().await;
+    println!("\ncluster at {}", cluster.directory().display());
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_no_servers() {
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--nocapture", "--exact", "local::holds_a_cluster_until_it_is_killed"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let directory = lines.find_map(|line| line.unwrap().strip_prefix("cluster at ").map(PathBuf::from)).unwrap();
+    assert!(processes_under(&directory) >= 3);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    wait_for("nothing is left", LIMIT, async || !directory.exists() && processes_under(&directory) == 0).await;
+}
+
+#[tokio::test]
+async fn what_a_crash_of_the_machine_left_is_removed() {
+    let abandoned = cluster().await.directory().with_file_name("cluster-abandoned");
+    fs::create_dir_all(abandoned.join("pg1/data")).unwrap();
+    let _another = LocalCluster::builder().replicas(0).start().await.unwrap();
+    assert!(!abandoned.exists());
 }
 
 #[tokio::test]
