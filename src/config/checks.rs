@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::problem::{Findings, Place};
 use super::resolved::*;
-use super::scalar::Host;
+use super::scalar::{Host, Positive};
 use super::units::show_duration;
 use super::value::At;
 use super::written::{self, Root};
@@ -48,7 +48,7 @@ fn limits(root: &Root, findings: &mut Findings<'_>) {
 
 fn lag(routing: &written::Routing, findings: &mut Findings<'_>) {
     let max = &routing.max_lag;
-    let Some(recovery) = routing.lag_recovery.value else { return };
+    let Some(Positive(recovery)) = routing.lag_recovery.value else { return };
     if recovery > max.value.0 {
         findings.contradiction(&[routing.lag_recovery.place, max.place], || {
             let (recovery, max) = (show_duration(recovery), show_duration(max.value.0));
@@ -233,6 +233,10 @@ fn rules(root: &Root, config: &Config, findings: &mut Findings<'_>) {
             let message = "auth.rules: a rule for \"hostssl\" never matches, as TLS is off".to_owned();
             findings.warning(&[connection.place], message);
         }
+        if rule.method.value == Some(AuthMethod::Trust) && lets_strangers_in(rule, config) {
+            let message = "auth.rules: \"trust\" lets anyone on the network in without a password".to_owned();
+            findings.warning(&[rule.method.place], message);
+        }
         if catch_all {
             findings.warning(
                 &[rule.method.place],
@@ -242,6 +246,14 @@ fn rules(root: &Root, config: &Config, findings: &mut Findings<'_>) {
         let anyone = rule.databases.value.0.is_empty() && rule.users.value.0.is_empty();
         catch_all |= anyone && addresses.value.0.is_empty() && connection.value == ConnectionKind::Any;
     }
+}
+
+/// Whether the rule is about connections from other machines, and there can be any.
+fn lets_strangers_in(rule: &written::Rule, config: &Config) -> bool {
+    let remote = |listen: &Listen| matches!(listen, Listen::Tcp(address) if !address.ip().is_loopback());
+    let addresses = &rule.addresses.value.0;
+    let elsewhere = addresses.is_empty() || addresses.iter().any(|range| !range.value.network().is_loopback());
+    rule.connection.value != ConnectionKind::Local && elsewhere && config.listen.iter().any(remote)
 }
 
 fn certificate_rule(rule: &written::Rule, tls: &written::Tls, findings: &mut Findings<'_>) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use toml::de::DeTable;
+use zeroize::Zeroizing;
 
 use super::files::{Readers, read_text, readers};
 use super::problem::{Findings, Place, Problem, Problems};
@@ -21,7 +22,7 @@ impl Config {
         let file = path.display().to_string();
         let unreadable = |error| Problem { file: file.clone(), at: None, message: format!("cannot be read: {error}") };
         let full = std::path::absolute(path).map_err(unreadable)?;
-        let text = read_text(&full).map_err(unreadable)?;
+        let text = Zeroizing::new(read_text(&full).map_err(unreadable)?);
         let metadata = std::fs::metadata(&full).map_err(unreadable)?;
         let source = Source { text: &text, file: &file, path: &full, readers: readers(&metadata) };
         source.read(&|name| std::env::var(name).ok())

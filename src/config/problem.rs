@@ -79,8 +79,7 @@ pub(super) enum Place {
     Refused,
 }
 
-/// Collects problems and warnings while a topology file is read.
-#[derive(Debug)]
+/// Collects problems and warnings while a topology file is read. Without `Debug`: the text may hold passwords.
 pub(super) struct Findings<'s> {
     file: &'s str,
     text: &'s str,

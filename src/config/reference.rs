@@ -9,6 +9,10 @@ use super::written::Root;
 pub fn sample() -> String {
     let mut out = String::new();
     explain(&mut out, Root::SECTION.doc);
+    explain(
+        &mut out,
+        &["", " Every key stands below, commented out at its default or, where that is nothing, with an example."],
+    );
     out.push('\n');
     options(&mut out, Root::SECTION.options, State::Live);
     sections(&mut out, "", Root::SECTION.sections, State::Live);
@@ -40,7 +44,7 @@ fn sections(out: &mut String, parent: &str, sections: &[Nested], parent_state: S
             Count::Once | Count::Several => parent_state,
             Count::Optional | Count::Any => State::Commented,
         };
-        let _ = write!(out, "\n# {:-<117}\n", "");
+        let _ = writeln!(out, "# {:-<117}", "");
         explain(out, section.doc);
         let _ = writeln!(out, "{}{}\n", state.mark(), header(&path, *count));
         options(out, section.options, state);

@@ -224,7 +224,7 @@ fn routing(routing: &written::Routing) -> Routing {
     Routing {
         consistency: routing.consistency.value,
         max_lag,
-        lag_recovery: value(&routing.lag_recovery).unwrap_or(max_lag / 2),
+        lag_recovery: value(&routing.lag_recovery).map_or(max_lag / 2, |recovery| recovery.0),
         on_all_lagging: routing.on_all_lagging.value,
         replica_wait: routing.replica_wait.value,
         primary_wait: routing.primary_wait.value,

@@ -8,8 +8,7 @@ use super::section::{Count, Section, Written};
 use super::value::{At, Value, near};
 use super::written::Root;
 
-/// One table of the file, or the absence of one.
-#[derive(Debug)]
+/// One table of the file, or the absence of one. Without `Debug`: the table may hold passwords.
 pub(super) struct Scope<'t> {
     table: Option<&'t DeTable<'t>>,
     /// Dotted, and empty for the file itself.

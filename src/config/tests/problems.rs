@@ -369,6 +369,15 @@ fn a_file_that_cannot_be_read() {
 fn what_deserves_a_second_look() {
     let look = |sections: &str| warnings(&parse(&with_node("", sections)).unwrap());
     assert_eq!(look("[auth.query]"), Vec::<String>::new());
+    let trust = |top: &str, rule: &str| {
+        warnings(&parse(&with_node(top, &format!("[[auth.rules]]\nmethod = \"trust\"\n{rule}"))).unwrap())
+    };
+    let lets_in = ["6:10: auth.rules: \"trust\" lets anyone on the network in without a password"];
+    assert_eq!(trust("listen = \"0.0.0.0:1\"", ""), lets_in);
+    assert_eq!(trust("listen = \"0.0.0.0:1\"", "addresses = [\"127.0.0.1\", \"10.0.0.0/8\"]"), lets_in);
+    assert_eq!(trust("listen = \"0.0.0.0:1\"", "addresses = [\"127.0.0.0/8\"]"), Vec::<String>::new());
+    assert_eq!(trust("listen = \"0.0.0.0:1\"", "connection = \"local\""), Vec::<String>::new());
+    assert_eq!(trust("", ""), Vec::<String>::new());
     assert_eq!(look(""), ["1:1: no client can log in: there are neither [[users]] with a password nor [auth.query]"]);
     assert_eq!(
         look("[[users]]\nname = \"a\""),

@@ -40,12 +40,12 @@ section! {
     AuthQuery [] {
         /// Who asks. It needs to be allowed to run `sql`.
         user: String, unset "the user of `health`, with its password", example "\"pgpilot_auth\"";
-        /// Its password, ..
-        password: Secret, unset "see `password_env`", example "\"...\"";
-        /// .. or the environment variable that holds it, ..
-        password_env: String, unset "see `password_file`", example "\"PGPILOT_AUTH_PASSWORD\"";
-        /// .. or the file that holds it.
-        password_file: PathBuf, unset "see `passfile`; without any, a login without a password", example "\"auth.password\"";
+        /// Its password. At most one of this, `password_env` and `password_file` may be written.
+        password: Secret, unset "none here", example "\"...\"";
+        /// The environment variable that holds the password.
+        password_env: String, unset "none", example "\"PGPILOT_AUTH_PASSWORD\"";
+        /// The file that holds the password, on one line.
+        password_file: PathBuf, unset "none; without a password anywhere, `passfile` is looked into", example "\"auth.password\"";
         /// Where it asks.
         database: String, default "\"postgres\"";
         /// The question, with the user's name as $1. It returns one row: the name and the verifier.

@@ -10,12 +10,12 @@ section! {
     Health [] {
         /// Who asks. It needs the role `pg_monitor`, no more.
         user: String, default "\"pgpilot\"";
-        /// Its password, ..
-        password: Secret, unset "see `password_env`", example "\"...\"";
-        /// .. or the environment variable that holds it, ..
-        password_env: String, unset "see `password_file`", example "\"PGPILOT_PASSWORD\"";
-        /// .. or the file that holds it.
-        password_file: PathBuf, unset "see `passfile`; without any, a login without a password", example "\"health.password\"";
+        /// Its password. At most one of this, `password_env` and `password_file` may be written.
+        password: Secret, unset "none here", example "\"...\"";
+        /// The environment variable that holds the password.
+        password_env: String, unset "none", example "\"PGPILOT_PASSWORD\"";
+        /// The file that holds the password, on one line.
+        password_file: PathBuf, unset "none; without a password anywhere, `passfile` is looked into", example "\"health.password\"";
         /// Where it asks.
         database: String, default "\"postgres\"";
         /// From one probe of a node to the next.
@@ -70,12 +70,13 @@ section! {
     /// A user with a password of its own, or with settings of its own. Others need no section: `auth.query` knows them.
     User [] {
         name: String, required "\"app\"";
-        /// The password, for the client as well as for the servers, ..
-        password: Secret, unset "see `password_env`", example "\"...\"";
-        /// .. or the environment variable that holds it, ..
-        password_env: String, unset "see `password_file`", example "\"APP_PASSWORD\"";
-        /// .. or the file that holds it.
-        password_file: PathBuf, unset "see `passfile`; without any, `auth.query` is asked", example "\"app.password\"";
+        /// The password, for the client as well as for the servers. At most one of this, `password_env` and
+        /// `password_file` may be written.
+        password: Secret, unset "none here", example "\"...\"";
+        /// The environment variable that holds the password.
+        password_env: String, unset "none", example "\"APP_PASSWORD\"";
+        /// The file that holds the password, on one line.
+        password_file: PathBuf, unset "none; without a password anywhere, `passfile` is looked into, then `auth.query` is asked", example "\"app.password\"";
         pool_mode: PoolMode, unset "that of the database, or `pool.mode`", example "\"session\"";
         consistency: Consistency, unset "that of the database, or `routing.consistency`", example "\"strong\"";
         /// This user's server connections for each node.

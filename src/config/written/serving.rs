@@ -70,7 +70,7 @@ section! {
         /// A replica further behind than this gets no reads ..
         max_lag: Positive, default "\"1s\"";
         /// .. until it is less far behind than this.
-        lag_recovery: Duration, unset "half of `max_lag`", example "\"500ms\"";
+        lag_recovery: Positive, unset "half of `max_lag`", example "\"500ms\"";
         /// When every replica is too far behind: reads go to the "primary", get an "error", or are "stale".
         on_all_lagging: OnAllLagging, default "\"primary\"";
         /// How long a read may wait for a replica to catch up with its session before it goes to the primary.
