@@ -222,6 +222,10 @@ fn what_is_there_twice() {
         "[admin]\nsocket = \"/run/p\"",
         "6:10: the directory /run/p is used for two sockets",
     );
+    assert!(
+        parse(&with_node("listen = [\"127.0.0.1:0\", \"127.0.0.1:0\"]", "")).is_ok(),
+        "port 0 is a new one each time"
+    );
     one("drain_timeout = \"1s\"\ndrain_timeout = \"2s\"", "", "2:1: not TOML: duplicate key");
 }
 
