@@ -32,4 +32,5 @@
 
 pub mod config;
 pub mod decide;
+pub mod demo;
 pub mod wire;

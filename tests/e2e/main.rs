@@ -1,0 +1,7 @@
+//! Everything that runs against a real PostgreSQL: one program, so that it is linked once.
+//!
+//! A test that does not harm a cluster uses `support::cluster()`, which all of them share; one that does makes its own,
+//! which takes about a second. No test sleeps: it waits for a condition, with a limit (`support::wait_for`).
+
+mod local;
+mod support;

@@ -1,0 +1,24 @@
+//! What end-to-end tests have in common.
+
+use std::time::Duration;
+
+use pgpilot::demo::{LocalCluster, wait};
+
+/// Long enough for a loaded machine; a test that fails takes this long.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// The cluster that all tests of this process share. Do not stop, promote or reconfigure its nodes.
+pub(crate) async fn cluster() -> &'static LocalCluster {
+    LocalCluster::shared().await.expect("the shared cluster starts")
+}
+
+/// A cluster of one's own, with two replicas.
+pub(crate) async fn own_cluster() -> LocalCluster {
+    LocalCluster::builder().start().await.expect("a cluster starts")
+}
+
+/// Waits until the condition holds; panics with `what` after `limit`.
+pub(crate) async fn wait_for(what: &str, limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let outcome = wait::until(what, limit, async || Ok(condition().await.then_some(()))).await;
+    outcome.unwrap_or_else(|error| panic!("{error}"));
+}
