@@ -49,6 +49,9 @@ impl Following {
                 let record = &records[usize::from(id.0)];
                 match record.writable_on() {
                     _ if record.is_removed() => Verdict::StepDown { was: id, timeline },
+                    _ if record.answer().is_some_and(|answer| answer.system_identifier != identity) => {
+                        Verdict::StepDown { was: id, timeline }
+                    }
                     None if record.answer().is_some() => Verdict::StepDown { was: id, timeline },
                     Some(now) if record.holds_on() && now > timeline => Verdict::Follow { id, timeline: now },
                     Some(_) if record.holds_on() => Verdict::Keep,

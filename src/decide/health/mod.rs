@@ -173,6 +173,7 @@ impl Health {
             Verdict::Follow { id, timeline } => {
                 self.begin_epoch();
                 self.following = Following::Node { id, timeline };
+                self.mark(id, actions);
                 actions.changes.push(Change::Following { node: id, epoch: self.epoch, timeline });
                 // The replicas' timelines tell who follows it.
                 let others = numbered(&self.records).filter(|(other, record)| *other != id && !record.is_removed());
