@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut, BytesMut};
-
 use super::prepared::StatementId;
 use crate::wire::backend as b;
 
@@ -21,39 +19,45 @@ pub enum Kind {
     Bind,
     Describe,
     Execute,
-    Close,
+    /// The statement that the server forgets; `None` for a portal.
+    Close(Option<StatementId>),
     /// A simple Query, a FunctionCall: everything up to ReadyForQuery.
     Query,
     Sync,
-    /// A reply of our own, given when everything before it has been answered.
-    Own(Box<[u8]>),
+    /// A reply of our own, given when everything before it has been answered; the statement that it tells the client of, if it is a ParseComplete.
+    Own(Box<[u8]>, Option<StatementId>),
 }
 
 /// Who gets the reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     Client,
-    /// pgpilot sent the message for its own ends and swallows the reply. An error is passed on, because what follows depends on it.
+    /// pgpilot sent the message for its own ends and swallows the reply. In an extended batch an error is passed on, because what follows depends
+    /// on it; that of a simple Query is swallowed, too.
     Us,
+    /// The message was sent to make the server fail, so that it and the client agree on the state of the batch and of the transaction. The client
+    /// gets this ErrorResponse in place of the server's.
+    Fail(Box<[u8]>),
 }
 
 /// What to do with a message from the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub forward: bool,
     /// The message that this reply completes.
     pub completed: Completed,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Completed {
     Nothing,
-    Parse(Option<StatementId>),
     Other,
-    /// ReadyForQuery: one batch is over.
+    /// ReadyForQuery: one batch of the client's is over.
     Batch,
-    /// An error in an extended batch: what follows is skipped up to the Sync.
-    Failed,
+    /// An error in an extended batch: these are skipped, up to the Sync.
+    Failed(Vec<Due>),
+    /// An error that was provoked: the client gets this one.
+    Provoked(Box<[u8]>, Vec<Due>),
 }
 
 /// The server sent something that nothing asked for. The connection is of no use any more.
@@ -99,19 +103,12 @@ impl Dues {
         self.queue.push_back(Due { kind, fate });
     }
 
-    /// Writes replies of our own whose turn has come.
-    pub fn take_own(&mut self, out: &mut BytesMut) -> bool {
-        let before = self.queue.len();
-        while let Some(Due { kind: Kind::Own(bytes), .. }) = self.queue.front() {
-            out.put_slice(bytes);
-            self.queue.pop_front();
+    /// Takes a reply of our own whose turn has come.
+    pub fn take_own(&mut self) -> Option<Box<[u8]>> {
+        match self.queue.pop_front_if(|due| matches!(due.kind, Kind::Own(..)))?.kind {
+            Kind::Own(bytes, _) => Some(bytes),
+            _ => None,
         }
-        self.queue.len() != before
-    }
-
-    /// Whether the next thing due is a reply of our own.
-    pub fn own_is_next(&self) -> bool {
-        matches!(self.queue.front(), Some(Due { kind: Kind::Own(_), .. }))
     }
 
     /// A message of type `tag` came. NoticeResponse, ParameterStatus and NotificationResponse are due at any time and do not belong here.
@@ -122,44 +119,50 @@ impl Dues {
     pub fn on_message(&mut self, tag: u8) -> Result<Answer, OutOfStep> {
         let out_of_step = OutOfStep(char::from(tag));
         let due = self.queue.front().ok_or(out_of_step)?;
+        if tag == b::ERROR_RESPONSE {
+            return Ok(self.on_error());
+        }
         let forward = due.fate == Fate::Client;
-        match due.kind {
-            Kind::Query => Ok(match tag {
-                b::READY_FOR_QUERY => self.complete(Completed::Batch),
-                b::ERROR_RESPONSE => Answer { forward: true, completed: Completed::Nothing },
-                _ => Answer { forward, completed: Completed::Nothing },
-            }),
-            // An error at the commit that a Sync implies (a deferred constraint, a serialization failure) comes before its ReadyForQuery.
-            Kind::Sync => match tag {
-                b::READY_FOR_QUERY => Ok(self.complete(Completed::Batch)),
-                b::ERROR_RESPONSE => Ok(Answer { forward: true, completed: Completed::Nothing }),
-                _ => Err(out_of_step),
-            },
-            _ if tag == b::ERROR_RESPONSE => {
-                self.skip_to_sync();
-                Ok(Answer { forward: true, completed: Completed::Failed })
-            }
-            Kind::Parse(id) if tag == b::PARSE_COMPLETE => Ok(self.complete(Completed::Parse(id))),
-            Kind::Bind if tag == b::BIND_COMPLETE => Ok(self.complete(Completed::Other)),
-            Kind::Close if tag == b::CLOSE_COMPLETE => Ok(self.complete(Completed::Other)),
-            Kind::Describe => match tag {
-                b::ROW_DESCRIPTION | b::NO_DATA => Ok(self.complete(Completed::Other)),
-                b::PARAMETER_DESCRIPTION => Ok(Answer { forward, completed: Completed::Nothing }),
-                _ => Err(out_of_step),
-            },
+        let last = match due.kind {
+            Kind::Query => tag == b::READY_FOR_QUERY,
+            Kind::Sync if tag == b::READY_FOR_QUERY => true,
+            Kind::Parse(_) if tag == b::PARSE_COMPLETE => true,
+            Kind::Bind if tag == b::BIND_COMPLETE => true,
+            Kind::Close(_) if tag == b::CLOSE_COMPLETE => true,
+            Kind::Describe if matches!(tag, b::ROW_DESCRIPTION | b::NO_DATA) => true,
+            Kind::Describe if tag == b::PARAMETER_DESCRIPTION => false,
             Kind::Execute => match tag {
-                b::COMMAND_COMPLETE | b::EMPTY_QUERY_RESPONSE | b::PORTAL_SUSPENDED => {
-                    Ok(self.complete(Completed::Other))
-                }
-                b::DATA_ROW
-                | b::COPY_IN_RESPONSE
-                | b::COPY_OUT_RESPONSE
-                | b::COPY_DATA
-                | b::COPY_DONE
-                | b::ROW_DESCRIPTION => Ok(Answer { forward, completed: Completed::Nothing }),
-                _ => Err(out_of_step),
+                b::COMMAND_COMPLETE | b::EMPTY_QUERY_RESPONSE | b::PORTAL_SUSPENDED => true,
+                b::DATA_ROW | b::COPY_IN_RESPONSE | b::COPY_OUT_RESPONSE | b::COPY_DATA | b::COPY_DONE => false,
+                _ => return Err(out_of_step),
             },
-            _ => Err(out_of_step),
+            _ => return Err(out_of_step),
+        };
+        if !last {
+            return Ok(Answer { forward, completed: Completed::Nothing });
+        }
+        self.queue.pop_front();
+        // A Query or Sync of pgpilot's own is no batch of the client's.
+        let batch = tag == b::READY_FOR_QUERY && forward;
+        Ok(Answer { forward, completed: if batch { Completed::Batch } else { Completed::Other } })
+    }
+
+    fn on_error(&mut self) -> Answer {
+        let extended = !matches!(self.queue.front(), Some(Due { kind: Kind::Query | Kind::Sync, .. }));
+        // An error at the commit that a Sync implies (a deferred constraint, a serialization failure) comes before its ReadyForQuery, as one of a Query does.
+        let skipped = if extended { self.skip_to_sync() } else { Vec::new() };
+        let front = if extended { skipped.first() } else { self.queue.front() };
+        match front.map(|due| due.fate.clone()) {
+            Some(Fate::Fail(report)) => {
+                if let Some(due) = self.queue.front_mut().filter(|_| !extended) {
+                    // The rest of the Query's reply is the client's.
+                    due.fate = Fate::Client;
+                }
+                Answer { forward: false, completed: Completed::Provoked(report, skipped) }
+            }
+            Some(Fate::Us) if !extended => Answer { forward: false, completed: Completed::Nothing },
+            _ if extended => Answer { forward: true, completed: Completed::Failed(skipped) },
+            _ => Answer { forward: true, completed: Completed::Nothing },
         }
     }
 
@@ -173,16 +176,11 @@ impl Dues {
         }
     }
 
-    fn complete(&mut self, completed: Completed) -> Answer {
-        let due = self.queue.pop_front().expect("the caller looked at the front");
-        Answer { forward: due.fate == Fate::Client, completed }
-    }
-
-    fn skip_to_sync(&mut self) {
-        while self.queue.front().is_some_and(|due| due.kind != Kind::Sync) {
-            self.queue.pop_front();
-        }
+    fn skip_to_sync(&mut self) -> Vec<Due> {
+        let kept = self.queue.iter().position(|due| due.kind == Kind::Sync).unwrap_or(self.queue.len());
+        let skipped = self.queue.drain(..kept).collect();
         self.skipping = self.queue.is_empty();
+        skipped
     }
 }
 
@@ -217,7 +215,7 @@ mod tests {
 
     #[test]
     fn an_error_skips_to_the_sync_and_drops_our_own_replies() {
-        let own = Kind::Own(Box::from(&b"1"[..]));
+        let own = Kind::Own(Box::from(&b"1"[..]), None);
         let mut dues = dues([Kind::Bind, Kind::Execute, own, Kind::Bind, Kind::Sync].map(|kind| (kind, Fate::Client)));
         assert_eq!(forwarded(&mut dues, b"2E"), b"2E");
         assert_eq!((dues.len(), dues.is_skipping()), (1, false));
@@ -227,7 +225,8 @@ mod tests {
     #[test]
     fn without_a_sync_everything_is_ignored_until_one_is_sent() {
         let mut dues = dues([Kind::Bind, Kind::Execute, Kind::Query].map(|kind| (kind, Fate::Client)));
-        assert_eq!(dues.on_message(b'E').unwrap().completed, Completed::Failed);
+        let answer = dues.on_message(b'E').unwrap();
+        assert!(matches!(answer.completed, Completed::Failed(skipped) if skipped.len() == 3));
         assert!(dues.is_skipping() && dues.is_empty());
         dues.push(Kind::Bind, Fate::Client);
         assert!(dues.is_empty());
@@ -248,15 +247,30 @@ mod tests {
 
     #[test]
     fn own_replies_wait_for_their_turn() {
-        let own = Kind::Own(Box::from(&b"own"[..]));
+        let own = Kind::Own(Box::from(&b"own"[..]), None);
         let mut dues = dues([own.clone(), Kind::Bind, own].map(|kind| (kind, Fate::Client)));
-        let mut out = BytesMut::new();
-        assert!(dues.take_own(&mut out));
-        assert_eq!(&out[..], b"own");
-        assert!(!dues.take_own(&mut out));
+        assert_eq!(dues.take_own().as_deref(), Some(&b"own"[..]));
+        assert_eq!(dues.take_own(), None);
         dues.on_message(b'2').unwrap();
-        assert!(dues.own_is_next() && dues.take_own(&mut out));
-        assert_eq!(&out[..], b"ownown");
+        assert_eq!(dues.take_own().as_deref(), Some(&b"own"[..]));
+        assert!(dues.is_empty());
+    }
+
+    #[test]
+    fn a_provoked_error_is_replaced() {
+        let ours = || Fate::Fail(Box::from(&b"ours"[..]));
+        for (kind, tags) in [(Kind::Describe, b"Z"), (Kind::Query, b"Z")] {
+            let extended = kind == Kind::Describe;
+            let mut dues = dues([(kind, ours())]);
+            if extended {
+                dues.push(Kind::Sync, Fate::Client);
+            }
+            let answer = dues.on_message(b'E').unwrap();
+            assert!(!answer.forward);
+            assert!(matches!(answer.completed, Completed::Provoked(bytes, _) if &*bytes == b"ours"));
+            assert_eq!(forwarded(&mut dues, tags), tags);
+            assert!(dues.is_empty());
+        }
     }
 
     #[test]

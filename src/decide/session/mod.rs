@@ -2,10 +2,12 @@
 
 mod dues;
 mod inventory;
+mod needs;
 mod prepared;
 mod settings;
 
 pub use dues::{Answer, Completed, Due, Dues, Fate, Kind, OutOfStep};
 pub use inventory::{Inventory, InventoryError, Pin, inventory_sql};
-pub use prepared::{Origin, Prepared, ServerStatements, Statement, StatementId, server_name};
+pub use needs::{Defaults, Needs};
+pub use prepared::{Origin, ServerStatements, Statement, StatementId, server_name};
 pub use settings::{ParameterMap, Settings, quote_literal};

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 /// A statement's number while pgpilot runs. Two sessions that prepare the same thing share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,13 +21,6 @@ pub enum Origin {
     Parse { query: Box<[u8]>, types: Box<[u8]> },
     /// PREPARE: the text before the name and the text after it.
     Sql { before: Box<str>, after: Box<str> },
-}
-
-/// A session's entry for one of its names.
-#[derive(Debug, Clone)]
-pub struct Prepared<V> {
-    pub statement: Arc<Statement>,
-    pub verdict: V,
 }
 
 /// The name under which servers know a statement. It is unlike any that a client would choose.

@@ -1,0 +1,145 @@
+//! One connection to a server, with what is known of its state.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::read_buf;
+
+use super::cancel::CancelKey;
+use crate::decide::pool::PoolIndex;
+use crate::decide::route::NodeId;
+use crate::decide::session::{ParameterMap, ServerStatements, Settings, StatementId};
+use crate::net::Stream;
+use crate::wire::backend::{self, ErrorView};
+use crate::wire::{HEADER_LEN, Header, SqlState, WireError, frontend};
+
+/// Idle, it is in sync: nothing is due from the server, and it is outside a transaction.
+pub struct ServerConnection {
+    pub stream: Stream,
+    /// What has come from the server and has not been dealt with.
+    pub input: BytesMut,
+    /// What has to be sent to the server.
+    pub output: BytesMut,
+    pub node: NodeId,
+    /// The pool it belongs to.
+    pub pool: PoolIndex,
+    /// Whom pgpilot logged in as.
+    pub user: Arc<str>,
+    pub cancel_key: CancelKey,
+    /// What the server has reported.
+    pub parameters: Arc<ParameterMap>,
+    /// The settings that have been brought onto it.
+    pub settings: Arc<Settings>,
+    pub statements: ServerStatements,
+    /// Whose unnamed statement it holds.
+    pub unnamed: Option<StatementId>,
+    /// Whose sequence state (currval, lastval) it holds: the session that used it last.
+    pub last_session: u64,
+    /// When it is too old to be leased again.
+    pub expires_at: Option<Instant>,
+    /// Its node's pools were cleared since it was opened, if this is not the newest generation.
+    pub generation: u64,
+}
+
+/// A statement of pgpilot's own did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    #[error("the server answered {code}: {message}")]
+    Server { code: SqlState, message: String },
+    #[error("connection lost: {0}")]
+    Lost(#[from] std::io::Error),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+impl ServerConnection {
+    /// Whether the server has hung up or said something while nobody listened. Costs no system call as long as nothing has arrived.
+    pub fn is_stale(&mut self) -> bool {
+        !self.input.is_empty() || self.stream.has_news()
+    }
+
+    /// Runs one simple Query of pgpilot's own and returns its rows, as text. Only between batches: nothing else may be due.
+    ///
+    /// # Errors
+    /// The server's error (the connection stays usable), or a loss (it does not).
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: when dropped half-way, replies are still due. The caller must then close the connection.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, QueryError> {
+        frontend::put_query(&mut self.output, sql.as_bytes());
+        while !self.output.is_empty() {
+            self.stream.write_buf(&mut self.output).await?;
+        }
+        let (mut rows, mut error) = (Vec::new(), None);
+        loop {
+            let header = self.next_frame().await?;
+            let frame = self.input.split_to(header.frame_len());
+            let body = &frame[HEADER_LEN..];
+            match header.tag {
+                backend::DATA_ROW => rows.push(text_row(body)?),
+                backend::PARAMETER_STATUS => self.note_parameter(body)?,
+                backend::ERROR_RESPONSE => {
+                    let view = ErrorView::parse(body)?;
+                    error = Some(QueryError::Server { code: view.code, message: view.message.to_owned() });
+                    if view.is_fatal() {
+                        break;
+                    }
+                }
+                backend::READY_FOR_QUERY => break,
+                _ => {}
+            }
+        }
+        error.map_or(Ok(rows), Err)
+    }
+
+    /// Records a ParameterStatus.
+    ///
+    /// # Errors
+    /// The body is malformed.
+    pub fn note_parameter(&mut self, body: &[u8]) -> Result<(), WireError> {
+        let (name, value) = backend::parameter_status(body)?;
+        if self.parameters.get(name) != Some(value) {
+            Arc::make_mut(&mut self.parameters).set(name, value);
+        }
+        Ok(())
+    }
+
+    /// Waits until a whole frame is at the front of `input`.
+    ///
+    /// # Cancel safety
+    /// Safe: what has been read stays in `input`.
+    pub(super) async fn next_frame(&mut self) -> Result<Header, QueryError> {
+        loop {
+            if let Some(header) = Header::peek(&self.input)? {
+                if header.body > MAX_OWN_REPLY {
+                    return Err(WireError::Field(char::from(header.tag)).into());
+                }
+                if self.input.len() >= header.frame_len() {
+                    return Ok(header);
+                }
+            }
+            self.input.reserve(4096);
+            if read_buf(&mut self.stream, &mut self.input).await? == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+
+    /// Tells the server goodbye, without waiting for it to listen.
+    pub fn close(mut self) {
+        self.output.clear();
+        frontend::put_terminate(&mut self.output);
+        self.stream.try_write_all(&mut self.output);
+        self.input.advance(self.input.len());
+    }
+}
+
+/// No reply to a statement of pgpilot's own is longer.
+const MAX_OWN_REPLY: usize = 1 << 20;
+
+fn text_row(body: &[u8]) -> Result<Vec<Option<String>>, WireError> {
+    let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+    Ok(backend::data_row(body)?.into_iter().map(|value| value.map(text)).collect())
+}

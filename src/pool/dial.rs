@@ -1,0 +1,211 @@
+//! Opening a connection to a server: TCP or Unix socket, TLS, start-up, login.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::cancel::CancelKey;
+use super::connection::{QueryError, ServerConnection};
+use crate::decide::auth::{Credential, LoginError, LoginStep, ServerLogin};
+use crate::decide::pool::PoolIndex;
+use crate::decide::route::NodeId;
+use crate::decide::session::{ParameterMap, ServerStatements, Settings};
+use crate::net::{ServerTls, Stream, TlsError};
+use crate::wire::backend::{self, ErrorView};
+use crate::wire::{HEADER_LEN, SqlState, WireError, startup};
+
+/// Where a node listens.
+pub struct Target {
+    pub host: String,
+    pub port: u16,
+    pub tls: ServerTls,
+}
+
+/// As whom, and to what.
+#[derive(Clone)]
+pub struct Login {
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub credential: Credential,
+}
+
+/// What every connection of a node has in common.
+pub(super) struct Terms {
+    pub node: NodeId,
+    pub pool: PoolIndex,
+    pub connect_timeout: Duration,
+    pub max_lifetime: Duration,
+    pub max_prepared: usize,
+    pub generation: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("cannot connect: {0}")]
+    Io(#[from] io::Error),
+    #[error("cannot connect: timed out")]
+    TimedOut,
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// The server refused, in its own words. Those are about the user's own login, so the user may read them.
+    #[error("{message}")]
+    Refused { code: SqlState, message: String },
+    #[error("login: {0}")]
+    Login(#[from] LoginError),
+    #[error("not the PostgreSQL protocol: {0}")]
+    Wire(#[from] WireError),
+}
+
+impl DialError {
+    /// Whether the node itself, and not this user's login, is the trouble.
+    pub fn is_about_the_node(&self) -> bool {
+        match self {
+            Self::Io(_) | Self::TimedOut | Self::Tls(_) | Self::Wire(_) => true,
+            Self::Refused { code, .. } => matches!(
+                *code,
+                SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN
+            ),
+            Self::Login(_) => false,
+        }
+    }
+}
+
+impl From<QueryError> for DialError {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Server { code, message } => Self::Refused { code, message },
+            QueryError::Lost(error) => Self::Io(error),
+            QueryError::Wire(error) => Self::Wire(error),
+        }
+    }
+}
+
+impl Target {
+    /// Connects and encrypts as the node's settings say; no start-up packet is sent.
+    ///
+    /// # Errors
+    /// No connection, or no TLS where TLS is demanded.
+    pub async fn open(&self) -> Result<Stream, DialError> {
+        let plain = if self.host.starts_with('/') {
+            let path = Path::new(&self.host).join(format!(".s.PGSQL.{}", self.port));
+            Stream::from(UnixStream::connect(path).await?)
+        } else {
+            let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            Stream::from_tcp(tcp)?
+        };
+        Ok(self.tls.start(plain, &self.host).await?)
+    }
+}
+
+/// Opens a connection that is ready for queries. Also returns the credential to use next time (keys derived for this login are in it).
+pub(super) async fn dial(
+    target: Arc<Target>,
+    login: Login,
+    terms: Terms,
+) -> Result<(ServerConnection, Credential), DialError> {
+    let limit = terms.connect_timeout;
+    tokio::time::timeout(limit, attempt(target, login, terms)).await.unwrap_or(Err(DialError::TimedOut))
+}
+
+async fn attempt(
+    target: Arc<Target>,
+    login: Login,
+    terms: Terms,
+) -> Result<(ServerConnection, Credential), DialError> {
+    let stream = target.open().await?;
+    let channel_binding = stream.server_end_point().map(<[u8]>::to_vec);
+    let mut connection = ServerConnection {
+        stream,
+        input: BytesMut::with_capacity(INPUT),
+        output: BytesMut::with_capacity(OUTPUT),
+        node: terms.node,
+        pool: terms.pool,
+        user: login.user.clone(),
+        cancel_key: CancelKey { target, pid: 0, key: Box::default() },
+        parameters: Arc::new(ParameterMap::default()),
+        settings: Arc::new(Settings::default()),
+        statements: ServerStatements::new(terms.max_prepared),
+        unnamed: None,
+        last_session: 0,
+        expires_at: expiry(terms.max_lifetime),
+        generation: terms.generation,
+    };
+    let parameters =
+        [("user", &*login.user), ("database", &*login.database), ("application_name", "pgpilot")];
+    startup::put_startup(&mut connection.output, startup::PROTOCOL_3_2, &parameters);
+    let credential = authenticate(&mut connection, &login, channel_binding).await?;
+    settle(&mut connection).await?;
+    Ok((connection, credential))
+}
+
+const INPUT: usize = 16 * 1024;
+const OUTPUT: usize = 4 * 1024;
+
+/// Connections opened together must not expire together: up to a tenth is taken off at random.
+fn expiry(max_lifetime: Duration) -> Option<Instant> {
+    (!max_lifetime.is_zero()).then(|| Instant::now() + max_lifetime.mul_f64(1.0 - 0.1 * fastrand::f64()))
+}
+
+async fn authenticate(
+    connection: &mut ServerConnection,
+    login: &Login,
+    channel_binding: Option<Vec<u8>>,
+) -> Result<Credential, DialError> {
+    let mut nonce = [0; 18];
+    getrandom::fill(&mut nonce).map_err(io::Error::other)?;
+    let mut state = ServerLogin::new(&login.user, login.credential.clone(), channel_binding, nonce);
+    loop {
+        while !connection.output.is_empty() {
+            connection.stream.write_buf(&mut connection.output).await?;
+        }
+        connection.stream.flush().await?;
+        let header = connection.next_frame().await?;
+        let frame = connection.input.split_to(header.frame_len());
+        let body = &frame[HEADER_LEN..];
+        match header.tag {
+            backend::AUTHENTICATION => match state.on_request(body)? {
+                LoginStep::Reply(next, message) => {
+                    connection.output.extend_from_slice(&message);
+                    state = next;
+                }
+                LoginStep::Expect(next) => state = next,
+                LoginStep::Done(credential) => return Ok(credential),
+            },
+            // A server that speaks 3.0 only says so, and goes on with that.
+            backend::NEGOTIATE_PROTOCOL_VERSION | backend::NOTICE_RESPONSE => {}
+            backend::ERROR_RESPONSE => return Err(refusal(body)?),
+            other => return Err(WireError::Unexpected(char::from(other)).into()),
+        }
+    }
+}
+
+/// Reads what a server says between the login and its first ReadyForQuery.
+async fn settle(connection: &mut ServerConnection) -> Result<(), DialError> {
+    loop {
+        let header = connection.next_frame().await?;
+        let frame = connection.input.split_to(header.frame_len());
+        let body = &frame[HEADER_LEN..];
+        match header.tag {
+            backend::PARAMETER_STATUS => connection.note_parameter(body)?,
+            backend::BACKEND_KEY_DATA => {
+                let (pid, key) = backend::backend_key_data(body)?;
+                connection.cancel_key.pid = pid;
+                connection.cancel_key.key = key.into();
+            }
+            backend::READY_FOR_QUERY => return Ok(()),
+            backend::NOTICE_RESPONSE => {}
+            backend::ERROR_RESPONSE => return Err(refusal(body)?),
+            other => return Err(WireError::Unexpected(char::from(other)).into()),
+        }
+    }
+}
+
+fn refusal(body: &[u8]) -> Result<DialError, WireError> {
+    let view = ErrorView::parse(body)?;
+    Ok(DialError::Refused { code: view.code, message: view.message.to_owned() })
+}

@@ -1,0 +1,13 @@
+//! The server connections of one node.
+
+mod cancel;
+mod connection;
+mod dial;
+mod lease;
+mod node;
+
+pub use cancel::CancelKey;
+pub use connection::{QueryError, ServerConnection};
+pub use dial::{DialError, Login, Target};
+pub use lease::{Lease, LeaseError};
+pub use node::{NodePool, PoolHandle, PoolKey};

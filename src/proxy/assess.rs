@@ -1,0 +1,172 @@
+//! Reading a batch before it is sent: what it needs, and what it prepares.
+
+use std::sync::Arc;
+
+use super::client::Client;
+use super::fault::End;
+use super::session::{MAX_STATEMENTS, SessionStatement};
+use crate::decide::route::Need;
+use crate::decide::session::{Needs, Origin};
+use crate::decide::sql::{Classified, Intent, Reason};
+use crate::wire::backend::Report;
+use crate::wire::frontend::{self, BindHead, Parse, Target};
+use crate::wire::{HEADER_LEN, Header, SqlState};
+
+/// What a batch is, besides what it needs.
+#[derive(Debug, Default)]
+pub(super) struct Assessed {
+    pub needs: Needs,
+    /// It asks for something to be executed: a Query, an Execute, a FunctionCall.
+    pub executes: bool,
+    /// It ends a transaction in a way that commits.
+    pub commits: bool,
+}
+
+/// One frame of a client's.
+#[derive(Clone, Copy)]
+pub(super) struct Frame<'a> {
+    pub tag: u8,
+    /// Header and body.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    pub(super) fn body(&self) -> &'a [u8] {
+        &self.bytes[HEADER_LEN..]
+    }
+}
+
+/// The whole frames in `bytes`.
+pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
+    std::iter::from_fn(move || {
+        let header = Header::peek(bytes).ok().flatten()?;
+        let (frame, rest) = bytes.split_at_checked(header.frame_len())?;
+        bytes = rest;
+        Some(Frame { tag: header.tag, bytes: frame })
+    })
+}
+
+impl Client {
+    /// Looks at the frames in `bytes`, which are about to be sent for the first time.
+    pub(super) fn assess(&mut self, bytes: &[u8]) -> Result<Assessed, End> {
+        let mut assessed = Assessed::default();
+        for frame in frames(bytes) {
+            self.assess_frame(frame, &mut assessed)?;
+        }
+        Ok(assessed)
+    }
+
+    pub(super) fn assess_frame(&mut self, frame: Frame<'_>, assessed: &mut Assessed) -> Result<(), End> {
+        match frame.tag {
+            frontend::QUERY => {
+                let text = frontend::query(frame.body())?;
+                let verdict = self.verdicts.of(text);
+                // "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
+                self.session.unnamed = None;
+                assessed.executes = true;
+                self.add(&verdict, assessed);
+            }
+            frontend::PARSE => self.assess_parse(Parse::parse(frame.body())?, assessed)?,
+            frontend::BIND => {
+                let head = BindHead::parse(frame.body())?;
+                self.add_statement(head.statement, assessed);
+            }
+            frontend::DESCRIBE => {
+                if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
+                    self.add_statement(name, assessed);
+                } else if assessed.needs.server.is_none() {
+                    assessed.needs.want(Need::Primary, Reason::InTransaction);
+                }
+            }
+            frontend::CLOSE => {
+                if let (Target::Portal, _) = frontend::target(frame.tag, frame.body())?
+                    && assessed.needs.server.is_none()
+                {
+                    assessed.needs.want(Need::Read, Reason::Empty);
+                }
+            }
+            frontend::EXECUTE => {
+                assessed.executes = true;
+                if assessed.needs.server.is_none() {
+                    // A portal of an earlier batch: where that ran, which is an open transaction, or nowhere.
+                    assessed.needs.want(Need::Primary, Reason::InTransaction);
+                }
+            }
+            frontend::FUNCTION_CALL => {
+                assessed.executes = true;
+                assessed.needs.want(Need::Primary, Reason::FunctionCall);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn assess_parse(&mut self, parse: Parse<'_>, assessed: &mut Assessed) -> Result<(), End> {
+        let verdict = self.verdicts.of(parse.query);
+        self.add(&verdict, assessed);
+        if self.session.statements.contains_key(parse.name) {
+            // The server is made to say that the name is taken, when it is this message's turn.
+            return Ok(());
+        }
+        if self.session.statements.len() >= MAX_STATEMENTS {
+            let report = Report::fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements in one session");
+            return Err(End::Fatal(Box::new(report)));
+        }
+        let statement = self.statement_of(parse);
+        let stamp = self.verdicts.stamp();
+        self.session.define(parse.name, SessionStatement { statement, verdict, stamp });
+        Ok(())
+    }
+
+    fn statement_of(&self, parse: Parse<'_>) -> Arc<crate::decide::session::Statement> {
+        if parse.name.is_empty() {
+            // Preparing the same text again is common; its number may stay, and nothing has to be copied.
+            if let Some(SessionStatement { statement, .. }) = &self.session.unnamed
+                && let Origin::Parse { query, types } = &statement.origin
+                && (&**query, &**types) == (parse.query, parse.types)
+            {
+                return statement.clone();
+            }
+            let origin = Origin::Parse { query: parse.query.into(), types: parse.types.into() };
+            return Arc::new(self.shared.statements.single(origin));
+        }
+        let origin = Origin::Parse { query: parse.query.into(), types: parse.types.into() };
+        self.shared.statements.intern(origin, &self.session.naming_context())
+    }
+
+    /// A Bind or Describe of something prepared earlier.
+    fn add_statement(&mut self, name: &[u8], assessed: &mut Assessed) {
+        let Some(known) = self.session.find(name) else {
+            // It fails wherever it goes.
+            return assessed.needs.want(Need::Read, Reason::Prepared);
+        };
+        let stamp = self.verdicts.stamp();
+        if known.stamp == stamp {
+            let verdict = known.verdict.clone();
+            return self.add(&verdict, assessed);
+        }
+        // What is known of functions has changed since: judge it anew.
+        let verdict = match &known.statement.origin {
+            Origin::Parse { query, .. } => self.verdicts.of(query),
+            Origin::Sql { .. } => known.verdict.clone(),
+        };
+        let renewed = SessionStatement { verdict: verdict.clone(), stamp, ..known.clone() };
+        match name {
+            b"" => self.session.unnamed = Some(renewed),
+            _ => drop(self.session.statements.insert(name.into(), renewed)),
+        }
+        self.add(&verdict, assessed);
+    }
+
+    fn add(&self, classified: &Classified, assessed: &mut Assessed) {
+        let session = &self.session;
+        let prepared = |name: &str| session.statements.get(name.as_bytes())?.verdict.statements.first();
+        for verdict in &classified.statements {
+            assessed.needs.add(verdict, session.defaults, &prepared);
+            assessed.commits |= matches!(verdict.intent, Intent::End(_) | Intent::Write | Intent::WithinTransaction);
+        }
+        if classified.statements.is_empty() {
+            assessed.needs.want(Need::Read, Reason::Empty);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Moving bytes between a client and its server connection, both ways at once, without a buffer that grows.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::{poll_read_buf, poll_write_buf};
+
+use super::link::{Link, LinkRole};
+use super::scan::{Broken, Signal};
+use crate::net::Stream;
+
+/// A server's input is filled up to here; what the client does not take stays with the server.
+const SERVER_INPUT_MAX: usize = 64 * 1024;
+/// So much is asked of a socket at least.
+const READ_CHUNK: usize = 8 * 1024;
+/// A client's input is filled up to here, which is also the longest batch that can be sent to a second server.
+pub(super) const CLIENT_INPUT_MAX: usize = 256 * 1024;
+/// No more is taken from the client while so much waits to be sent to the server.
+pub(super) const SERVER_OUTPUT_MAX: usize = 64 * 1024;
+
+/// A client's end of the line.
+pub(super) struct Side {
+    pub stream: Stream,
+    /// What has come from the client. The first `kept` bytes have been forwarded already.
+    pub input: BytesMut,
+    pub kept: usize,
+    /// Replies that are not in a server connection's input: pgpilot's own, and what was left when a connection was given back.
+    pub output: BytesMut,
+    /// A frame of the client's may need more room than usual.
+    pub input_limit: usize,
+    /// The rest of a message whose beginning has been forwarded or dropped.
+    pub rest: Passing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passing {
+    Nothing,
+    Forward(usize),
+    Drop(usize),
+}
+
+/// One end has gone.
+#[derive(Debug)]
+pub(super) enum Gone {
+    Client(io::Error),
+    Server(io::Error),
+    Broken(Broken),
+}
+
+/// What a round of moving bytes has brought.
+#[derive(Debug)]
+pub(super) enum Moved {
+    /// The client has sent something.
+    Input,
+    /// The server has said something that needs a decision.
+    Signal(Signal),
+    /// Everything has been sent and nothing is due.
+    Quiet,
+}
+
+/// When to return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// When the client has sent something.
+    Input,
+    /// When the server has answered; also when the client has sent something.
+    Answered,
+    /// As `Answered`, but what the client sends meanwhile is of no interest.
+    AnsweredOnly,
+}
+
+impl Side {
+    pub(super) fn new(stream: Stream, input: BytesMut) -> Self {
+        Self {
+            stream,
+            input,
+            kept: 0,
+            output: BytesMut::new(),
+            input_limit: CLIENT_INPUT_MAX,
+            rest: Passing::Nothing,
+        }
+    }
+
+    /// What has come and has not been forwarded.
+    pub(super) fn fresh(&self) -> &[u8] {
+        &self.input[self.kept..]
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        if self.input.len() >= self.input_limit + self.kept {
+            return Poll::Pending;
+        }
+        match ready!(fill(&mut self.stream, &mut self.input, 1024, cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(Gone::Client(error))),
+        }
+    }
+
+    /// Writes what is ready for the client: own output first, then the front of the link's input.
+    fn poll_write(&mut self, link: Option<&mut Link>, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
+        let mut progress = false;
+        while !self.output.is_empty() {
+            match poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.output) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Client(error))),
+                Poll::Pending => return Poll::Ready(Ok(progress)),
+            }
+        }
+        if let Some(link) = link {
+            while link.reply.writable() > 0 {
+                let bytes = &link.lease.input[..link.reply.writable()];
+                match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
+                    Poll::Ready(Ok(n)) => {
+                        progress = true;
+                        let Link { lease, reply, .. } = link;
+                        reply.written(&mut lease.input, n);
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Client(error))),
+                    Poll::Pending => return Poll::Ready(Ok(progress)),
+                }
+            }
+        }
+        // TLS keeps what it has encrypted until it is flushed; for a plain socket this is nothing.
+        match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Gone::Client(error))),
+            _ => Poll::Ready(Ok(progress)),
+        }
+    }
+}
+
+impl Link {
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
+        let lease = &mut *self.lease;
+        let mut progress = false;
+        while lease.output.has_remaining() {
+            match poll_write_buf(Pin::new(&mut lease.stream), cx, &mut lease.output) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Server(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Server(error))),
+                Poll::Pending => return Poll::Ready(Ok(progress)),
+            }
+        }
+        if progress && let Poll::Ready(Err(error)) = Pin::new(&mut lease.stream).poll_flush(cx) {
+            return Poll::Ready(Err(Gone::Server(error)));
+        }
+        Poll::Ready(Ok(progress))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        let lease = &mut *self.lease;
+        if lease.input.len() >= SERVER_INPUT_MAX && self.reply.passable() > 0 {
+            return Poll::Pending;
+        }
+        fill(&mut lease.stream, &mut lease.input, READ_CHUNK, cx).map_err(Gone::Server)
+    }
+}
+
+/// Reads into `buffer`; the end of the stream is an error here.
+fn fill(stream: &mut Stream, buffer: &mut BytesMut, chunk: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    if buffer.capacity() - buffer.len() < chunk / 2 {
+        buffer.reserve(chunk);
+    }
+    match ready!(poll_read_buf(Pin::new(stream), cx, buffer)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+        Ok(_) => Poll::Ready(Ok(())),
+        Err(error) => Poll::Ready(Err(error)),
+    }
+}
+
+/// Moves bytes until there is something to decide.
+///
+/// # Cancel safety
+/// Safe: everything read is in the buffers, everything written has left them.
+pub(super) fn poll_move(
+    side: &mut Side,
+    mut link: Option<&mut Link>,
+    reported: &mut std::sync::Arc<crate::decide::session::ParameterMap>,
+    until: Until,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Moved, Gone>> {
+    loop {
+        let mut progress = false;
+        if let Some(link) = link.as_deref_mut() {
+            if let Poll::Ready(wrote) = link.poll_write(cx) {
+                progress |= wrote?;
+            }
+            // What was read earlier may have been waiting for a decision that is made now.
+            if let Some(signal) = link.scan(reported).map_err(Gone::Broken)? {
+                return Poll::Ready(Ok(Moved::Signal(signal)));
+            }
+            if let Poll::Ready(read) = link.poll_read(cx) {
+                // A server that hangs up may have said why: the loop's next turn looks at it only if something came.
+                read?;
+                progress = true;
+                if let Some(signal) = link.scan(reported).map_err(Gone::Broken)? {
+                    return Poll::Ready(Ok(Moved::Signal(signal)));
+                }
+            }
+        }
+        if let Poll::Ready(wrote) = side.poll_write(link.as_deref_mut(), cx) {
+            progress |= wrote?;
+        }
+        if until != Until::Input && link.as_deref().is_some_and(Link::is_quiet) {
+            return Poll::Ready(Ok(Moved::Quiet));
+        }
+        if let Poll::Ready(read) = side.poll_read(cx) {
+            read?;
+            progress = true;
+            if until != Until::AnsweredOnly {
+                return Poll::Ready(Ok(Moved::Input));
+            }
+        }
+        if !progress {
+            return Poll::Pending;
+        }
+    }
+}
+
+/// What a link that is given up still owes the client goes to the client's own output.
+pub(super) fn keep_reply(side: &mut Side, link: &mut Link) {
+    let Link { lease, reply, .. } = link;
+    let owed = reply.take_passable(&mut lease.input);
+    side.output.extend_from_slice(&owed);
+}
+
+impl Side {
+    /// A batch that was kept for a second try has been answered.
+    pub(super) fn batch_answered(&mut self, link: &mut Link) {
+        if link.role == LinkRole::Replica
+            && let Some(length) = link.kept.pop_front()
+        {
+            self.input.advance(length);
+            self.kept -= length;
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What goes wrong in a session: whose fault it is, what the client is told, and whether the session goes on.
+
+use crate::decide::route::Refusal;
+use crate::pool::{DialError, LeaseError, QueryError};
+use crate::wire::backend::Report;
+use crate::wire::{SqlState, WireError};
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    /// Terminate, or the client hung up between statements.
+    #[error("the client left")]
+    Left,
+    #[error("the client's connection broke: {0}")]
+    ClientLost(std::io::Error),
+    /// The client is told before it is disconnected.
+    #[error("{}", .0.message)]
+    Fatal(Box<Report>),
+}
+
+impl End {
+    pub(super) fn fatal(code: SqlState, message: impl Into<String>) -> Self {
+        Self::Fatal(Box::new(Report::fatal(code, message)))
+    }
+}
+
+impl From<WireError> for End {
+    fn from(error: WireError) -> Self {
+        Self::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string())
+    }
+}
+
+/// Why a statement fails without a server's having failed it. The session goes on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// The connection could not be brought to the session's state.
+    #[error(transparent)]
+    Prepare(#[from] QueryError),
+}
+
+impl Fault {
+    pub(super) fn report(&self) -> Report {
+        match self {
+            Self::Refused(refusal) => {
+                let code = SqlState::from_bytes(refusal.sqlstate().as_bytes()).unwrap_or(SqlState::CANNOT_CONNECT_NOW);
+                Report::error(code, refusal.to_string())
+            }
+            Self::Lease(LeaseError::Dial(error)) => dial_report(error),
+            Self::Lease(error @ (LeaseError::Timeout | LeaseError::QueueFull)) => {
+                Report::error(SqlState::TOO_MANY_CONNECTIONS, error.to_string())
+                    .hint("Raise pool.max_server_connections, or look for transactions that are left open.")
+            }
+            Self::Lease(error @ LeaseError::Dismissed) => {
+                Report::error(SqlState::CANNOT_CONNECT_NOW, error.to_string())
+            }
+            Self::Prepare(QueryError::Server { code, message }) => {
+                Report::error(*code, format!("cannot restore the session's settings: {message}"))
+            }
+            Self::Prepare(_) => Report::error(SqlState::CONNECTION_FAILURE, "the connection to the server was lost"),
+        }
+    }
+}
+
+/// What a client may know of a connection that could not be opened: the server's own words about its own login, but no addresses.
+pub(super) fn dial_report(error: &DialError) -> Report {
+    match error {
+        DialError::Refused { code, message } => Report::error(*code, message.clone()),
+        DialError::Login(_) => {
+            Report::error(SqlState::INVALID_AUTHORIZATION, "pgpilot cannot log in to the server as this user")
+                .hint("pgpilot's log says why.")
+        }
+        _ => Report::error(SqlState::CONNECTION_FAILURE, "the server cannot be reached"),
+    }
+}

@@ -1,0 +1,265 @@
+//! A server connection in a session's hands, and what is going on between the two.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+
+use crate::decide::route::NodeId;
+use crate::decide::session::{Dues, StatementId};
+use crate::decide::sql::Reason;
+use crate::pool::Lease;
+use crate::wire::backend::TransactionStatus;
+
+pub(super) struct Link {
+    pub lease: Lease,
+    pub role: LinkRole,
+    pub reason: Reason,
+    pub dues: Dues,
+    pub reply: Reply,
+    pub copy_in: CopyIn,
+    /// As of the last ReadyForQuery.
+    pub status: TransactionStatus,
+    pub grant: Grant,
+    /// On a replica: the lengths of the batches that are kept in the client's input until they have been answered, so that they can be sent elsewhere.
+    pub kept: VecDeque<usize>,
+    /// An error has come since the last ReadyForQuery.
+    pub failed: bool,
+    /// PREPARE statements under way: the server knows them if no error comes.
+    pub preparing: Vec<(Box<[u8]>, StatementId)>,
+    pub started: Instant,
+    /// Something that a client asked to be executed has been sent since the last ReadyForQuery.
+    pub executing: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LinkRole {
+    Primary,
+    Replica,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CopyIn {
+    No,
+    /// The server reads COPY data: what the client sends is passed on as it is.
+    Active,
+}
+
+/// How much of the client's input may be forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grant {
+    /// So many bytes more, which are whole frames and end a batch.
+    Bytes(usize),
+    /// Everything up to the end of the batch, which has not been seen yet.
+    ToEndOfBatch,
+}
+
+impl Grant {
+    pub(super) const NOTHING: Grant = Grant::Bytes(0);
+}
+
+/// What has come from the server: the front of the connection's input, as far as it has been looked at.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// Bytes at the front of the input that are for the client.
+    passable: usize,
+    /// Of those, the ones that belong to batches before the current one.
+    settled: usize,
+    /// The rest of a message whose beginning has been dealt with.
+    pub rest: Rest,
+    pub withhold: Withhold,
+    /// Whether the client has been sent a part of the current batch's reply.
+    pub delivered: Delivered,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    None,
+    Forward(usize),
+    Swallow(usize),
+}
+
+/// A reply is held back while its batch could still be sent elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Withhold {
+    No,
+    Yes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delivered {
+    Nothing,
+    /// Something, up to a message's end.
+    Messages,
+    /// Something, and the client waits for the rest of a message.
+    PartOfMessage,
+}
+
+/// More than this is not held back. The server sends in pieces of 8 KiB (`PQ_SEND_BUFFER_SIZE` in `src/backend/libpq/pqcomm.c`): a reply that is longer
+/// than one piece begins to flow with the second.
+const WITHHELD_MAX: usize = 8 * 1024;
+
+impl Reply {
+    pub(super) fn new(role: LinkRole) -> Self {
+        let withhold = match role {
+            LinkRole::Primary => Withhold::No,
+            LinkRole::Replica => Withhold::Yes,
+        };
+        Self { passable: 0, settled: 0, rest: Rest::None, withhold, delivered: Delivered::Nothing }
+    }
+
+    pub(super) fn passable(&self) -> usize {
+        self.passable
+    }
+
+    /// Bytes at the front of the input that may be written to the client now.
+    #[inline]
+    pub(super) fn writable(&self) -> usize {
+        match self.withhold {
+            Withhold::No => self.passable,
+            Withhold::Yes => self.settled,
+        }
+    }
+
+    /// `n` more bytes are for the client.
+    #[inline]
+    pub(super) fn pass(&mut self, n: usize) {
+        self.passable += n;
+        if self.withhold == Withhold::Yes && self.passable - self.settled > WITHHELD_MAX {
+            self.withhold = Withhold::No;
+        }
+    }
+
+    /// The `n` bytes behind the passable ones are not for the client.
+    pub(super) fn cut(&mut self, input: &mut BytesMut, n: usize) {
+        if self.passable == 0 {
+            input.advance(n);
+        } else {
+            let tail = input.split_off(self.passable + n);
+            input.truncate(self.passable);
+            input.unsplit(tail);
+        }
+    }
+
+    /// A message of our own comes behind the passable ones.
+    pub(super) fn insert(&mut self, input: &mut BytesMut, message: &[u8]) {
+        let tail = input.split_off(self.passable);
+        input.extend_from_slice(message);
+        input.extend_from_slice(&tail);
+        self.pass(message.len());
+    }
+
+    /// `n` bytes have been written to the client.
+    pub(super) fn written(&mut self, input: &mut BytesMut, n: usize) {
+        input.advance(n);
+        self.passable -= n;
+        if n > self.settled {
+            let mid_message = self.passable == 0 && matches!(self.rest, Rest::Forward(_));
+            self.delivered = if mid_message { Delivered::PartOfMessage } else { Delivered::Messages };
+        }
+        self.settled = self.settled.saturating_sub(n);
+    }
+
+    /// The current batch has been answered in full; another one of the same kind may follow.
+    pub(super) fn batch_done(&mut self, role: LinkRole) {
+        self.settled = self.passable;
+        self.delivered = Delivered::Nothing;
+        if role == LinkRole::Replica {
+            self.withhold = Withhold::Yes;
+        }
+    }
+
+    /// Forgets the current batch's reply: it will come from another server. Returns what is still owed to the client from batches before it.
+    pub(super) fn discard_batch(&mut self, input: &mut BytesMut) -> BytesMut {
+        let settled = input.split_to(self.settled);
+        input.clear();
+        (self.passable, self.settled, self.rest) = (0, 0, Rest::None);
+        settled
+    }
+
+    /// Everything that is for the client, to be kept elsewhere.
+    pub(super) fn take_passable(&mut self, input: &mut BytesMut) -> BytesMut {
+        self.settled = 0;
+        input.split_to(std::mem::take(&mut self.passable))
+    }
+}
+
+impl Link {
+    pub(super) fn new(lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Self {
+        Self {
+            lease,
+            role,
+            reason,
+            dues: Dues::default(),
+            reply: Reply::new(role),
+            copy_in: CopyIn::No,
+            status: TransactionStatus::Idle,
+            grant: Grant::NOTHING,
+            kept: VecDeque::new(),
+            failed: false,
+            preparing: Vec::new(),
+            started: now,
+            executing: false,
+        }
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        self.lease.node
+    }
+
+    /// Nothing is under way in either direction.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.dues.is_empty()
+            && !self.dues.is_skipping()
+            && self.lease.output.is_empty()
+            && self.grant == Grant::NOTHING
+            && self.copy_in == CopyIn::No
+    }
+
+    /// Whether the current batch may be sent to another server: it ran on a replica and the client has seen nothing of the reply.
+    pub(super) fn can_move(&self) -> bool {
+        self.role == LinkRole::Replica && !self.kept.is_empty() && self.reply.delivered == Delivered::Nothing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_withheld_reply_is_released_by_its_end_or_its_length() {
+        let mut reply = Reply::new(LinkRole::Replica);
+        reply.pass(100);
+        assert_eq!(reply.writable(), 0);
+        reply.batch_done(LinkRole::Replica);
+        assert_eq!(reply.writable(), 100);
+        reply.pass(WITHHELD_MAX);
+        assert_eq!(reply.writable(), 100);
+        reply.pass(1);
+        assert_eq!(reply.writable(), 100 + WITHHELD_MAX + 1);
+    }
+
+    #[test]
+    fn messages_are_cut_out_and_put_in_behind_what_is_passable() {
+        let mut reply = Reply::new(LinkRole::Primary);
+        let mut input = BytesMut::from(&b"aaXXXbb"[..]);
+        reply.pass(2);
+        reply.cut(&mut input, 3);
+        assert_eq!(&input[..], b"aabb");
+        reply.insert(&mut input, b"own");
+        assert_eq!((&input[..], reply.passable()), (&b"aaownbb"[..], 5));
+        reply.written(&mut input, 5);
+        assert_eq!((&input[..], reply.delivered), (&b"bb"[..], Delivered::Messages));
+    }
+
+    #[test]
+    fn a_discarded_batch_leaves_what_earlier_batches_are_owed() {
+        let mut reply = Reply::new(LinkRole::Replica);
+        let mut input = BytesMut::from(&b"doneXXrest"[..]);
+        reply.pass(4);
+        reply.batch_done(LinkRole::Replica);
+        reply.pass(2);
+        assert_eq!(&reply.discard_batch(&mut input)[..], b"done");
+        assert!(input.is_empty());
+    }
+}

@@ -1,0 +1,216 @@
+//! Who is connected, and how a CancelRequest finds its way.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
+
+use crate::decide::route::NodeId;
+use crate::decide::session::Pin;
+use crate::pool::CancelKey;
+
+/// Every session, by the process id that its client was told.
+#[derive(Default)]
+pub struct Registry {
+    sessions: Mutex<HashMap<u32, Arc<Slot>>>,
+    next: AtomicU32,
+}
+
+/// What others may know of a session.
+pub struct Slot {
+    pid: u32,
+    secret: [u8; SECRET],
+    info: ClientInfo,
+    state: Mutex<State>,
+    /// Told when the last CancelRequest on its way has arrived.
+    cancels_done: Notify,
+}
+
+/// Protocol 3.0 has room for four bytes; 3.2 for more.
+pub(super) const SECRET: usize = 32;
+const SECRET_3_0: usize = 4;
+
+#[derive(Debug, Clone)]
+pub struct ClientInfo {
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    /// `None`: a Unix socket.
+    pub address: Option<IpAddr>,
+    pub application: Arc<str>,
+    pub since: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    /// The server connection that works for this session right now.
+    busy_with: Option<CancelKey>,
+    node: Option<NodeId>,
+    pins: Vec<Pin>,
+    cancels_in_flight: u32,
+}
+
+/// One row of SHOW CLIENTS.
+#[derive(Debug, Clone)]
+pub struct ClientRow {
+    pub pid: u32,
+    pub info: ClientInfo,
+    /// Where its server connection is, if it has one.
+    pub node: Option<NodeId>,
+    pub pins: Vec<Pin>,
+}
+
+/// A session's entry, removed when dropped.
+pub(super) struct Registration {
+    registry: Arc<Registry>,
+    pub slot: Arc<Slot>,
+}
+
+impl Registry {
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn rows(&self) -> Vec<ClientRow> {
+        let slots: Vec<_> = self.lock().values().cloned().collect();
+        slots.iter().map(|slot| slot.row()).collect()
+    }
+
+    pub(super) fn register(self: &Arc<Self>, info: ClientInfo) -> Result<Registration, getrandom::Error> {
+        let mut secret = [0; SECRET];
+        getrandom::fill(&mut secret)?;
+        let mut sessions = self.lock();
+        let pid = loop {
+            let pid = self.next.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff;
+            if pid != 0 && !sessions.contains_key(&pid) {
+                break pid;
+            }
+        };
+        let slot = Arc::new(Slot {
+            pid,
+            secret,
+            info,
+            state: Mutex::default(),
+            cancels_done: Notify::new(),
+        });
+        sessions.insert(pid, slot.clone());
+        drop(sessions);
+        Ok(Registration { registry: self.clone(), slot })
+    }
+
+    /// Carries a CancelRequest to the server that works for the session, if the key is right and there is one. As PostgreSQL, tells nobody how it went.
+    pub(super) async fn cancel(&self, pid: u32, key: &[u8]) {
+        let slot = self.lock().get(&pid).cloned();
+        let Some(slot) = slot.filter(|slot| slot.has_key(key)) else { return };
+        let Some(target) = slot.begin_cancel() else { return };
+        let arriving = Arriving(slot);
+        if let Err(error) = target.send().await {
+            tracing::debug!(pid, %error, "a cancel request did not reach the server");
+        }
+        drop(arriving);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Slot>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The secret as long as the client's protocol allows.
+    pub(super) fn secret(&self, version: i32) -> &[u8] {
+        if version >= crate::wire::startup::PROTOCOL_3_2 { &self.secret } else { &self.secret[..SECRET_3_0] }
+    }
+
+    /// The server connection begins to work for this session: from now on it is what a cancel request means.
+    pub(super) fn set_busy(&self, key: &CancelKey, node: NodeId) {
+        let mut state = self.lock();
+        state.busy_with = Some(key.clone());
+        state.node = Some(node);
+    }
+
+    /// The session lets go of its server connection: no request that comes from now on can mean it.
+    pub(super) fn set_idle(&self) -> Quiet {
+        let mut state = self.lock();
+        state.busy_with = None;
+        state.node = None;
+        if state.cancels_in_flight == 0 { Quiet::Yes } else { Quiet::CancelOnItsWay }
+    }
+
+    /// Waits until no cancel request is on its way any more.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn wait_quiet(&self) {
+        loop {
+            let done = self.cancels_done.notified();
+            if self.lock().cancels_in_flight == 0 {
+                return;
+            }
+            done.await;
+        }
+    }
+
+    pub(super) fn set_pins(&self, pins: &[Pin]) {
+        self.lock().pins = pins.to_vec();
+    }
+
+    fn begin_cancel(&self) -> Option<CancelKey> {
+        let mut state = self.lock();
+        let key = state.busy_with.clone()?;
+        state.cancels_in_flight += 1;
+        Some(key)
+    }
+
+    fn has_key(&self, key: &[u8]) -> bool {
+        matches!(key.len(), SECRET_3_0 | SECRET) && bool::from(self.secret[..key.len()].ct_eq(key))
+    }
+
+    fn row(&self) -> ClientRow {
+        let state = self.lock();
+        ClientRow { pid: self.pid, info: self.info.clone(), node: state.node, pins: state.pins.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a connection may be handed on at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Quiet {
+    Yes,
+    /// A request might still arrive at the server and hit whatever runs there next.
+    CancelOnItsWay,
+}
+
+/// Counts a cancel request as arrived, also when the task is dropped.
+struct Arriving(Arc<Slot>);
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.cancels_in_flight -= 1;
+        let last = state.cancels_in_flight == 0;
+        drop(state);
+        if last {
+            self.0.cancels_done.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.lock().remove(&self.slot.pid);
+    }
+}

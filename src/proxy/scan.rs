@@ -1,0 +1,208 @@
+//! Looking at what a server says: headers, and the few messages that mean something to pgpilot.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::link::{CopyIn, Link, LinkRole, Rest};
+use crate::decide::session::{Completed, Due, OutOfStep, ParameterMap};
+use crate::wire::backend::{self as b, ErrorView, TransactionStatus};
+use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
+
+/// Something that the session has to act upon.
+#[derive(Debug)]
+pub(super) enum Signal {
+    /// One batch has been answered.
+    Batch(TransactionStatus),
+    /// These have been skipped after an error in an extended batch.
+    Skipped(Vec<Due>),
+    /// An error, which is behind what is passable and not yet part of it: [`pass_error`] or [`Link::can_move`] decide.
+    Error { code: SqlState, fatal: bool, len: usize },
+}
+
+/// The server does not speak the protocol: its connection is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    OutOfStep(#[from] OutOfStep),
+}
+
+/// An ErrorResponse longer than this is passed on without being looked at.
+const ERROR_MAX: usize = 64 * 1024;
+
+impl Link {
+    /// Looks at the input from where it was left. `reported` is what the client knows of the server's parameters.
+    ///
+    /// # Errors
+    /// The server is out of step.
+    pub(super) fn scan(&mut self, reported: &mut Arc<ParameterMap>) -> Result<Option<Signal>, Broken> {
+        loop {
+            while let Some(own) = self.dues.take_own() {
+                self.reply.insert(&mut self.lease.input, &own);
+            }
+            let at = self.reply.passable();
+            let available = self.lease.input.len() - at;
+            if available == 0 {
+                return Ok(None);
+            }
+            if self.take_rest(available) {
+                continue;
+            }
+            let Some(header) = Header::peek(&self.lease.input[at..])? else { return Ok(None) };
+            let whole = available >= header.frame_len();
+            let done = match header.tag {
+                b::PARAMETER_STATUS if !whole => return Ok(None),
+                b::PARAMETER_STATUS => self.on_parameter(header, reported)?,
+                b::NOTICE_RESPONSE | b::NOTIFICATION_RESPONSE => self.pass_on(header, available),
+                b::ERROR_RESPONSE if header.body <= ERROR_MAX && !whole => return Ok(None),
+                b::ERROR_RESPONSE => return self.on_error(header, available),
+                b::READY_FOR_QUERY if !whole => return Ok(None),
+                b::READY_FOR_QUERY => match self.on_ready(header)? {
+                    Some(signal) => return Ok(Some(signal)),
+                    None => {}
+                },
+                _ => self.on_reply(header, available)?,
+            };
+            let () = done;
+        }
+    }
+
+    fn take_rest(&mut self, available: usize) -> bool {
+        match self.reply.rest {
+            Rest::None => false,
+            Rest::Forward(n) => {
+                let taken = n.min(available);
+                self.reply.rest = if taken < n { Rest::Forward(n - taken) } else { Rest::None };
+                self.reply.pass(taken);
+                true
+            }
+            Rest::Swallow(n) => {
+                let taken = n.min(available);
+                self.reply.rest = if taken < n { Rest::Swallow(n - taken) } else { Rest::None };
+                self.reply.cut(&mut self.lease.input, taken);
+                true
+            }
+        }
+    }
+
+    #[inline]
+    fn on_reply(&mut self, header: Header, available: usize) -> Result<(), Broken> {
+        let answer = self.dues.on_message(header.tag)?;
+        match header.tag {
+            b::COPY_IN_RESPONSE => {
+                self.dues.copy_in_started();
+                self.copy_in = CopyIn::Active;
+            }
+            b::COMMAND_COMPLETE => self.copy_in = CopyIn::No,
+            _ => {}
+        }
+        if answer.forward {
+            self.pass_on(header, available);
+        } else {
+            self.swallow(header, available);
+        }
+        Ok(())
+    }
+
+    fn pass_on(&mut self, header: Header, available: usize) {
+        let here = header.frame_len().min(available);
+        if here < header.frame_len() {
+            self.reply.rest = Rest::Forward(header.frame_len() - here);
+        }
+        self.reply.pass(here);
+    }
+
+    fn swallow(&mut self, header: Header, available: usize) {
+        let here = header.frame_len().min(available);
+        if here < header.frame_len() {
+            self.reply.rest = Rest::Swallow(header.frame_len() - here);
+        }
+        self.reply.cut(&mut self.lease.input, here);
+    }
+
+    fn on_parameter(&mut self, header: Header, reported: &mut Arc<ParameterMap>) -> Result<(), Broken> {
+        let at = self.reply.passable();
+        let frame = self.lease.input[at..at + header.frame_len()].to_vec();
+        let body = &frame[HEADER_LEN..];
+        self.lease.note_parameter(body)?;
+        let (name, value) = b::parameter_status(body)?;
+        if !is_told(name) || reported.get(name) == Some(value) {
+            self.reply.cut(&mut self.lease.input, header.frame_len());
+        } else {
+            Arc::make_mut(reported).set(name, value);
+            self.reply.pass(header.frame_len());
+        }
+        Ok(())
+    }
+
+    fn on_ready(&mut self, header: Header) -> Result<Option<Signal>, Broken> {
+        let at = self.reply.passable();
+        let status = TransactionStatus::parse(&self.lease.input[at + HEADER_LEN..at + header.frame_len()])?;
+        let answer = self.dues.on_message(header.tag)?;
+        self.copy_in = CopyIn::No;
+        if answer.completed != Completed::Batch {
+            self.reply.cut(&mut self.lease.input, header.frame_len());
+            return Ok(None);
+        }
+        self.status = status;
+        self.reply.pass(header.frame_len());
+        self.reply.batch_done(self.role);
+        Ok(Some(Signal::Batch(status)))
+    }
+
+    fn on_error(&mut self, header: Header, available: usize) -> Result<Option<Signal>, Broken> {
+        if header.body > ERROR_MAX {
+            self.dues.on_message(header.tag)?;
+            self.failed = true;
+            self.pass_on(header, available);
+            return Ok(None);
+        }
+        let at = self.reply.passable();
+        let view = ErrorView::parse(&self.lease.input[at + HEADER_LEN..at + header.frame_len()])?;
+        Ok(Some(Signal::Error { code: view.code, fatal: view.is_fatal(), len: header.frame_len() }))
+    }
+
+    /// The error that [`Signal::Error`] told of goes to whom it is for.
+    ///
+    /// # Errors
+    /// Nothing was due.
+    pub(super) fn pass_error(&mut self, len: usize) -> Result<Option<Signal>, Broken> {
+        self.copy_in = CopyIn::No;
+        let answer = self.dues.on_message(b::ERROR_RESPONSE)?;
+        let (own, skipped) = match answer.completed {
+            Completed::Provoked(report, skipped) => (Some(report), skipped),
+            Completed::Failed(skipped) => (None, skipped),
+            _ => (None, Vec::new()),
+        };
+        if answer.forward {
+            self.failed = true;
+            self.reply.pass(len);
+        } else {
+            self.reply.cut(&mut self.lease.input, len);
+        }
+        if let Some(report) = own {
+            self.failed = true;
+            self.reply.insert(&mut self.lease.input, &report);
+        }
+        Ok((!skipped.is_empty()).then_some(Signal::Skipped(skipped)))
+    }
+
+    /// A FATAL error outside everything that is due: the server is about to close the connection.
+    pub(super) fn drop_error(&mut self, len: usize) -> BytesMut {
+        let at = self.reply.passable();
+        let message = BytesMut::from(&self.lease.input[at..at + len]);
+        self.reply.cut(&mut self.lease.input, len);
+        message
+    }
+
+    pub(super) fn is_replica(&self) -> bool {
+        self.role == LinkRole::Replica
+    }
+}
+
+/// Which of a server's parameters a client is told of: not those that tell one node from another. Behind one port there is one database, which is writable.
+pub(super) fn is_told(name: &str) -> bool {
+    name != "in_hot_standby"
+}

@@ -1,0 +1,189 @@
+//! What a client's session holds, apart from its connections.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::decide::route::{Freshness, Policy};
+use crate::decide::session::{Defaults, Due, Kind, Needs, ParameterMap, Pin, Settings, Statement, StatementId};
+use crate::decide::sql::{Classified, Effects, Hint, TransactionMode};
+
+pub(super) struct Session {
+    /// From the start-up packet: what RESET goes back to.
+    pub startup: Arc<Settings>,
+    /// What is in force, the start-up settings included.
+    pub settings: Arc<Settings>,
+    /// What the client has been told of the server's parameters.
+    pub reported: Arc<ParameterMap>,
+    pub defaults: Defaults,
+    pub statements: HashMap<Box<[u8]>, SessionStatement>,
+    pub unnamed: Option<SessionStatement>,
+    /// Names that the server has not confirmed yet, with the batch that brought them.
+    unconfirmed: VecDeque<(u64, Box<[u8]>)>,
+    batches_sent: u64,
+    batches_done: u64,
+    pub freshness: Freshness,
+    pub policy: Policy,
+    /// As configured, for `SET pgpilot.consistency TO DEFAULT`.
+    pub configured: Policy,
+    /// From `pgpilot.route`.
+    pub hint: Option<Hint>,
+    pub pins: Vec<Pin>,
+    pub left: Leftovers,
+}
+
+/// Something that the client has prepared.
+#[derive(Clone)]
+pub(super) struct SessionStatement {
+    pub statement: Arc<Statement>,
+    pub verdict: Arc<Classified>,
+    /// As of when the verdict holds.
+    pub stamp: u64,
+}
+
+/// What the statements since the last inventory may have left on the server connection.
+#[derive(Debug, Default)]
+pub(super) struct Leftovers {
+    pub effects: Effects,
+    pub names: Vec<Box<str>>,
+    pub forgets_statements: bool,
+}
+
+/// The client's transaction, as the client sees it.
+#[derive(Debug)]
+pub(super) enum Transaction {
+    Idle,
+    /// BEGIN has been answered and not been sent: the first statement takes it along.
+    Deferred(Deferred),
+    Open,
+    Failed,
+    /// Failed because its server was lost: the client has to end it, which needs no server.
+    Lost,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Deferred {
+    pub text: Box<[u8]>,
+    pub mode: TransactionMode,
+}
+
+/// No session may hold more prepared statements.
+pub(super) const MAX_STATEMENTS: usize = 10_000;
+
+impl Session {
+    pub(super) fn new(startup: Settings, reported: Arc<ParameterMap>, policy: Policy) -> Self {
+        let startup = Arc::new(startup);
+        let mut session = Self {
+            settings: startup.clone(),
+            startup,
+            reported,
+            defaults: Defaults::default(),
+            statements: HashMap::new(),
+            unnamed: None,
+            unconfirmed: VecDeque::new(),
+            batches_sent: 0,
+            batches_done: 0,
+            freshness: Freshness::default(),
+            configured: policy.clone(),
+            policy,
+            hint: None,
+            pins: Vec::new(),
+            left: Leftovers::default(),
+        };
+        session.settings_changed();
+        session
+    }
+
+    /// What the settings mean for routing is read once, not per statement.
+    pub(super) fn settings_changed(&mut self) {
+        let is = |name: &str, value: &str| self.settings.get(name) == Some(value);
+        self.defaults = Defaults {
+            read_only: is("default_transaction_read_only", "on"),
+            serializable: is("default_transaction_isolation", "serializable"),
+        };
+    }
+
+    /// What the names in a statement mean depends on these: two sessions share a prepared statement only if they agree.
+    pub(super) fn naming_context(&self) -> String {
+        ["search_path", "role", "session_authorization"]
+            .iter()
+            .filter_map(|name| self.settings.get(name))
+            .collect::<Vec<_>>()
+            .join("\0")
+    }
+
+    pub(super) fn find(&self, name: &[u8]) -> Option<&SessionStatement> {
+        if name.is_empty() { self.unnamed.as_ref() } else { self.statements.get(name) }
+    }
+
+    /// Enters a statement that is being prepared in the batch that is being gathered.
+    pub(super) fn define(&mut self, name: &[u8], statement: SessionStatement) {
+        if name.is_empty() {
+            self.unnamed = Some(statement);
+        } else {
+            self.statements.insert(name.into(), statement);
+            self.unconfirmed.push_back((self.batches_sent, name.into()));
+        }
+    }
+
+    pub(super) fn forget(&mut self, name: &[u8]) {
+        if name.is_empty() {
+            self.unnamed = None;
+        } else {
+            self.statements.remove(name);
+        }
+    }
+
+    /// A batch has been gathered whole.
+    pub(super) fn batch_sent(&mut self) {
+        self.batches_sent += 1;
+    }
+
+    /// A batch has been answered: what it prepared and was not skipped is prepared.
+    pub(super) fn batch_done(&mut self) {
+        while self.unconfirmed.front().is_some_and(|(batch, _)| *batch <= self.batches_done) {
+            self.unconfirmed.pop_front();
+        }
+        self.batches_done += 1;
+    }
+
+    /// These messages were skipped: what they would have prepared is not.
+    pub(super) fn skipped(&mut self, dues: &[Due]) {
+        let ids: Vec<StatementId> = dues
+            .iter()
+            .filter_map(|due| match due.kind {
+                Kind::Parse(id) | Kind::Own(_, id) => id,
+                _ => None,
+            })
+            .collect();
+        let (statements, current) = (&mut self.statements, self.batches_done);
+        self.unconfirmed.retain(|(batch, name)| {
+            let undone = *batch <= current && statements.get(name).is_some_and(|s| ids.contains(&s.statement.id));
+            if undone {
+                statements.remove(name);
+            }
+            !undone
+        });
+        if self.unnamed.as_ref().is_some_and(|unnamed| ids.contains(&unnamed.statement.id)) {
+            self.unnamed = None;
+        }
+    }
+
+    pub(super) fn note_left(&mut self, needs: &mut Needs) {
+        self.left.effects |= needs.effects;
+        self.left.names.append(&mut needs.names);
+        self.left.forgets_statements |= needs.forgets_statements;
+    }
+}
+
+impl Leftovers {
+    /// Whether the server has to be asked what the session has left.
+    pub(super) fn need_inventory(&self) -> bool {
+        !self.names.is_empty() || self.effects.intersects(Effects::SETTINGS | Effects::PINS | Effects::UNPINS)
+    }
+}
+
+impl Transaction {
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self, Transaction::Idle)
+    }
+}
