@@ -114,7 +114,7 @@ impl Client {
         }
         let statement = self.statement_of(parse);
         let stamp = self.verdicts.stamp();
-        self.session.define(parse.name, SessionStatement { statement, verdict, stamp });
+        self.session.define(parse.name, SessionStatement { statement, verdict, stamp, sent: false });
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::session::Deferred;
 use crate::decide::route::NodeId;
 use crate::decide::session::{Dues, StatementId};
 use crate::decide::sql::Reason;
@@ -18,6 +19,8 @@ pub(super) struct Link {
     pub dues: Dues,
     pub reply: Reply,
     pub copy_in: CopyIn,
+    /// Nothing has been sent for the session yet.
+    pub is_new: bool,
     /// As of the last ReadyForQuery.
     pub status: TransactionStatus,
     pub grant: Grant,
@@ -28,8 +31,14 @@ pub(super) struct Link {
     /// PREPARE statements under way: the server knows them if no error comes.
     pub preparing: Vec<(Box<[u8]>, StatementId)>,
     pub started: Instant,
-    /// Something that a client asked to be executed has been sent since the last ReadyForQuery.
+    /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
     pub executing: bool,
+    /// What has been sent since the last ReadyForQuery may commit something.
+    pub may_commit: bool,
+    /// A part of an extended batch has been sent, and its Sync not yet.
+    pub batch_open: bool,
+    /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
+    pub began: Option<Deferred>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +202,7 @@ impl Link {
             dues: Dues::default(),
             reply: Reply::new(role),
             copy_in: CopyIn::No,
+            is_new: true,
             status: TransactionStatus::Idle,
             grant: Grant::NOTHING,
             kept: VecDeque::new(),
@@ -200,6 +210,9 @@ impl Link {
             preparing: Vec::new(),
             started: now,
             executing: false,
+            may_commit: false,
+            batch_open: false,
+            began: None,
         }
     }
 
