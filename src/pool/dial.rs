@@ -15,7 +15,9 @@ use crate::decide::auth::{Credential, LoginError, LoginStep, ServerLogin};
 use crate::decide::pool::PoolIndex;
 use crate::decide::route::NodeId;
 use crate::decide::session::{ParameterMap, ServerStatements, Settings};
-use crate::net::{ServerTls, Stream, TlsError};
+use crate::net::stream::tune;
+use crate::net::Stream;
+use crate::net::tls::{Attempt, Connector, Secured, TlsError};
 use crate::wire::backend::{self, ErrorView};
 use crate::wire::{HEADER_LEN, SqlState, WireError, startup};
 
@@ -23,7 +25,7 @@ use crate::wire::{HEADER_LEN, SqlState, WireError, startup};
 pub struct Target {
     pub host: String,
     pub port: u16,
-    pub tls: ServerTls,
+    pub tls: Connector,
 }
 
 /// As whom, and to what.
@@ -86,21 +88,44 @@ impl From<QueryError> for DialError {
 }
 
 impl Target {
+    /// The ways to go about a connection, in order.
+    fn attempts(&self) -> &'static [Attempt] {
+        if self.is_local() { &[Attempt::Plain] } else { self.tls.attempts() }
+    }
+
+    fn is_local(&self) -> bool {
+        self.host.starts_with('/')
+    }
+
     /// Connects and encrypts as the node's settings say; no start-up packet is sent.
     ///
     /// # Errors
     /// No connection, or no TLS where TLS is demanded.
     pub async fn open(&self) -> Result<Stream, DialError> {
-        let plain = if self.host.starts_with('/') {
+        let mut failure = None;
+        for attempt in self.attempts() {
+            match self.open_by(*attempt).await {
+                Ok(secured) => return Ok(secured.stream),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or(DialError::TimedOut))
+    }
+
+    async fn open_by(&self, attempt: Attempt) -> Result<Secured, DialError> {
+        if self.is_local() {
             let path = Path::new(&self.host).join(format!(".s.PGSQL.{}", self.port));
-            Stream::from(UnixStream::connect(path).await?)
-        } else {
-            let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            Stream::from_tcp(tcp)?
-        };
-        Ok(self.tls.start(plain, &self.host).await?)
+            let stream = Stream::Unix(UnixStream::connect(path).await?);
+            return Ok(Secured { stream, channel_binding: None });
+        }
+        let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        tune(&socket, KEEPALIVE)?;
+        Ok(self.tls.secure(socket, &self.host, attempt).await?)
     }
 }
+
+/// A server that has vanished without a word is noticed after a few of these, also on an idle connection.
+const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Opens a connection that is ready for queries. Also returns the credential to use next time (keys derived for this login are in it).
 pub(super) async fn dial(
@@ -108,17 +133,26 @@ pub(super) async fn dial(
     login: Login,
     terms: Terms,
 ) -> Result<(ServerConnection, Credential), DialError> {
-    let limit = terms.connect_timeout;
-    tokio::time::timeout(limit, attempt(target, login, terms)).await.unwrap_or(Err(DialError::TimedOut))
+    let attempts = async {
+        let mut failure = None;
+        for attempt in target.attempts() {
+            match log_in(&target, *attempt, &login, &terms).await {
+                Ok(done) => return Ok(done),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or(DialError::TimedOut))
+    };
+    tokio::time::timeout(terms.connect_timeout, attempts).await.unwrap_or(Err(DialError::TimedOut))
 }
 
-async fn attempt(
-    target: Arc<Target>,
-    login: Login,
-    terms: Terms,
+async fn log_in(
+    target: &Arc<Target>,
+    attempt: Attempt,
+    login: &Login,
+    terms: &Terms,
 ) -> Result<(ServerConnection, Credential), DialError> {
-    let stream = target.open().await?;
-    let channel_binding = stream.server_end_point().map(<[u8]>::to_vec);
+    let Secured { stream, channel_binding } = target.open_by(attempt).await?;
     let mut connection = ServerConnection {
         stream,
         input: BytesMut::with_capacity(INPUT),
@@ -126,7 +160,7 @@ async fn attempt(
         node: terms.node,
         pool: terms.pool,
         user: login.user.clone(),
-        cancel_key: CancelKey { target, pid: 0, key: Box::default() },
+        cancel_key: CancelKey { target: target.clone(), pid: 0, key: Box::default() },
         parameters: Arc::new(ParameterMap::default()),
         settings: Arc::new(Settings::default()),
         statements: ServerStatements::new(terms.max_prepared),
@@ -135,10 +169,9 @@ async fn attempt(
         expires_at: expiry(terms.max_lifetime),
         generation: terms.generation,
     };
-    let parameters =
-        [("user", &*login.user), ("database", &*login.database), ("application_name", "pgpilot")];
+    let parameters = [("user", &*login.user), ("database", &*login.database), ("application_name", "pgpilot")];
     startup::put_startup(&mut connection.output, startup::PROTOCOL_3_2, &parameters);
-    let credential = authenticate(&mut connection, &login, channel_binding).await?;
+    let credential = authenticate(&mut connection, login, channel_binding).await?;
     settle(&mut connection).await?;
     Ok((connection, credential))
 }
