@@ -33,4 +33,5 @@
 pub mod config;
 pub mod decide;
 pub mod demo;
+pub mod net;
 pub mod wire;

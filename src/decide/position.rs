@@ -25,6 +25,41 @@ impl Lsn {
     }
 }
 
+/// What gives log positions their structure. The build and initdb fix both sizes, so a cluster's nodes share them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct WalGeometry {
+    /// Bytes of a log file, `wal_segment_size`.
+    pub segment: u64,
+    /// Bytes of a log page, `wal_block_size`.
+    pub page: u64,
+}
+
+impl WalGeometry {
+    /// What PostgreSQL is built with unless told otherwise.
+    pub const STANDARD: Self = Self { segment: 16 << 20, page: 8192 };
+    /// `SizeOfXLogLongPHD` and `SizeOfXLogShortPHD` of access/xlog_internal.h, aligned: the header of a file's first
+    /// page, and of every other page.
+    const LONG_HEADER: u64 = 40;
+    const SHORT_HEADER: u64 = 24;
+
+    /// The end of the last record, from where the next one would begin.
+    ///
+    /// `pg_current_wal_insert_lsn()` steps over a page's header (`XLogBytePosToRecPtr` in access/transam/xlog.c), while
+    /// a replica reports the end of what it replayed, which is the page's start: unless both are counted alike, an
+    /// idle replica never reaches an idle primary. No record can end within a header or just behind it.
+    pub fn record_end(self, insert: Lsn) -> Lsn {
+        let in_page = insert.0 % self.page;
+        let header = if insert.0 % self.segment < self.page { Self::LONG_HEADER } else { Self::SHORT_HEADER };
+        if in_page <= header { Lsn(insert.0 - in_page) } else { insert }
+    }
+}
+
+impl Default for WalGeometry {
+    fn default() -> Self {
+        Self::STANDARD
+    }
+}
+
 /// The text is not `X/X` with hexadecimal halves of at most 32 bits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a log position: expected two hexadecimal numbers, as in 16/B374D848")]
@@ -61,6 +96,22 @@ mod tests {
         assert_eq!(lsn.to_string(), "16/B374D848");
         for bad in ["", "/", "16", "16/", "g/0", "123456789/0", "+1/0", "1/2/3"] {
             assert!(bad.parse::<Lsn>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_insert_position_behind_a_page_header_is_the_page_start() {
+        let wal = WalGeometry::STANDARD;
+        let segment = 7 * wal.segment;
+        for (insert, end) in [
+            (segment + 40, segment),
+            (segment + 48, segment + 48),
+            (segment + 8192 + 24, segment + 8192),
+            (segment + 8192 + 32, segment + 8192 + 32),
+            (segment + 8192, segment + 8192),
+            (segment + 8191, segment + 8191),
+        ] {
+            assert_eq!(wal.record_end(Lsn(insert)), Lsn(end), "{insert:X}");
         }
     }
 }

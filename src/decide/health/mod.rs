@@ -1,1 +1,267 @@
-//! Probe results to node states.
+//! Probe results to node states, and to the [`Snapshot`] that routing reads.
+//!
+//! [`Health`] follows one primary. Roles are what the nodes say of themselves; which writable node counts is decided in
+//! `following`, how far the replicas are behind in `record` and `trail`.
+
+mod event;
+mod following;
+mod record;
+#[cfg(test)]
+mod tests;
+mod trail;
+
+use std::time::{Duration, Instant};
+
+pub use event::*;
+
+use crate::decide::position::Timeline;
+use crate::decide::route::{NodeId, NodeView, PrimaryMark, Role, Snapshot, State, Trouble};
+
+use following::{Following, Verdict, identify, numbered, unidentified};
+use record::{PrimaryLog, Record, Voice, flushed};
+use trail::{Point, Trail};
+
+/// Marks in a snapshot: it is copied as a whole, and a session needs one that is not much newer than its last write.
+const MARKS: usize = 24;
+/// Points of the primary's log for telling lag by time.
+const LOG_POINTS: usize = 256;
+
+/// Settings of the `[health]` and `[routing]` sections that the decisions need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Consecutive failures until a node counts as down.
+    pub failures: u32,
+    pub max_lag: Duration,
+    pub lag_recovery: Duration,
+}
+
+/// The cluster as probes have shown it so far.
+#[derive(Debug)]
+pub struct Health {
+    limits: Limits,
+    records: Vec<Record>,
+    views: Vec<NodeView>,
+    /// This cluster's system identifier.
+    identity: Option<u64>,
+    following: Following,
+    contested: Vec<NodeId>,
+    epoch: u64,
+    /// Where the primary's log ended, for sessions that wrote.
+    marks: Trail,
+    /// Up to where it was flushed, for lag.
+    flushes: Trail,
+}
+
+impl Health {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            records: Vec::new(),
+            views: Vec::new(),
+            identity: None,
+            following: Following::Undecided,
+            contested: Vec::new(),
+            epoch: 0,
+            marks: Trail::new(MARKS),
+            flushes: Trail::new(LOG_POINTS),
+        }
+    }
+
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// What a node said of itself last.
+    pub fn answer(&self, node: NodeId) -> Option<&Answer> {
+        self.records.get(usize::from(node.0))?.answer()
+    }
+
+    /// Takes note of one event. Events of one node come in the order in which its questions were answered; between
+    /// nodes any order will do. An event of a node that is not known, or was removed, is ignored.
+    pub fn on(&mut self, event: Event, now: Instant) -> Actions {
+        let mut actions = Actions::default();
+        let heard = self.note(event);
+        if self.identity.is_none() {
+            self.identity = identify(&self.records);
+        }
+        self.follow(&mut actions);
+        if let Some(node) = heard {
+            self.hear(node, now, &mut actions);
+        }
+        self.refresh(&mut actions);
+        actions
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        let (primary, timeline) = match self.following {
+            Following::Undecided => (None, Timeline::default()),
+            Following::Node { id, timeline } => (Some(id), timeline),
+            Following::Vacant { timeline, .. } => (None, timeline),
+        };
+        let mark = |point: &Point| PrimaryMark { asked_at: point.at, lsn: point.lsn };
+        Snapshot {
+            epoch: self.epoch,
+            primary,
+            timeline,
+            nodes: self.views.clone(),
+            marks: self.marks.points().iter().map(mark).collect(),
+        }
+    }
+
+    /// Returns the node whose position was heard, if the event brought one.
+    fn note(&mut self, event: Event) -> Option<NodeId> {
+        match event {
+            Event::Answered { node, asked_at, answer } => {
+                self.known(node)?.answered(asked_at, answer);
+                return Some(node);
+            }
+            Event::Sampled { node, asked_at, progress } => {
+                self.known(node)?.sampled(asked_at, progress);
+                return Some(node);
+            }
+            Event::Configured(specs) => self.configure(specs),
+            Event::Failed { node, failure } => self.known(node)?.failed(failure),
+            Event::Drained { node } => self.known(node)?.drained = true,
+            Event::Undrained { node } => self.known(node)?.drained = false,
+        }
+        None
+    }
+
+    fn known(&mut self, node: NodeId) -> Option<&mut Record> {
+        self.records.get_mut(usize::from(node.0)).filter(|record| !record.is_removed())
+    }
+
+    /// Nodes keep their numbers by name, also when they are removed and come back.
+    fn configure(&mut self, specs: Vec<NodeSpec>) {
+        for record in &mut self.records {
+            if !record.is_removed() && !specs.iter().any(|spec| spec.name == record.spec.name) {
+                record.removed();
+            }
+        }
+        for spec in specs {
+            match self.records.iter_mut().find(|record| record.spec.name == spec.name) {
+                Some(record) if record.is_removed() || record.spec.address != spec.address => record.replaced(spec),
+                Some(record) => record.spec = spec,
+                None => self.records.push(Record::new(spec)),
+            }
+        }
+        let ours = |record: &Record| {
+            !record.is_removed() && record.answer().map(|answer| answer.system_identifier) == self.identity
+        };
+        if self.identity.is_some() && !self.records.iter().any(ours) {
+            // None of the nodes that made up the cluster is left: this is another one.
+            self.identity = None;
+            self.following = Following::Undecided;
+        }
+    }
+
+    fn follow(&mut self, actions: &mut Actions) {
+        let verdict = self.following.judge(&self.records, self.identity);
+        let contested = match &verdict {
+            Verdict::Contested(nodes) => nodes.clone(),
+            _ if self.identity.is_none() => unidentified(&self.records),
+            _ => Vec::new(),
+        };
+        if contested != self.contested {
+            if !contested.is_empty() {
+                actions.changes.push(Change::Contested { nodes: contested.clone() });
+            }
+            self.contested = contested;
+        }
+        match verdict {
+            Verdict::Keep | Verdict::Contested(_) => {}
+            Verdict::Follow { id, timeline } => {
+                self.begin_epoch();
+                self.following = Following::Node { id, timeline };
+                self.mark(id, actions);
+                actions.changes.push(Change::Following { node: id, epoch: self.epoch, timeline });
+                // The replicas' timelines tell who follows it.
+                let others = numbered(&self.records).filter(|(other, record)| *other != id && !record.is_removed());
+                actions.probe.extend(others.map(|(other, _)| other));
+            }
+            Verdict::StepDown { was, timeline } => {
+                self.following = Following::Vacant { was, timeline };
+                actions.changes.push(Change::Leaderless { was });
+                self.follow(actions);
+            }
+        }
+    }
+
+    fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        self.marks.clear();
+        self.flushes.clear();
+    }
+
+    /// A new position: a mark if it is the primary's, a new lag if it is a replica's.
+    fn hear(&mut self, node: NodeId, now: Instant, actions: &mut Actions) {
+        let index = usize::from(node.0);
+        match self.following {
+            Following::Node { id, .. } if id == node => self.mark(node, actions),
+            Following::Node { id, timeline } => {
+                let rival = self.records[index].writable_on().is_some_and(|claimed| claimed > timeline);
+                if rival {
+                    // It was promoted: is the primary still there?
+                    actions.probe.push(id);
+                }
+                let voice = self.records[usize::from(id.0)].voice();
+                let log = PrimaryLog { trail: &self.flushes, timeline, voice };
+                self.records[index].measure(&log, &self.limits, now);
+            }
+            Following::Vacant { timeline, .. } => {
+                let log = PrimaryLog { trail: &self.flushes, timeline, voice: Voice::Gone };
+                self.records[index].measure(&log, &self.limits, now);
+            }
+            Following::Undecided => {}
+        }
+    }
+
+    fn mark(&mut self, node: NodeId, actions: &mut Actions) {
+        let record = &self.records[usize::from(node.0)];
+        let (Some(sample), Some(answer)) = (record.position(), record.answer()) else { return };
+        let flush = flushed(&answer.stage).unwrap_or(sample.lsn);
+        let last = self.marks.newest();
+        if let Some(last) = last.filter(|last| sample.asked_at > last.at && sample.lsn < last.lsn) {
+            self.begin_epoch();
+            let (from, to) = (last.lsn, sample.lsn);
+            actions.changes.push(Change::LogLost { node, epoch: self.epoch, from, to });
+        }
+        self.marks.push(Point { at: sample.asked_at, lsn: sample.lsn });
+        self.flushes.push(Point { at: sample.asked_at, lsn: flush.min(sample.lsn) });
+    }
+
+    /// Brings the views up to date, and reports what operators should see.
+    fn refresh(&mut self, actions: &mut Actions) {
+        for (id, record) in numbered(&self.records) {
+            let role = record.role(id, &self.following, self.identity);
+            let mut view = record.view(id, role, self.identity, &self.limits);
+            if self.contested.contains(&id) {
+                view.trouble = view.trouble.or(Some(Trouble::Contested));
+            }
+            match self.views.get_mut(usize::from(id.0)) {
+                Some(old) => {
+                    report(old, &view, &mut actions.changes);
+                    *old = view;
+                }
+                None => self.views.push(view),
+            }
+        }
+    }
+}
+
+fn report(old: &NodeView, new: &NodeView, changes: &mut Vec<Change>) {
+    let node = new.id;
+    if old.role != new.role {
+        changes.push(Change::Role { node, from: old.role, to: new.role });
+    }
+    if old.state != new.state || (old.trouble != new.trouble && new.trouble.is_some()) {
+        changes.push(Change::State { node, from: old.state, to: new.state, trouble: new.trouble });
+    }
+    if new.role == Role::Replica && new.state == State::Up {
+        match (old.fresh, new.fresh) {
+            (true, false) => changes.push(Change::Lagging { node, lag: new.lag }),
+            (false, true) => changes.push(Change::CaughtUp { node, lag: new.lag }),
+            (true, true) | (false, false) => {}
+        }
+    }
+}

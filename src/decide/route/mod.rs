@@ -1,5 +1,16 @@
 //! (demand, session, snapshot) to a route with its reason.
+//!
+//! [`route`] is the whole decision; a session keeps a [`Freshness`] of what it wrote and saw.
 
+mod choice;
+mod decision;
+mod freshness;
+mod policy;
+#[cfg(test)]
+mod simulation;
 mod snapshot;
 
+pub use decision::{Ask, Decision, Demand, Need, Refusal, Route, WaitFor, route};
+pub use freshness::Freshness;
+pub use policy::Policy;
 pub use snapshot::*;

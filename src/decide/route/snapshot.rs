@@ -1,5 +1,6 @@
 //! What routing knows of the cluster: one immutable value, replaced as a whole.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,32 @@ pub struct NodeId(pub u16);
 pub struct Snapshot {
     /// Grows with each change of primary.
     pub epoch: u64,
+    /// The node that this cluster follows; it may be down. `None`: not discovered yet, or demoted without a successor.
     pub primary: Option<NodeId>,
+    /// The history that the primary of this epoch writes, and that `marks` belong to.
+    pub timeline: Timeline,
     /// Indexed by `NodeId`. A node removed by a reload stays, with `State::Removed`.
     pub nodes: Vec<NodeView>,
     /// What the primary of this epoch said of its log, newest last, bounded.
     pub marks: Vec<PrimaryMark>,
+}
+
+impl Snapshot {
+    pub fn node(&self, id: NodeId) -> Option<&NodeView> {
+        self.nodes.get(usize::from(id.0))
+    }
+
+    /// The primary, if statements may be sent to it now. One that is merely slow to answer is used; one that is
+    /// restarting, or that nobody reaches, is waited for.
+    pub fn usable_primary(&self) -> Option<&NodeView> {
+        let node = self.node(self.primary?)?;
+        let usable = match node.state {
+            State::Up => true,
+            State::Suspect => node.trouble == Some(Trouble::Timeout),
+            State::Unknown | State::Down | State::Removed => false,
+        };
+        usable.then_some(node)
+    }
 }
 
 /// Everything acknowledged by the primary before `asked_at` is at or before `lsn`.
@@ -37,13 +59,39 @@ pub struct NodeView {
     pub weight: u32,
     pub role: Role,
     pub state: State,
+    /// Why it is not `Up`, or not used though it is.
+    pub trouble: Option<Trouble>,
+    /// Grows when the node may have gone back in time: its control connection was lost, so its server may have crashed,
+    /// and a replica that crashed comes back at an older position than it had shown. A position known of one
+    /// incarnation says nothing of another.
+    pub incarnation: u32,
     /// The newest answer to "how far have you replayed" (a replica) or "how far have you written" (a primary).
     pub position: Option<Sample>,
     pub lag: Lag,
     /// Whether hysteresis currently lets reads in; always false for a node that was never measured.
     pub fresh: bool,
-    /// Taken out by an operator.
+    /// Taken out by an operator: gets no reads. A primary keeps getting what only it can do.
     pub drained: bool,
+}
+
+impl NodeView {
+    /// A node that nothing is known of yet.
+    pub fn new(id: NodeId, name: NodeName) -> Self {
+        Self {
+            id,
+            name,
+            zone: None,
+            weight: 1,
+            role: Role::Unknown,
+            state: State::Unknown,
+            trouble: None,
+            incarnation: 0,
+            position: None,
+            lag: Lag::default(),
+            fresh: false,
+            drained: false,
+        }
+    }
 }
 
 /// A node's position; `asked_at` is when the question was sent, so the position was reached by the time the answer came and not before it was asked in vain.
@@ -76,11 +124,63 @@ pub enum State {
     Removed,
 }
 
+/// What is wrong with a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nobody listens there, or the network says so.
+    Refused,
+    /// A connection to it broke.
+    Lost,
+    /// No answer in time.
+    Timeout,
+    /// 57P03: starting up, recovering from a crash, or shutting down.
+    Starting,
+    /// 53300: no connection is left for the probe. It is alive.
+    Crowded,
+    /// The probe is refused with this SQLSTATE: a login, a privilege or a database is missing. It is alive.
+    Denied(Code),
+    /// It belongs to another cluster: its system identifier differs.
+    ForeignSystem { found: u64, expected: u64 },
+    /// It is writable, and another node is this cluster's primary.
+    SecondPrimary,
+    /// It is writable, and so is another, and nothing says which of them is the primary.
+    Contested,
+}
+
+/// The five characters of a SQLSTATE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Code(pub [u8; 5]);
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.0).unwrap_or("?????"))
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::Lost => f.write_str("connection lost"),
+            Self::Timeout => f.write_str("no answer in time"),
+            Self::Starting => f.write_str("starting up or shutting down (57P03)"),
+            Self::Crowded => f.write_str("alive, but has no connection left for the probe (53300)"),
+            Self::Denied(code) => write!(f, "alive, but refuses the probe ({code})"),
+            Self::ForeignSystem { found, expected } => {
+                write!(f, "belongs to another cluster: system identifier {found}, expected {expected}")
+            }
+            Self::SecondPrimary => f.write_str("writable, but not the primary that this cluster follows"),
+            Self::Contested => f.write_str("writable like another node, and nothing says which is the primary"),
+        }
+    }
+}
+
 /// How far a replica is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lag {
     /// Bytes of log between the primary's newest mark and the replica's replay position; `None`: not measured.
     pub bytes: Option<u64>,
-    /// How long ago the primary was where the replica is now; zero when it has caught up. `None`: not measured.
+    /// How long ago the primary was where the replica is now; zero when it has caught up. At least so long, when the
+    /// replica is further back than this instance has known the primary. `None`: not measured.
     pub time: Option<Duration>,
 }

@@ -1,0 +1,191 @@
+//! What the probes report, and what follows from it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::NodeName;
+use crate::decide::position::{Lsn, Timeline, WalGeometry};
+use crate::decide::route::{Code, Lag, NodeId, Role, State, Trouble};
+
+/// Something that was learnt of the cluster. `asked_at` is when the question was sent.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The nodes as the topology file now lists them.
+    Configured(Vec<NodeSpec>),
+    /// A node answered the whole probe.
+    Answered {
+        node: NodeId,
+        asked_at: Instant,
+        answer: Answer,
+    },
+    /// A node answered the short question that is asked in between.
+    Sampled {
+        node: NodeId,
+        asked_at: Instant,
+        progress: Progress,
+    },
+    Failed {
+        node: NodeId,
+        failure: Failure,
+    },
+    /// An operator takes a node out, or puts it back.
+    Drained {
+        node: NodeId,
+    },
+    Undrained {
+        node: NodeId,
+    },
+}
+
+/// A node as the topology file describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSpec {
+    pub name: NodeName,
+    /// Host and port: under another address, the same name is another server.
+    pub address: Arc<str>,
+    pub zone: Option<Arc<str>>,
+    pub weight: u32,
+}
+
+/// The answer to the whole probe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub system_identifier: u64,
+    /// `server_version_num`: 150004 is 15.4.
+    pub server_version: u32,
+    pub timeline: Timeline,
+    pub wal: WalGeometry,
+    pub stage: Stage,
+}
+
+/// Which side of replication a node is on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stage {
+    Writable { insert: Lsn, flush: Lsn },
+    Recovering(Recovery),
+}
+
+/// What a replica says of itself.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Recovery {
+    /// The end of the last record it replayed; `None`: nothing yet since its start.
+    pub replay: Option<Lsn>,
+    /// The end of what it received and flushed; `None`: it has not streamed since its start.
+    pub receive: Option<Lsn>,
+    pub applying: Applying,
+    /// `None`: no receiver is running.
+    pub receiver: Option<Receiver>,
+    /// `recovery_min_apply_delay`; zero: none.
+    pub apply_delay: Duration,
+}
+
+/// What a replica's replay is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Applying {
+    #[default]
+    Busy,
+    /// It has replayed every whole record that it received, and waits for more.
+    Waiting,
+    /// `pg_wal_replay_pause()`, or the end of a recovery target.
+    Paused,
+}
+
+/// A running WAL receiver.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Receiver {
+    /// As in `pg_stat_wal_receiver.status`; empty when the probing role may not see it.
+    pub status: String,
+    /// Since the last message of its sender, by the replica's own clock.
+    pub silent_for: Option<Duration>,
+}
+
+/// The answer to the short question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    Written { insert: Lsn, flush: Lsn },
+    Replayed(Lsn),
+}
+
+/// Why there was no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Nobody listens, or the host cannot be reached.
+    Refused,
+    /// The kept connection broke.
+    Lost,
+    Timeout,
+    /// A server process answered with an error: the node is alive, whatever it cannot do.
+    Alive(Code),
+}
+
+impl Failure {
+    /// What the failure says of the node.
+    pub fn trouble(self) -> Trouble {
+        match self {
+            Self::Refused => Trouble::Refused,
+            Self::Lost => Trouble::Lost,
+            Self::Timeout => Trouble::Timeout,
+            Self::Alive(Code(code)) => match &code {
+                b"57P03" => Trouble::Starting,
+                b"53300" => Trouble::Crowded,
+                _ => Trouble::Denied(Code(code)),
+            },
+        }
+    }
+}
+
+/// What to do and to say after an event.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Actions {
+    /// For the log and for the operator, in order.
+    pub changes: Vec<Change>,
+    /// Nodes to ask again now, without waiting for the interval.
+    pub probe: Vec<NodeId>,
+}
+
+/// A change that operators care about.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// The cluster follows this primary from now on.
+    Following {
+        node: NodeId,
+        epoch: u64,
+        timeline: Timeline,
+    },
+    /// The primary became a replica or left the topology, and no other is known.
+    Leaderless {
+        was: NodeId,
+    },
+    /// The primary came back without the end of its log: what depended on that is void. The epoch has grown.
+    LogLost {
+        node: NodeId,
+        epoch: u64,
+        from: Lsn,
+        to: Lsn,
+    },
+    /// Several writable nodes, or nodes of several clusters, and nothing says which is the primary.
+    Contested {
+        nodes: Vec<NodeId>,
+    },
+    Role {
+        node: NodeId,
+        from: Role,
+        to: Role,
+    },
+    State {
+        node: NodeId,
+        from: State,
+        to: State,
+        trouble: Option<Trouble>,
+    },
+    /// Reads leave a replica because of its lag, or because its lag is no longer known.
+    Lagging {
+        node: NodeId,
+        lag: Lag,
+    },
+    /// Reads return to a replica.
+    CaughtUp {
+        node: NodeId,
+        lag: Lag,
+    },
+}

@@ -1,0 +1,273 @@
+//! The decision itself.
+
+use std::time::{Duration, Instant};
+
+use crate::config::{Consistency, OnAllLagging};
+use crate::decide::position::Lsn;
+use crate::decide::sql::Reason;
+
+use super::choice::Candidates;
+use super::freshness::{Freshness, has_reached, is_in_service, mark_after};
+use super::policy::Policy;
+use super::snapshot::{NodeId, NodeView, Snapshot};
+
+/// A read that would keep missing the replicas waits for so long at most, even when `replica_wait` is zero.
+const SETTLE_WAIT: Duration = Duration::from_millis(20);
+
+/// What a batch asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    pub need: Need,
+    /// Why it asks for that.
+    pub reason: Reason,
+    /// When pgpilot got it; waits count from here.
+    pub arrived: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Primary,
+    /// A read: the consistency mode decides.
+    Read,
+    /// A hint says replica: as a read, and in mode `primary` as in mode `session`.
+    Replica,
+}
+
+/// Where a batch goes, why, and what the cluster should find out meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub route: Route,
+    pub reason: Reason,
+    pub ask: Ask,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    Primary(NodeId),
+    Replica(NodeId),
+    /// Not yet: route it anew when the snapshot changes, and at `until` at the latest.
+    Wait(WaitFor),
+    Refuse(Refusal),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    /// A primary to appear.
+    Primary { until: Instant },
+    /// A replica to reach the position that the read needs.
+    Replica { until: Instant },
+}
+
+impl WaitFor {
+    pub fn until(self) -> Instant {
+        match self {
+            Self::Primary { until } | Self::Replica { until } => until,
+        }
+    }
+}
+
+/// What the monitor should be asked for because of this decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    Nothing,
+    /// A new mark, and how far the replicas are: someone waits for it, or makes a detour for want of it.
+    Mark,
+}
+
+/// Nobody can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no primary is available (waited {waited:?})")]
+    NoPrimary { waited: Duration },
+    #[error("every replica lags behind more than allowed")]
+    AllLagging,
+}
+
+impl Refusal {
+    /// `cannot_connect_now`: drivers and pools know it as worth another try.
+    pub fn sqlstate(&self) -> &'static str {
+        match self {
+            Self::NoPrimary { .. } | Self::AllLagging => "57P03",
+        }
+    }
+}
+
+/// Decides where a batch goes.
+///
+/// `load` tells a node's outstanding statements, `dice` is 64 random bits. After the batch has run, tell `freshness`:
+/// [`Freshness::wrote`] or [`Freshness::read_from`].
+pub fn route(
+    demand: &Demand,
+    freshness: &mut Freshness,
+    snapshot: &Snapshot,
+    policy: &Policy,
+    load: impl Fn(NodeId) -> u32,
+    dice: u64,
+    now: Instant,
+) -> Decision {
+    let consistency = match (demand.need, policy.consistency) {
+        (Need::Primary, _) => return to_primary(demand, demand.reason, snapshot, policy, now),
+        (Need::Read, Consistency::Primary) => {
+            return to_primary(demand, Reason::Consistency, snapshot, policy, now);
+        }
+        (Need::Replica, Consistency::Primary) => Consistency::Session,
+        (Need::Read | Need::Replica, consistency) => consistency,
+    };
+    freshness.resolve(snapshot);
+    let bar = Bar::new(consistency, demand, freshness, snapshot);
+    let reads = Reads { demand, snapshot, policy, now };
+    let (mut candidates, outlook) = reads.gather(&bar, Staleness::Limited);
+    let reason = match outlook {
+        Outlook::Found => demand.reason,
+        Outlook::NoReplica => Reason::NoReplica,
+        Outlook::NotCaughtUp { .. } => Reason::NotCaughtUp,
+        Outlook::AllLagging => match policy.on_all_lagging {
+            _ if policy.reads_on_primary => Reason::AllLagging,
+            OnAllLagging::Primary => Reason::AllLagging,
+            OnAllLagging::Error => return refuse(Refusal::AllLagging, Reason::AllLagging),
+            OnAllLagging::Stale => match reads.gather(&bar, Staleness::Any) {
+                (found, Outlook::Found) => {
+                    candidates = found;
+                    Reason::AllLagging
+                }
+                _ => Reason::NotCaughtUp,
+            },
+        },
+    };
+    match candidates.choose(load, dice) {
+        Some(chosen) if snapshot.primary == Some(chosen.id) => {
+            Decision { route: Route::Primary(chosen.id), reason, ask: Ask::Nothing }
+        }
+        Some(chosen) => {
+            freshness.choose(chosen.id, snapshot);
+            Decision { route: Route::Replica(chosen.id), reason, ask: Ask::Nothing }
+        }
+        None if reason == Reason::NotCaughtUp => reads.not_caught_up(consistency, freshness, outlook),
+        None => to_primary(demand, reason, snapshot, policy, now),
+    }
+}
+
+/// What a replica must have for this read.
+enum Bar<'a> {
+    /// Nothing but the session's token.
+    Token(&'a Freshness),
+    Session(&'a Freshness),
+    /// The newest acknowledged write, once it is known.
+    Strong(&'a Freshness, Option<Lsn>),
+}
+
+impl<'a> Bar<'a> {
+    fn new(consistency: Consistency, demand: &Demand, freshness: &'a Freshness, snapshot: &Snapshot) -> Self {
+        match consistency {
+            Consistency::Eventual => Self::Token(freshness),
+            Consistency::Session | Consistency::Primary => Self::Session(freshness),
+            Consistency::Strong => Self::Strong(freshness, mark_after(snapshot, demand.arrived)),
+        }
+    }
+
+    fn is_met_by(&self, node: &NodeView, snapshot: &Snapshot) -> bool {
+        match self {
+            Self::Token(freshness) => freshness.token_is_met_by(node),
+            Self::Session(freshness) => freshness.is_met_by(node, snapshot.timeline) && freshness.token_is_met_by(node),
+            // A mark that is newer than the read covers also what its session saw before.
+            Self::Strong(freshness, mark) => {
+                mark.is_some_and(|lsn| has_reached(node, snapshot.timeline, lsn)) && freshness.token_is_met_by(node)
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Staleness {
+    /// Up to `max_lag`.
+    Limited,
+    Any,
+}
+
+/// What there is to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outlook {
+    Found,
+    NoReplica,
+    AllLagging,
+    /// Replicas are fresh, but none has reached what this read needs; the nearest is so far behind.
+    NotCaughtUp {
+        lag: Option<Duration>,
+    },
+}
+
+struct Reads<'a> {
+    demand: &'a Demand,
+    snapshot: &'a Snapshot,
+    policy: &'a Policy,
+    now: Instant,
+}
+
+impl Reads<'_> {
+    fn gather(&self, bar: &Bar<'_>, staleness: Staleness) -> (Candidates, Outlook) {
+        let mut candidates = Candidates::default();
+        let zone = self.policy.zone.as_ref();
+        let mut outlook = Outlook::NoReplica;
+        for node in self.snapshot.nodes.iter().filter(|node| is_in_service(node)) {
+            let new_enough = node.fresh || staleness == Staleness::Any;
+            if new_enough && bar.is_met_by(node, self.snapshot) {
+                candidates.add(node, zone);
+                outlook = Outlook::Found;
+                continue;
+            }
+            outlook = match outlook {
+                Outlook::Found => Outlook::Found,
+                Outlook::NotCaughtUp { lag } if new_enough => {
+                    Outlook::NotCaughtUp { lag: lag.into_iter().chain(node.lag.time).min() }
+                }
+                _ if new_enough => Outlook::NotCaughtUp { lag: node.lag.time },
+                Outlook::NotCaughtUp { lag } => Outlook::NotCaughtUp { lag },
+                Outlook::NoReplica | Outlook::AllLagging => Outlook::AllLagging,
+            };
+        }
+        if outlook == Outlook::Found
+            && self.policy.reads_on_primary
+            && let Some(primary) = self.snapshot.usable_primary()
+            && !primary.drained
+            && primary.weight > 0
+        {
+            candidates.add(primary, zone);
+        }
+        (candidates, outlook)
+    }
+
+    /// Waits for a replica, or takes the detour to the primary.
+    fn not_caught_up(&self, consistency: Consistency, freshness: &mut Freshness, outlook: Outlook) -> Decision {
+        let close = matches!(outlook, Outlook::NotCaughtUp { lag: Some(lag) } if lag <= SETTLE_WAIT);
+        let settles = close && consistency == Consistency::Session && freshness.diversion.is_due();
+        let settle = if settles { SETTLE_WAIT } else { Duration::ZERO };
+        let until = self.demand.arrived + self.policy.replica_wait.max(settle);
+        if self.now < until {
+            let route = Route::Wait(WaitFor::Replica { until });
+            return Decision { route, reason: Reason::NotCaughtUp, ask: Ask::Mark };
+        }
+        let decision = to_primary(self.demand, Reason::NotCaughtUp, self.snapshot, self.policy, self.now);
+        if let Route::Primary(_) = decision.route {
+            freshness.diversion.diverted();
+        }
+        // In mode `strong` the next read needs a mark of its own: this one's would come too late for it.
+        let ask = if consistency == Consistency::Strong { Ask::Nothing } else { Ask::Mark };
+        Decision { ask, ..decision }
+    }
+}
+
+fn to_primary(demand: &Demand, reason: Reason, snapshot: &Snapshot, policy: &Policy, now: Instant) -> Decision {
+    if let Some(primary) = snapshot.usable_primary() {
+        return Decision { route: Route::Primary(primary.id), reason, ask: Ask::Nothing };
+    }
+    let until = demand.arrived + policy.primary_wait;
+    if now < until {
+        let route = Route::Wait(WaitFor::Primary { until });
+        return Decision { route, reason: Reason::NoPrimary, ask: Ask::Nothing };
+    }
+    refuse(Refusal::NoPrimary { waited: now.saturating_duration_since(demand.arrived) }, Reason::NoPrimary)
+}
+
+fn refuse(refusal: Refusal, reason: Reason) -> Decision {
+    Decision { route: Route::Refuse(refusal), reason, ask: Ask::Nothing }
+}
