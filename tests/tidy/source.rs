@@ -9,6 +9,8 @@ pub(crate) struct Source {
     pub(crate) text: String,
     /// The text with everything in comments, strings and character literals blanked.
     pub(crate) code: String,
+    /// From here on it is compiled for tests alone.
+    pub(crate) first_test_line: usize,
 }
 
 pub(crate) fn repository() -> &'static Path {
@@ -25,7 +27,13 @@ pub(crate) fn rust_files(directory: &str) -> Vec<Source> {
             found.push(Source::read(&path));
         }
     }
-    assert!(directory == "benches" || !found.is_empty(), "no Rust in {directory}");
+    let tests: Vec<String> = found.iter().flat_map(Source::test_modules).collect();
+    for file in &mut found {
+        let within = |module: &String| file.name.strip_prefix(module).is_some_and(|rest| rest.starts_with(['.', '/']));
+        if tests.iter().any(within) {
+            file.first_test_line = 1;
+        }
+    }
     found
 }
 
@@ -34,7 +42,14 @@ impl Source {
         let name = path.strip_prefix(repository()).unwrap_or(path).to_string_lossy().into_owned();
         let text = fs::read_to_string(path).expect("a Rust file is text");
         let code = blank(&text);
-        Self { name, text, code }
+        let tests = ["\n#[cfg(test)]\nmod tests {", "\n#[cfg(test)]\nmod test {"];
+        let first = tests.iter().filter_map(|begin| code.find(begin)).min();
+        let first_test_line = match first {
+            _ if name.starts_with("tests/") => 1,
+            Some(at) => code[..at].matches('\n').count() + 2,
+            None => usize::MAX,
+        };
+        Self { name, text, code, first_test_line }
     }
 
     /// The module of the crate's top level that it belongs to.
@@ -53,13 +68,22 @@ impl Source {
         (1..).zip(self.code.lines()).collect()
     }
 
-    /// The lines before the tests, which stand last.
     pub(crate) fn product_lines(&self) -> Vec<(usize, &str)> {
-        self.lines().into_iter().take_while(|(_, line)| !line.starts_with("#[cfg(test)]")).collect()
+        self.lines().into_iter().filter(|&(number, _)| number < self.first_test_line).collect()
     }
 
     pub(crate) fn test_lines(&self) -> Vec<(usize, &str)> {
-        self.lines().into_iter().skip_while(|(_, line)| !line.starts_with("#[cfg(test)]")).collect()
+        self.lines().into_iter().filter(|&(number, _)| number >= self.first_test_line).collect()
+    }
+
+    /// The modules in files of their own that are compiled for tests alone: paths without `.rs`.
+    fn test_modules(&self) -> Vec<String> {
+        let folder = self.name.trim_end_matches(".rs").trim_end_matches("/mod").trim_end_matches("/lib").to_owned();
+        let declared = self.code.match_indices("#[cfg(test)]").filter_map(|(at, mark)| {
+            let name = self.code[at + mark.len()..].trim_start().strip_prefix("mod ")?.split_once(';')?.0;
+            (!name.contains('{')).then(|| format!("{folder}/{name}"))
+        });
+        declared.collect()
     }
 
     /// The modules of the crate's top level that it names: by `crate::`, by enough `super::`, or, in `main.rs`, by the
@@ -208,7 +232,7 @@ mod tests {
     #[test]
     fn reads_what_it_needs() {
         let text = "use crate::{wire, config::{a, b}}; // crate::cli\nfn f(a: [u8; 2]) -> &'static str {\n  \"}\"\n}\n";
-        let file = Source { name: "src/decide/x.rs".into(), text: text.into(), code: blank(text) };
+        let file = Source { name: "src/decide/x.rs".into(), text: text.into(), code: blank(text), first_test_line: 4 };
         let used: Vec<String> = file.uses().into_iter().map(|(_, head)| head).collect();
         assert_eq!(used, ["wire", "config"]);
         assert_eq!(file.functions(), [("f".to_owned(), 2, 3)]);
