@@ -34,4 +34,5 @@ pub mod cluster;
 pub mod config;
 pub mod decide;
 pub mod demo;
+pub mod net;
 pub mod wire;

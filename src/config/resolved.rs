@@ -6,7 +6,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::problem::Warning;
 use super::units::{ByteSize, NodeName, Secret};
+
+/// The database that is the admin console. No database of the servers can be reached under this name.
+pub const ADMIN_DATABASE: &str = "pgpilot";
+
+/// The port in the name of Unix socket files when pgpilot listens on no TCP address.
+const SOCKET_PORT: u16 = 6432;
 
 /// Everything the topology file says, with defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +28,6 @@ pub struct Config {
     pub pool: Pool,
     pub routing: Routing,
     pub health: Health,
-    /// TLS towards the servers, for nodes that do not say otherwise.
     pub nodes: Vec<Node>,
     pub users: Vec<User>,
     pub databases: Vec<Database>,
@@ -30,6 +36,31 @@ pub struct Config {
     pub workers: Option<usize>,
     /// After SIGTERM, clients in a transaction get this long to finish it.
     pub drain_timeout: Duration,
+    /// What deserves a look before it is relied on, found while the file was read.
+    pub warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// The port in the names of Unix socket files.
+    pub fn socket_port(&self) -> u16 {
+        socket_port(&self.listen)
+    }
+
+    /// The keys that `new` changes and that only take effect after a restart; a reload applies everything else.
+    pub fn changes_needing_restart(&self, new: &Self) -> Vec<&'static str> {
+        let changes = [
+            ("listen", self.listen != new.listen),
+            ("workers", self.workers != new.workers),
+            ("metrics.listen", self.metrics.listen != new.metrics.listen),
+            ("admin.socket", self.admin.socket != new.admin.socket),
+        ];
+        changes.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
+    }
+}
+
+pub(super) fn socket_port(listen: &[Listen]) -> u16 {
+    let tcp = |listen: &Listen| if let Listen::Tcp(address) = listen { Some(address.port()) } else { None };
+    listen.iter().find_map(tcp).unwrap_or(SOCKET_PORT)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,263 @@
+//! From the file as written to the settings.
+
+use std::path::{Path, PathBuf};
+
+use super::checks;
+use super::files::{private, readable};
+use super::passwords::{Login, Sources, Vault, sources};
+use super::problem::Findings;
+use super::resolved::*;
+use super::scalar::Whole;
+use super::value::{At, List};
+use super::written::{self, Root};
+
+/// The settings that `root` means. What is refused is reported to `findings` and left out, so that one run finds everything.
+pub(super) fn resolve(
+    root: &Root,
+    env: &dyn Fn(&str) -> Option<String>,
+    base: &Path,
+    findings: &mut Findings<'_>,
+) -> Config {
+    let mut resolver = Resolver { vault: Vault::open(env, base, &root.passfile, findings), base, findings };
+    let nodes = resolver.nodes(root);
+    let servers: Vec<_> = nodes.iter().map(|node| (node.host.clone(), node.port)).collect();
+    let health = resolver.health(&root.health, &servers);
+    let config = Config {
+        listen: values(&root.listen.value.0),
+        clients: clients(&root.clients),
+        tls: resolver.client_tls(&root.tls),
+        auth: resolver.auth(root, &health, &servers),
+        admin: admin(&root.admin),
+        metrics: Metrics { listen: root.metrics.listen.value.0 },
+        pool: pool(&root.pool),
+        routing: routing(&root.routing),
+        health,
+        nodes,
+        users: resolver.users(root, &servers),
+        databases: root.databases.iter().filter_map(database).collect(),
+        log: log(&root.log),
+        workers: value(&root.workers).map(count),
+        drain_timeout: root.drain_timeout.value.0,
+        warnings: Vec::new(),
+    };
+    checks::check(root, &config, findings);
+    config
+}
+
+/// The parts of resolving that look at files or the environment.
+struct Resolver<'r, 's> {
+    vault: Vault<'r>,
+    base: &'r Path,
+    findings: &'r mut Findings<'s>,
+}
+
+impl Resolver<'_, '_> {
+    fn client_tls(&mut self, tls: &written::Tls) -> ClientTls {
+        let certificate = self.readable("tls.certificate", &tls.certificate);
+        let offered = if certificate.is_some() { SslMode::Prefer } else { SslMode::Disable };
+        ClientTls {
+            mode: value(&tls.mode).unwrap_or(offered),
+            certificate,
+            key: self.private("tls.key", &tls.key),
+            ca: self.readable("tls.ca", &tls.ca),
+        }
+    }
+
+    fn nodes(&mut self, root: &Root) -> Vec<Node> {
+        let shared = ServerTls {
+            mode: root.server_tls.mode.value,
+            ca: self.readable("server_tls.ca", &root.server_tls.ca),
+            certificate: self.readable("server_tls.certificate", &root.server_tls.certificate),
+            key: self.private("server_tls.key", &root.server_tls.key),
+        };
+        root.nodes.0.iter().filter_map(|node| self.node(node, &shared)).collect()
+    }
+
+    fn node(&mut self, node: &written::Node, shared: &ServerTls) -> Option<Node> {
+        let tls = ServerTls {
+            mode: value(&node.tls.mode).unwrap_or(shared.mode),
+            ca: self.readable("nodes.tls.ca", &node.tls.ca).or_else(|| shared.ca.clone()),
+            certificate: self
+                .readable("nodes.tls.certificate", &node.tls.certificate)
+                .or_else(|| shared.certificate.clone()),
+            key: self.private("nodes.tls.key", &node.tls.key).or_else(|| shared.key.clone()),
+        };
+        Some(Node {
+            name: value(&node.name)?,
+            host: value(&node.host)?.0,
+            // The bounds of the key are those of a port.
+            port: u16::try_from(node.port.value.0).ok()?,
+            zone: value(&node.zone),
+            weight: node.weight.value.0,
+            tls,
+        })
+    }
+
+    fn health(&mut self, health: &written::Health, servers: &[(String, u16)]) -> Health {
+        let database = health.database.value.clone();
+        let user = &health.user;
+        let login = Login { servers, database: Some(&database), user: &user.value, place: user.place };
+        let password = self.vault.find(&sources!("health", health), &login, self.findings);
+        Health {
+            user: health.user.value.clone(),
+            password,
+            database,
+            interval: health.interval.value.0,
+            timeout: health.timeout.value.0,
+            failures: health.failures.value.0,
+        }
+    }
+
+    fn auth(&mut self, root: &Root, health: &Health, servers: &[(String, u16)]) -> Auth {
+        let everything = AuthRule {
+            connection: ConnectionKind::Any,
+            databases: Vec::new(),
+            users: Vec::new(),
+            addresses: Vec::new(),
+            method: AuthMethod::Scram,
+        };
+        let rules = if root.auth.rules.is_empty() {
+            vec![everything]
+        } else {
+            root.auth.rules.iter().filter_map(rule).collect()
+        };
+        let query = root.auth.query.as_ref().map(|query| self.auth_query(query, health, servers));
+        Auth { rules, query, verifier_ttl: root.auth.verifier_ttl.value }
+    }
+
+    fn auth_query(&mut self, query: &written::AuthQuery, health: &Health, servers: &[(String, u16)]) -> AuthQuery {
+        let sources = sources!("auth.query", query);
+        let database = query.database.value.clone();
+        let (user, password) = match &query.user.value {
+            Some(user) => {
+                let login = Login { servers, database: Some(&database), user, place: query.user.place };
+                (user.clone(), self.vault.find(&sources, &login, self.findings))
+            }
+            None => {
+                let place = sources.places().next();
+                if let Some(place) = place {
+                    let message = || "auth.query has a password, but no user; expected both or neither".to_owned();
+                    self.findings.contradiction(&[place, query.user.place], message);
+                }
+                (health.user.clone(), health.password.clone())
+            }
+        };
+        AuthQuery { user, password, database, sql: query.sql.value.0.clone() }
+    }
+
+    fn users(&mut self, root: &Root, servers: &[(String, u16)]) -> Vec<User> {
+        root.users.iter().filter_map(|user| self.user(user, servers)).collect()
+    }
+
+    fn user(&mut self, user: &written::User, servers: &[(String, u16)]) -> Option<User> {
+        let name = user.name.value.as_ref()?;
+        let login = Login { servers, database: None, user: name, place: user.name.place };
+        let password = self.vault.find(&sources!("users", user), &login, self.findings);
+        Some(User {
+            name: name.clone(),
+            password,
+            pool_mode: value(&user.pool_mode),
+            consistency: value(&user.consistency),
+            max_server_connections: value(&user.max_server_connections).map(count),
+        })
+    }
+
+    fn readable(&mut self, key: &str, path: &At<Option<PathBuf>>) -> Option<PathBuf> {
+        let full = path.value.as_ref().map(|path| self.base.join(path))?;
+        readable(key, &full, path.place, self.findings);
+        Some(full)
+    }
+
+    fn private(&mut self, key: &str, path: &At<Option<PathBuf>>) -> Option<PathBuf> {
+        let full = path.value.as_ref().map(|path| self.base.join(path))?;
+        private(key, &full, path.place, self.findings);
+        Some(full)
+    }
+}
+
+fn rule(rule: &written::Rule) -> Option<AuthRule> {
+    let names = |list: &List<super::scalar::Name>| list.0.iter().map(|name| name.value.0.clone()).collect();
+    Some(AuthRule {
+        connection: rule.connection.value,
+        databases: names(&rule.databases.value),
+        users: names(&rule.users.value),
+        addresses: values(&rule.addresses.value.0),
+        method: value(&rule.method)?,
+    })
+}
+
+fn clients(clients: &written::Clients) -> Clients {
+    Clients {
+        max: count(clients.max.value),
+        login_timeout: clients.login_timeout.value.0,
+        idle_timeout: clients.idle_timeout.value,
+        idle_transaction_timeout: clients.idle_transaction_timeout.value,
+        keepalive: clients.keepalive.value,
+    }
+}
+
+fn admin(admin: &written::Admin) -> Admin {
+    Admin {
+        users: values(&admin.users.value.0),
+        readers: values(&admin.readers.value.0),
+        socket: value(&admin.socket).map(|directory| directory.0),
+    }
+}
+
+fn pool(pool: &written::Pool) -> Pool {
+    Pool {
+        mode: pool.mode.value,
+        max_server_connections: count(pool.max_server_connections.value),
+        min_idle: count(pool.min_idle.value),
+        checkout_timeout: pool.checkout_timeout.value.0,
+        max_waiting: count(pool.max_waiting.value),
+        idle_timeout: pool.idle_timeout.value,
+        max_lifetime: pool.max_lifetime.value,
+        connect_timeout: pool.connect_timeout.value.0,
+        max_connecting: count(pool.max_connecting.value),
+        max_prepared: count(pool.max_prepared.value),
+    }
+}
+
+fn routing(routing: &written::Routing) -> Routing {
+    let max_lag = routing.max_lag.value.0;
+    Routing {
+        consistency: routing.consistency.value,
+        max_lag,
+        lag_recovery: value(&routing.lag_recovery).map_or(max_lag / 2, |recovery| recovery.0),
+        on_all_lagging: routing.on_all_lagging.value,
+        replica_wait: routing.replica_wait.value,
+        primary_wait: routing.primary_wait.value,
+        reads_on_primary: routing.reads_on_primary.value,
+        zone: value(&routing.zone),
+        primary_functions: values(&routing.primary_functions.value.0),
+        replica_functions: values(&routing.replica_functions.value.0),
+        max_parse: routing.max_parse.value,
+        cache: routing.cache.value,
+    }
+}
+
+fn database(database: &written::Database) -> Option<Database> {
+    Some(Database {
+        name: value(&database.name)?,
+        pool_mode: value(&database.pool_mode),
+        consistency: value(&database.consistency),
+        max_server_connections: value(&database.max_server_connections).map(count),
+    })
+}
+
+fn log(log: &written::Log) -> Log {
+    Log { level: log.level.value.0.clone(), format: log.format.value, slow_statement: log.slow_statement.value }
+}
+
+fn value<T: Clone>(at: &At<Option<T>>) -> Option<T> {
+    at.value.clone()
+}
+
+fn values<T: Clone>(list: &[At<T>]) -> Vec<T> {
+    list.iter().map(|at| at.value.clone()).collect()
+}
+
+fn count<const MIN: u32, const MAX: u32>(whole: Whole<MIN, MAX>) -> usize {
+    whole.0 as usize
+}

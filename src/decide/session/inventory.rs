@@ -1,0 +1,146 @@
+//! What a session has left on a server connection, as the server tells it: the text of a statement can only raise the suspicion.
+
+use std::fmt;
+
+use super::settings::{Settings, quote_literal};
+
+/// Why a session keeps its server connection outside a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pin {
+    TemporaryObject,
+    AdvisoryLock,
+    HoldCursor,
+    Listen,
+    /// Something was prepared by SQL where pgpilot could not see it (in a function, in a text it could not parse).
+    HiddenPrepare,
+    /// The topology file's pool mode.
+    SessionMode,
+}
+
+impl Pin {
+    pub fn label(self) -> &'static str {
+        match self {
+            Pin::TemporaryObject => "temporary_object",
+            Pin::AdvisoryLock => "advisory_lock",
+            Pin::HoldCursor => "hold_cursor",
+            Pin::Listen => "listen",
+            Pin::HiddenPrepare => "hidden_prepare",
+            Pin::SessionMode => "session_mode",
+        }
+    }
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+/// The server's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    pub settings: Settings,
+    pub pins: Vec<Pin>,
+}
+
+/// The server answered something else than what [`inventory_sql`] asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the server's inventory of the session cannot be read")]
+pub struct InventoryError;
+
+/// The question. `pg_settings` knows what was set in the session, but neither placeholders (`app.user`) nor the identity: those are asked for by name.
+///
+/// Every name is qualified: the session's search_path, or a temporary table, must not answer in the catalogue's place.
+pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let mut sql = String::from(
+        "SELECT 's', name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
+         AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation','transaction_read_only','transaction_deferrable']) \
+         UNION ALL SELECT 'i', 'role', pg_catalog.current_setting('role') \
+         UNION ALL SELECT 'i', 'session_authorization', pg_catalog.current_setting('session_authorization') \
+         UNION ALL SELECT 'p', 'temporary_object', NULL WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \
+         AND (EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+         OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+         OR EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())) \
+         UNION ALL SELECT 'p', 'advisory_lock', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+         WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
+         UNION ALL SELECT 'p', 'hold_cursor', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
+         UNION ALL SELECT 'p', 'listen', NULL WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
+         UNION ALL SELECT 'p', 'hidden_prepare', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
+         WHERE from_sql AND name OPERATOR(pg_catalog.!~~) 'pgpilot%')",
+    );
+    for name in names.into_iter().filter(|name| name.contains('.')) {
+        let name = quote_literal(name);
+        sql.push_str(&format!(" UNION ALL SELECT 'c', {name}, pg_catalog.current_setting({name}, true)"));
+    }
+    sql
+}
+
+impl Inventory {
+    /// Reads the rows of the answer; `login` is the user that the connection was opened as.
+    ///
+    /// # Errors
+    /// A row is not of the form asked for.
+    pub fn read<'a>(
+        rows: impl IntoIterator<Item = &'a [Option<String>]>,
+        login: &str,
+    ) -> Result<Inventory, InventoryError> {
+        let mut inventory = Inventory::default();
+        for row in rows {
+            let [Some(kind), Some(name), value] = row else { return Err(InventoryError) };
+            let value = value.as_deref();
+            match (kind.as_str(), name.as_str(), value) {
+                ("s", name, Some(value)) => inventory.settings.insert(name, value),
+                ("i", "role", Some("none")) => {}
+                ("i", "session_authorization", Some(value)) if value == login => {}
+                ("i", name, Some(value)) => inventory.settings.insert(name, value),
+                // A placeholder that was reset is empty, not absent.
+                ("c", _, None | Some("")) => {}
+                ("c", name, Some(value)) => inventory.settings.insert(name, value),
+                ("p", name, _) => inventory.pins.push(pin(name).ok_or(InventoryError)?),
+                _ => return Err(InventoryError),
+            }
+        }
+        Ok(inventory)
+    }
+}
+
+fn pin(label: &str) -> Option<Pin> {
+    [Pin::TemporaryObject, Pin::AdvisoryLock, Pin::HoldCursor, Pin::Listen, Pin::HiddenPrepare]
+        .into_iter()
+        .find(|pin| pin.label() == label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(kind: &str, name: &str, value: Option<&str>) -> [Option<String>; 3] {
+        [Some(kind.to_owned()), Some(name.to_owned()), value.map(str::to_owned)]
+    }
+
+    #[test]
+    fn what_is_as_at_login_is_not_state() {
+        let rows = [
+            row("s", "work_mem", Some("4096")),
+            row("i", "role", Some("none")),
+            row("i", "session_authorization", Some("app")),
+            row("c", "app.tenant", Some("7")),
+            row("c", "app.gone", Some("")),
+            row("p", "listen", None),
+        ];
+        let inventory = Inventory::read(rows.iter().map(|row| &row[..]), "app").unwrap();
+        assert_eq!(inventory.settings, Settings::from_iter([("work_mem", "4096"), ("app.tenant", "7")]));
+        assert_eq!(inventory.pins, [Pin::Listen]);
+        let other = [row("i", "session_authorization", Some("boss"))];
+        let inventory = Inventory::read(other.iter().map(|row| &row[..]), "app").unwrap();
+        assert_eq!(inventory.settings.get("session_authorization"), Some("boss"));
+        assert!(Inventory::read([&row("p", "what", None)[..]], "app").is_err());
+    }
+
+    #[test]
+    fn only_placeholders_are_asked_for_by_name() {
+        let sql = inventory_sql(["work_mem", "app.o'x"]);
+        assert!(!sql.contains("work_mem"));
+        assert!(sql.ends_with("UNION ALL SELECT 'c', 'app.o''x', pg_catalog.current_setting('app.o''x', true)"));
+    }
+}

@@ -1,0 +1,142 @@
+//! The settings (GUCs) that a session has changed, and how a server connection is brought to them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// What a session has set, by lower-case name, as the server prints the values. Small: compared as a whole for every lease.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+pub struct Settings(BTreeMap<Box<str>, Box<str>>);
+
+/// The parameters that a server reports by itself (ParameterStatus), as last reported.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ParameterMap(BTreeMap<Box<str>, Box<str>>);
+
+/// Setting these has to come first: what may be set depends on who one is.
+const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
+impl Settings {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| &**value)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn insert(&mut self, name: &str, value: &str) {
+        self.0.insert(name.into(), value.into());
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(|name| &**name)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// SQL that takes a connection from `self` to `wanted`; `None` when they are equal. One simple Query, whose statements are one implicit transaction:
+    /// either everything is applied or nothing.
+    pub fn sql_to(&self, wanted: &Settings) -> Option<String> {
+        if self == wanted {
+            return None;
+        }
+        let mut sql = String::new();
+        // Who the session is changes who may set what: go back to the login role before anything else, and become somebody else after everything else.
+        let identity_differs = IDENTITY.iter().any(|name| self.get(name) != wanted.get(name));
+        let had_identity = IDENTITY.iter().any(|name| self.get(name).is_some());
+        if had_identity {
+            sql.push_str("RESET SESSION AUTHORIZATION;RESET ROLE;");
+        }
+        let ordinary = |name: &str| !IDENTITY.contains(&name);
+        for name in self.names().filter(|name| ordinary(name) && wanted.get(name).is_none()) {
+            let _ = write!(sql, "RESET {};", quote_identifier(name));
+        }
+        for (name, value) in wanted.iter().filter(|(name, _)| ordinary(name)) {
+            if self.get(name) != Some(value) {
+                let _ = write!(
+                    sql,
+                    "SELECT pg_catalog.set_config({},{},false);",
+                    quote_literal(name),
+                    quote_literal(value)
+                );
+            }
+        }
+        if identity_differs || had_identity {
+            for name in IDENTITY {
+                if let Some(value) = wanted.get(name) {
+                    let _ = write!(sql, "SELECT pg_catalog.set_config('{name}',{},false);", quote_literal(value));
+                }
+            }
+        }
+        Some(sql)
+    }
+}
+
+impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Settings {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.as_ref().into(), value.as_ref().into())).collect())
+    }
+}
+
+impl ParameterMap {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|value| &**value)
+    }
+
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name.into(), value.into());
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (&**name, &**value))
+    }
+}
+
+/// A string literal that means `text` whatever `standard_conforming_strings` is.
+pub fn quote_literal(text: &str) -> String {
+    let escape = if text.contains('\\') { "E" } else { "" };
+    format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// A setting's name, part by part: `app.user` is two identifiers.
+fn quote_identifier(name: &str) -> String {
+    name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings<const N: usize>(pairs: [(&str, &str); N]) -> Settings {
+        pairs.into_iter().collect()
+    }
+
+    #[test]
+    fn only_differences_are_sent() {
+        let from = settings([("work_mem", "4MB"), ("app.user", "1")]);
+        let to = settings([("work_mem", "4MB"), ("search_path", r#""a'b", \c"#)]);
+        assert_eq!(from.sql_to(&from), None);
+        assert_eq!(
+            from.sql_to(&to).unwrap(),
+            r#"RESET "app"."user";SELECT pg_catalog.set_config('search_path',E'"a''b", \\c',false);"#
+        );
+    }
+
+    #[test]
+    fn identity_is_left_first_and_taken_last() {
+        let from = settings([("role", "a"), ("work_mem", "1MB")]);
+        let to = settings([("role", "b"), ("work_mem", "2MB")]);
+        assert_eq!(
+            from.sql_to(&to).unwrap(),
+            "RESET SESSION AUTHORIZATION;RESET ROLE;SELECT pg_catalog.set_config('work_mem','2MB',false);\
+             SELECT pg_catalog.set_config('role','b',false);"
+        );
+        let same_role = settings([("role", "a"), ("work_mem", "2MB")]);
+        assert!(from.sql_to(&same_role).unwrap().ends_with("set_config('role','a',false);"));
+    }
+}

@@ -1,0 +1,314 @@
+//! Messages from a server to a client.
+
+use bytes::{BufMut, BytesMut};
+
+use super::frame::{Body, WireError, put};
+use super::sqlstate::SqlState;
+use super::startup::put_cstr;
+
+pub const AUTHENTICATION: u8 = b'R';
+pub const BACKEND_KEY_DATA: u8 = b'K';
+pub const BIND_COMPLETE: u8 = b'2';
+pub const CLOSE_COMPLETE: u8 = b'3';
+pub const COMMAND_COMPLETE: u8 = b'C';
+pub const COPY_BOTH_RESPONSE: u8 = b'W';
+pub const COPY_DATA: u8 = b'd';
+pub const COPY_DONE: u8 = b'c';
+pub const COPY_IN_RESPONSE: u8 = b'G';
+pub const COPY_OUT_RESPONSE: u8 = b'H';
+pub const DATA_ROW: u8 = b'D';
+pub const EMPTY_QUERY_RESPONSE: u8 = b'I';
+pub const ERROR_RESPONSE: u8 = b'E';
+pub const FUNCTION_CALL_RESPONSE: u8 = b'V';
+pub const NEGOTIATE_PROTOCOL_VERSION: u8 = b'v';
+pub const NO_DATA: u8 = b'n';
+pub const NOTICE_RESPONSE: u8 = b'N';
+pub const NOTIFICATION_RESPONSE: u8 = b'A';
+pub const PARAMETER_DESCRIPTION: u8 = b't';
+pub const PARAMETER_STATUS: u8 = b'S';
+pub const PARSE_COMPLETE: u8 = b'1';
+pub const PORTAL_SUSPENDED: u8 = b's';
+pub const READY_FOR_QUERY: u8 = b'Z';
+pub const ROW_DESCRIPTION: u8 = b'T';
+
+/// What ReadyForQuery says of the session's transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionStatus {
+    Idle,
+    InTransaction,
+    Failed,
+}
+
+impl TransactionStatus {
+    /// # Errors
+    /// The body is not one of `I`, `T`, `E`.
+    pub fn parse(body: &[u8]) -> Result<Self, WireError> {
+        match body {
+            b"I" => Ok(Self::Idle),
+            b"T" => Ok(Self::InTransaction),
+            b"E" => Ok(Self::Failed),
+            _ => Err(WireError::Field(char::from(READY_FOR_QUERY))),
+        }
+    }
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Idle => b'I',
+            Self::InTransaction => b'T',
+            Self::Failed => b'E',
+        }
+    }
+}
+
+/// ParameterStatus: name and value.
+///
+/// # Errors
+/// One of them is not terminated or not UTF-8.
+pub fn parameter_status(body: &[u8]) -> Result<(&str, &str), WireError> {
+    let field = WireError::Field(char::from(PARAMETER_STATUS));
+    let mut body = Body::new(PARAMETER_STATUS, body);
+    let name = std::str::from_utf8(body.cstr()?).map_err(|_| field)?;
+    let value = std::str::from_utf8(body.cstr()?).map_err(|_| field)?;
+    Ok((name, value))
+}
+
+/// BackendKeyData: process id and secret key (four bytes in protocol 3.0, up to 256 in 3.2).
+///
+/// # Errors
+/// The body is shorter than eight bytes.
+pub fn backend_key_data(body: &[u8]) -> Result<(u32, &[u8]), WireError> {
+    let mut body = Body::new(BACKEND_KEY_DATA, body);
+    let pid = body.i32()?.cast_unsigned();
+    let key = body.rest();
+    if key.len() < 4 { Err(WireError::Field('K')) } else { Ok((pid, key)) }
+}
+
+/// The fields of an ErrorResponse or NoticeResponse that pgpilot reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorView<'a> {
+    /// Never translated: ERROR, FATAL, PANIC, WARNING, ..
+    pub severity: &'a str,
+    pub code: SqlState,
+    pub message: &'a str,
+    /// The C function that reported it.
+    pub routine: &'a str,
+}
+
+impl<'a> ErrorView<'a> {
+    /// # Errors
+    /// A field is not terminated, or there is no valid SQLSTATE.
+    pub fn parse(body: &'a [u8]) -> Result<Self, WireError> {
+        let field = WireError::Field(char::from(ERROR_RESPONSE));
+        let mut body = Body::new(ERROR_RESPONSE, body);
+        let (mut severity, mut code, mut message, mut routine) = ("", None, "", "");
+        loop {
+            let kind = body.u8()?;
+            if kind == 0 {
+                let code = code.ok_or(field)?;
+                return Ok(Self { severity, code, message, routine });
+            }
+            let value = body.cstr()?;
+            let text = std::str::from_utf8(value).unwrap_or("");
+            match kind {
+                // 'V' comes after 'S' and is the one that is not translated.
+                b'S' | b'V' => severity = text,
+                b'C' => code = SqlState::from_bytes(value),
+                b'M' => message = text,
+                b'R' => routine = text,
+                _ => {}
+            }
+        }
+    }
+
+    /// After FATAL or PANIC the server closes the connection.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self.severity, "FATAL" | "PANIC")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    Error,
+    Fatal,
+    Warning,
+}
+
+/// An error or notice of pgpilot's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub severity: Severity,
+    pub code: SqlState,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+impl Report {
+    pub fn error(code: SqlState, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, code, message: message.into(), detail: None, hint: None }
+    }
+
+    pub fn fatal(code: SqlState, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Fatal, ..Self::error(code, message) }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Appends it as ErrorResponse, or as NoticeResponse if it is a warning.
+    pub fn put(&self, out: &mut BytesMut) {
+        let (tag, severity) = match self.severity {
+            Severity::Error => (ERROR_RESPONSE, "ERROR"),
+            Severity::Fatal => (ERROR_RESPONSE, "FATAL"),
+            Severity::Warning => (NOTICE_RESPONSE, "WARNING"),
+        };
+        put(out, tag, |out| {
+            let mut field = |kind: u8, text: &str| {
+                out.put_u8(kind);
+                // A zero byte would end the field early.
+                out.extend(text.bytes().filter(|b| *b != 0));
+                out.put_u8(0);
+            };
+            field(b'S', severity);
+            field(b'V', severity);
+            field(b'C', self.code.as_str());
+            field(b'M', &self.message);
+            if let Some(detail) = &self.detail {
+                field(b'D', detail);
+            }
+            if let Some(hint) = &self.hint {
+                field(b'H', hint);
+            }
+            // Tells a reader of the application's log that the server never saw it.
+            field(b'R', "pgpilot");
+            out.put_u8(0);
+        });
+    }
+}
+
+pub fn put_ready(out: &mut BytesMut, status: TransactionStatus) {
+    out.put_slice(&[READY_FOR_QUERY, 0, 0, 0, 5, status.byte()]);
+}
+
+pub fn put_command_complete(out: &mut BytesMut, tag: &str) {
+    put(out, COMMAND_COMPLETE, |out| put_cstr(out, tag.as_bytes()));
+}
+
+/// Appends a message that has no body: ParseComplete, BindComplete, NoData, ..
+pub fn put_empty(out: &mut BytesMut, tag: u8) {
+    out.put_slice(&[tag, 0, 0, 0, 4]);
+}
+
+pub fn put_parameter_status(out: &mut BytesMut, name: &str, value: &str) {
+    put(out, PARAMETER_STATUS, |out| {
+        put_cstr(out, name.as_bytes());
+        put_cstr(out, value.as_bytes());
+    });
+}
+
+pub fn put_backend_key(out: &mut BytesMut, pid: u32, key: &[u8]) {
+    put(out, BACKEND_KEY_DATA, |out| {
+        out.put_u32(pid);
+        out.put_slice(key);
+    });
+}
+
+/// NegotiateProtocolVersion: the newest minor version spoken here, and the `_pq_.` options that are not known.
+pub fn put_negotiate_protocol(out: &mut BytesMut, version: i32, unknown: &[&str]) {
+    put(out, NEGOTIATE_PROTOCOL_VERSION, |out| {
+        out.put_i32(version);
+        out.put_i32(i32::try_from(unknown.len()).unwrap_or(i32::MAX));
+        for name in unknown {
+            put_cstr(out, name.as_bytes());
+        }
+    });
+}
+
+/// Authentication: `code`, then what the method needs.
+pub fn put_authentication(out: &mut BytesMut, code: i32, data: &[u8]) {
+    put(out, AUTHENTICATION, |out| {
+        out.put_i32(code);
+        out.put_slice(data);
+    });
+}
+
+const TEXT_OID: i32 = 25;
+
+/// RowDescription of columns that are all of type text.
+pub fn put_text_columns(out: &mut BytesMut, names: &[&str]) {
+    put(out, ROW_DESCRIPTION, |out| {
+        out.put_i16(i16::try_from(names.len()).unwrap_or(i16::MAX));
+        for name in names {
+            put_cstr(out, name.as_bytes());
+            out.put_i32(0); // table
+            out.put_i16(0); // column number
+            out.put_i32(TEXT_OID);
+            out.put_i16(-1); // variable length
+            out.put_i32(-1); // no type modifier
+            out.put_i16(0); // text format
+        }
+    });
+}
+
+/// DataRow of text values; `None` is NULL.
+pub fn put_text_row<'a>(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Option<&'a str>>) {
+    put(out, DATA_ROW, |out| {
+        out.put_i16(i16::try_from(values.len()).unwrap_or(i16::MAX));
+        for value in values {
+            match value {
+                None => out.put_i32(-1),
+                Some(text) => {
+                    out.put_i32(i32::try_from(text.len()).unwrap_or(0));
+                    out.put_slice(text.as_bytes());
+                }
+            }
+        }
+    });
+}
+
+/// DataRow: the values, `None` for NULL.
+///
+/// # Errors
+/// The row is cut off or its count is negative.
+pub fn data_row(body: &[u8]) -> Result<Vec<Option<&[u8]>>, WireError> {
+    let mut body = Body::new(DATA_ROW, body);
+    let count = usize::try_from(body.i16()?).map_err(|_| WireError::Field(char::from(DATA_ROW)))?;
+    (0..count).map(|_| body.nullable()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_read_back_and_every_cut_is_refused() {
+        let mut out = BytesMut::new();
+        Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "no\0pe").hint("later").put(&mut out);
+        let body = &out[5..];
+        let view = ErrorView::parse(body).unwrap();
+        assert_eq!((view.severity, view.code, view.message), ("FATAL", SqlState::TOO_MANY_CONNECTIONS, "nope"));
+        assert!(view.is_fatal());
+        for cut in 0..body.len() {
+            assert!(ErrorView::parse(&body[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn rows_are_read_back() {
+        let mut out = BytesMut::new();
+        put_text_row(&mut out, [Some("a"), None, Some("")].into_iter());
+        assert_eq!(data_row(&out[5..]).unwrap(), [Some(&b"a"[..]), None, Some(b"")]);
+        for cut in 5..out.len() {
+            assert!(data_row(&out[5..cut]).is_err());
+        }
+    }
+}

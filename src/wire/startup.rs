@@ -1,0 +1,185 @@
+//! The packets that come before authentication: they have a length, but no type byte.
+
+use bytes::{BufMut, BytesMut};
+
+use super::frame::{Body, WireError};
+
+/// PostgreSQL's `MAX_STARTUP_PACKET_LENGTH` (`src/include/libpq/pqcomm.h`).
+pub const MAX_STARTUP: usize = 10_000;
+
+pub const PROTOCOL_3_0: i32 = 3 << 16;
+pub const PROTOCOL_3_2: i32 = 3 << 16 | 2;
+const CANCEL: i32 = 1234 << 16 | 5678;
+const SSL: i32 = 1234 << 16 | 5679;
+const GSS: i32 = 1234 << 16 | 5680;
+
+/// A cancel key may have up to this many bytes in protocol 3.2; in 3.0 it has four.
+pub const MAX_CANCEL_KEY: usize = 256;
+
+/// What a connection begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Startup<'a> {
+    Start { version: i32, parameters: Vec<(&'a str, &'a str)> },
+    Cancel { pid: u32, key: &'a [u8] },
+    Ssl,
+    Gss,
+}
+
+/// The length of the packet at the start of `bytes`, its own four bytes included; `None` when fewer than four are there.
+///
+/// # Errors
+/// A length that no startup packet has.
+pub fn packet_len(bytes: &[u8]) -> Result<Option<usize>, WireError> {
+    let Some(length) = bytes.first_chunk::<4>() else { return Ok(None) };
+    let length = i32::from_be_bytes(*length);
+    match usize::try_from(length) {
+        Ok(n) if (8..=MAX_STARTUP).contains(&n) => Ok(Some(n)),
+        _ => Err(WireError::Length(length)),
+    }
+}
+
+impl<'a> Startup<'a> {
+    /// Reads a whole packet, its length included.
+    ///
+    /// # Errors
+    /// Not a startup packet, or parameters that are not UTF-8 or not terminated.
+    pub fn parse(packet: &'a [u8]) -> Result<Self, WireError> {
+        let mut body = Body::new(b'-', packet);
+        body.i32()?;
+        match body.i32()? {
+            CANCEL => {
+                let pid = body.i32()?.cast_unsigned();
+                let key = body.rest();
+                if (4..=MAX_CANCEL_KEY).contains(&key.len()) {
+                    Ok(Self::Cancel { pid, key })
+                } else {
+                    Err(WireError::Field('-'))
+                }
+            }
+            SSL => Ok(Self::Ssl),
+            GSS => Ok(Self::Gss),
+            version => Ok(Self::Start { version, parameters: parameters(body)? }),
+        }
+    }
+}
+
+fn parameters(mut body: Body<'_>) -> Result<Vec<(&str, &str)>, WireError> {
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| WireError::Field('-'));
+    let mut parameters = Vec::new();
+    loop {
+        let name = text(body.cstr()?)?;
+        if name.is_empty() {
+            body.end()?;
+            return Ok(parameters);
+        }
+        parameters.push((name, text(body.cstr()?)?));
+    }
+}
+
+pub fn put_startup(out: &mut BytesMut, version: i32, parameters: &[(&str, &str)]) {
+    packet(out, |out| {
+        out.put_i32(version);
+        for (name, value) in parameters {
+            put_cstr(out, name.as_bytes());
+            put_cstr(out, value.as_bytes());
+        }
+        out.put_u8(0);
+    });
+}
+
+pub fn put_cancel(out: &mut BytesMut, pid: u32, key: &[u8]) {
+    packet(out, |out| {
+        out.put_i32(CANCEL);
+        out.put_u32(pid);
+        out.put_slice(key);
+    });
+}
+
+pub fn put_ssl_request(out: &mut BytesMut) {
+    packet(out, |out| out.put_i32(SSL));
+}
+
+fn packet(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
+    let at = out.len();
+    out.put_i32(0);
+    body(out);
+    let length = i32::try_from(out.len() - at).expect("a startup packet is a few kilobytes");
+    out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+pub(super) fn put_cstr(out: &mut BytesMut, text: &[u8]) {
+    out.put_slice(text);
+    out.put_u8(0);
+}
+
+/// Splits the `options` start-up parameter into settings, as PostgreSQL does (`pg_split_opts` in `src/backend/utils/init/postinit.c`, then
+/// `process_postgres_switches`): words separated by white space, backslash quotes, `-c name=value`, `-cname=value` and `--name=value`.
+///
+/// # Errors
+/// The word that is none of these.
+pub fn split_options(options: &str) -> Result<Vec<(String, String)>, String> {
+    let mut settings = Vec::new();
+    let mut words = words(options).into_iter();
+    while let Some(word) = words.next() {
+        let setting = if word == "-c" {
+            words.next().ok_or(word)?
+        } else if let Some(rest) = word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
+            rest.to_owned()
+        } else {
+            return Err(word);
+        };
+        match setting.split_once('=') {
+            // Dashes stand for underscores, as in ParseLongOption (src/backend/utils/misc/guc.c).
+            Some((name, value)) if !name.is_empty() => settings.push((name.replace('-', "_"), value.to_owned())),
+            _ => return Err(setting),
+        }
+    }
+    Ok(settings)
+}
+
+fn words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => word.get_or_insert_default().extend(chars.next()),
+            c if c.is_ascii_whitespace() => words.extend(word.take()),
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes() {
+        let mut out = BytesMut::new();
+        put_startup(&mut out, PROTOCOL_3_2, &[("user", "u"), ("database", "d")]);
+        assert_eq!(packet_len(&out), Ok(Some(out.len())));
+        let parameters = vec![("user", "u"), ("database", "d")];
+        assert_eq!(Startup::parse(&out), Ok(Startup::Start { version: PROTOCOL_3_2, parameters }));
+        for cut in 8..out.len() {
+            assert!(Startup::parse(&out[..cut]).is_err(), "cut at {cut}");
+        }
+        out.clear();
+        put_cancel(&mut out, 7, b"abcd");
+        assert_eq!(Startup::parse(&out), Ok(Startup::Cancel { pid: 7, key: b"abcd" }));
+        out.clear();
+        put_ssl_request(&mut out);
+        assert_eq!(Startup::parse(&out), Ok(Startup::Ssl));
+    }
+
+    #[test]
+    fn options_are_split_as_the_server_does() {
+        let split = split_options(r"-c geqo=off --work-mem=4MB  -csearch_path=a,\ b").unwrap();
+        let expected = [("geqo", "off"), ("work_mem", "4MB"), ("search_path", "a, b")];
+        assert_eq!(split, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        assert_eq!(split_options("-d 5"), Err("-d".to_owned()));
+        assert_eq!(split_options("-c"), Err("-c".to_owned()));
+    }
+}
