@@ -4,4 +4,6 @@
 //! which takes about a second. No test sleeps: it waits for a condition, with a limit (`support::wait_for`).
 
 mod local;
+mod placing;
 mod support;
+mod watching;

@@ -1,5 +1,7 @@
 //! What end-to-end tests have in common.
 
+pub(crate) mod watch;
+
 use std::time::Duration;
 
 use pgpilot::demo::{LocalCluster, wait};

@@ -1,0 +1,178 @@
+//! The cluster as the probes see it, on real servers and through real faults.
+
+use std::time::{Duration, Instant};
+
+use pgpilot::cluster::Cluster;
+use pgpilot::decide::health::Stage;
+use pgpilot::decide::route::{NodeId, Role, State, Trouble};
+use pgpilot::demo::Scope;
+
+use crate::support::LIMIT;
+use crate::support::watch::{INTERVAL, another_cluster, leader, sees, servers, settings, view, watched};
+
+#[tokio::test]
+async fn discovers_roles_and_what_the_nodes_are() {
+    let servers = servers().await;
+    let cluster = watched(&servers).await;
+    let snapshot = cluster.snapshot();
+    assert_eq!((snapshot.epoch, snapshot.timeline.0, leader(&snapshot)), (1, 1, Some("pg1")));
+    let roles: Vec<_> = snapshot.nodes.iter().map(|node| node.role).collect();
+    assert_eq!(roles, [Role::Primary, Role::Replica, Role::Replica]);
+    let answers: Vec<_> = (0..3).map(|i| cluster.answer(NodeId(i)).expect("an answer")).collect();
+    assert!(answers.iter().all(|answer| answer.system_identifier == answers[0].system_identifier));
+    assert!(answers.iter().all(|answer| answer.server_version >= 130_000 && answer.timeline.0 == 1), "{answers:?}");
+    let Stage::Recovering(recovery) = &answers[1].stage else { panic!("{answers:?}") };
+    let receiver = recovery.receiver.as_ref().expect("a receiver");
+    assert_eq!(receiver.status, "streaming");
+    assert!(receiver.silent_for.expect("an age") < LIMIT);
+}
+
+#[tokio::test]
+async fn follows_a_promotion_by_another_tool_within_a_second() {
+    let servers = servers().await;
+    let cluster = watched(&servers).await;
+    let (old, new, other) = (servers.node("pg1").unwrap(), servers.node("pg2").unwrap(), servers.node("pg3").unwrap());
+    old.kill9(Scope::Node).await.unwrap();
+    let snapshot = sees(&cluster, "the primary is suspect", |s| view(s, "pg1").state != State::Up).await;
+    assert!(snapshot.usable_primary().is_none());
+    new.promote().await.unwrap();
+    let promoted = Instant::now();
+    let snapshot = sees(&cluster, "pg2 leads", |s| leader(s) == Some("pg2")).await;
+    println!("followed {:?} after the promotion had ended", promoted.elapsed());
+    assert!(promoted.elapsed() < Duration::from_secs(1), "{:?}", promoted.elapsed());
+    assert_eq!((snapshot.epoch, snapshot.timeline.0), (2, 2));
+    assert!(!snapshot.marks.is_empty() && snapshot.usable_primary().is_some());
+
+    other.repoint(new).await.unwrap();
+    let snapshot = sees(&cluster, "pg3 follows", |s| {
+        view(s, "pg3").position.is_some_and(|sample| sample.timeline.0 == 2) && view(s, "pg3").fresh
+    })
+    .await;
+    assert_eq!(view(&snapshot, "pg3").role, Role::Replica);
+
+    // The old one comes back as if nothing had happened.
+    old.start().await.unwrap();
+    let snapshot = sees(&cluster, "pg1 is a stray", |s| view(s, "pg1").trouble == Some(Trouble::SecondPrimary)).await;
+    assert_eq!((snapshot.epoch, leader(&snapshot)), (2, Some("pg2")));
+    assert_eq!((view(&snapshot, "pg1").role, view(&snapshot, "pg1").state), (Role::Stray, State::Up));
+    servers.rejoin(old, new).await.unwrap();
+    sees(&cluster, "pg1 is a fresh replica", |s| view(s, "pg1").role == Role::Replica && view(s, "pg1").fresh).await;
+}
+
+#[tokio::test]
+async fn a_second_writable_node_is_not_followed_until_the_first_is_gone() {
+    let servers = servers().await;
+    let cluster = watched(&servers).await;
+    servers.node("pg2").unwrap().promote().await.unwrap();
+    let snapshot = sees(&cluster, "pg2 is a stray", |s| view(s, "pg2").role == Role::Stray).await;
+    assert_eq!((snapshot.epoch, leader(&snapshot)), (1, Some("pg1")));
+    servers.node("pg1").unwrap().kill9(Scope::Node).await.unwrap();
+    let gone = Instant::now();
+    sees(&cluster, "pg2 leads", |s| leader(s) == Some("pg2")).await;
+    assert!(gone.elapsed() < Duration::from_secs(1), "{:?}", gone.elapsed());
+}
+
+#[tokio::test]
+async fn a_frozen_primary_is_left_for_a_promoted_replica() {
+    let servers = servers().await;
+    let cluster = watched(&servers).await;
+    servers.node("pg1").unwrap().freeze(Scope::Node).await.unwrap();
+    sees(&cluster, "pg1 is down", |s| view(s, "pg1").state == State::Down).await;
+    servers.node("pg2").unwrap().promote().await.unwrap();
+    let promoted = Instant::now();
+    sees(&cluster, "pg2 leads", |s| leader(s) == Some("pg2")).await;
+    assert!(promoted.elapsed() < Duration::from_secs(1), "{:?}", promoted.elapsed());
+    servers.node("pg1").unwrap().thaw().unwrap();
+    sees(&cluster, "pg1 is a stray", |s| view(s, "pg1").trouble == Some(Trouble::SecondPrimary)).await;
+}
+
+#[tokio::test]
+async fn a_paused_replica_leaves_and_returns() {
+    let servers = servers().await;
+    let cluster = watched(&servers).await;
+    let primary = servers.node("pg1").unwrap();
+    primary.sql("CREATE TABLE t (n int)").await.unwrap();
+    let paused = servers.node("pg2").unwrap();
+    paused.pause_replay().await.unwrap();
+    primary.sql("INSERT INTO t VALUES (1)").await.unwrap();
+    let written = Instant::now();
+    let snapshot = sees(&cluster, "pg2 lags", |s| !view(s, "pg2").fresh).await;
+    println!("out {:?} after the write", written.elapsed());
+    assert!(written.elapsed() < Duration::from_secs(3), "{:?}", written.elapsed());
+    let lag = view(&snapshot, "pg2").lag;
+    assert!(lag.bytes.is_some_and(|bytes| bytes > 0) && lag.time.is_some_and(|time| time > Duration::from_secs(1)));
+    assert!(view(&snapshot, "pg3").fresh);
+    paused.resume_replay().await.unwrap();
+    let resumed = Instant::now();
+    sees(&cluster, "pg2 is fresh", |s| view(s, "pg2").fresh).await;
+    assert!(resumed.elapsed() < Duration::from_secs(2), "{:?}", resumed.elapsed());
+}
+
+#[tokio::test]
+async fn an_open_transaction_is_no_lag() {
+    let servers = servers().await;
+    let cluster = watched(&servers).await;
+    let primary = servers.node("pg1").unwrap();
+    primary.sql("CREATE TABLE t (s text)").await.unwrap();
+    servers.wait_caught_up(primary).await.unwrap();
+    // Its log is written in part, and flushed only up to a page in the middle of a record.
+    let session = primary.connect().await.unwrap();
+    session
+        .batch_execute("BEGIN; INSERT INTO t SELECT repeat(n::text, 1500) FROM generate_series(1, 40) n")
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let mut snapshot = cluster.snapshot();
+    while begun.elapsed() < Duration::from_secs(3) {
+        snapshot = cluster.wait_change(&snapshot, begun + Duration::from_secs(3)).await;
+        for name in ["pg2", "pg3"] {
+            assert!(view(&snapshot, name).fresh, "{:?}", view(&snapshot, name));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_killed_replica_is_out_at_once_and_back_when_caught_up() {
+    let servers = servers().await;
+    let cluster = watched(&servers).await;
+    let before = view(&cluster.snapshot(), "pg2").incarnation;
+    let replica = servers.node("pg2").unwrap();
+    replica.kill9(Scope::Node).await.unwrap();
+    let killed = Instant::now();
+    let snapshot = sees(&cluster, "pg2 is out", |s| view(s, "pg2").state != State::Up).await;
+    assert!(killed.elapsed() < INTERVAL * 2, "{:?}", killed.elapsed());
+    assert!(view(&snapshot, "pg2").position.is_none() && view(&snapshot, "pg2").incarnation > before);
+    sees(&cluster, "pg2 is down", |s| view(s, "pg2").state == State::Down).await;
+    replica.start().await.unwrap();
+    sees(&cluster, "pg2 is back", |s| view(s, "pg2").state == State::Up && view(s, "pg2").fresh).await;
+    assert_eq!(cluster.snapshot().epoch, 1);
+}
+
+#[tokio::test]
+async fn replicas_stay_in_use_while_the_primary_is_away() {
+    let servers = servers().await;
+    let cluster = watched(&servers).await;
+    let primary = servers.node("pg1").unwrap();
+    primary.kill9(Scope::Node).await.unwrap();
+    sees(&cluster, "pg1 is down", |s| view(s, "pg1").state == State::Down).await;
+    let (away, mut snapshot) = (Instant::now(), cluster.snapshot());
+    while away.elapsed() < Duration::from_millis(1500) {
+        snapshot = cluster.wait_change(&snapshot, away + Duration::from_millis(1500)).await;
+        assert!(view(&snapshot, "pg2").fresh && view(&snapshot, "pg3").fresh);
+    }
+    primary.start().await.unwrap();
+    let snapshot = sees(&cluster, "pg1 leads again", |s| s.usable_primary().is_some()).await;
+    assert_eq!((snapshot.epoch, leader(&snapshot)), (1, Some("pg1")));
+}
+
+#[tokio::test]
+async fn a_node_of_another_cluster_is_rejected() {
+    let servers = servers().await;
+    let others = another_cluster().await.unwrap();
+    let mut settings = settings(&servers, INTERVAL);
+    settings.nodes[2].port = others.node("pg1").unwrap().port();
+    let cluster = Cluster::start(&settings);
+    let snapshot = sees(&cluster, "pg3 is rejected", |s| view(s, "pg3").trouble.is_some()).await;
+    assert_eq!((leader(&snapshot), view(&snapshot, "pg3").role), (Some("pg1"), Role::Unknown));
+    assert!(matches!(view(&snapshot, "pg3").trouble, Some(Trouble::ForeignSystem { .. })));
+}
