@@ -35,4 +35,7 @@ pub mod config;
 pub mod decide;
 pub mod demo;
 pub mod net;
+pub mod pool;
+pub mod proxy;
+pub mod telemetry;
 pub mod wire;

@@ -15,8 +15,8 @@ use crate::decide::auth::{Credential, LoginError, LoginStep, ServerLogin};
 use crate::decide::pool::PoolIndex;
 use crate::decide::route::NodeId;
 use crate::decide::session::{ParameterMap, ServerStatements, Settings};
-use crate::net::stream::tune;
 use crate::net::Stream;
+use crate::net::stream::tune;
 use crate::net::tls::{Attempt, Connector, Secured, TlsError};
 use crate::wire::backend::{self, ErrorView};
 use crate::wire::{HEADER_LEN, SqlState, WireError, startup};
@@ -68,10 +68,9 @@ impl DialError {
     pub fn is_about_the_node(&self) -> bool {
         match self {
             Self::Io(_) | Self::TimedOut | Self::Tls(_) | Self::Wire(_) => true,
-            Self::Refused { code, .. } => matches!(
-                *code,
-                SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN
-            ),
+            Self::Refused { code, .. } => {
+                matches!(*code, SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)
+            }
             Self::Login(_) => false,
         }
     }

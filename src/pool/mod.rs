@@ -10,4 +10,4 @@ pub use cancel::CancelKey;
 pub use connection::{QueryError, ServerConnection};
 pub use dial::{DialError, Login, Target};
 pub use lease::{Lease, LeaseError};
-pub use node::{NodePool, PoolHandle, PoolKey};
+pub use node::{NodePool, PoolHandle, PoolKey, SameTarget};

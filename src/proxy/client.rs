@@ -228,9 +228,11 @@ impl Client {
     fn idle_limit(&self) -> Option<(Duration, SqlState, &'static str)> {
         let limits = &self.who.limits;
         let (limit, code, message) = match self.transaction {
-            Transaction::Idle => {
-                (limits.idle_timeout, SqlState::IDLE_SESSION_TIMEOUT, "terminating connection due to idle-session timeout")
-            }
+            Transaction::Idle => (
+                limits.idle_timeout,
+                SqlState::IDLE_SESSION_TIMEOUT,
+                "terminating connection due to idle-session timeout",
+            ),
             _ => (
                 limits.idle_transaction_timeout,
                 SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,

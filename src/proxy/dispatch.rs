@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-
 use super::assess::Assessed;
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
@@ -16,6 +15,7 @@ use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, Route, Snapshot,
 use crate::decide::session::{Due, Fate, Kind};
 use crate::decide::sql::{Hint, Reason};
 use crate::pool::{Lease, LeaseError, ServerConnection};
+use crate::telemetry::{Count, RetryCause};
 use crate::wire::backend::{self, Report, TransactionStatus};
 use crate::wire::{SqlState, frontend};
 
@@ -26,7 +26,9 @@ impl Client {
     /// Makes sure that a server connection is held that may run the batch.
     pub(super) async fn connect(&mut self, batch: Batch, assessed: &Assessed) -> Result<Result<(), Fault>, End> {
         let (mut need, mut reason) = assessed.needs.server.unwrap_or((Need::Read, Reason::Empty));
-        if need != Need::Primary && matches!(batch.end, BatchEnd::Open | BatchEnd::Flush) && self.is_undecided(batch, assessed)
+        if need != Need::Primary
+            && matches!(batch.end, BatchEnd::Open | BatchEnd::Flush)
+            && self.is_undecided(batch, assessed)
         {
             (need, reason) = (Need::Primary, Reason::OpenBatch);
         }
@@ -142,7 +144,7 @@ impl Client {
         let suits = |c: &ServerConnection| Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings;
         let waited = Instant::now();
         let mut lease = pool.lease(suits).await?;
-        self.shared.metrics.waited(waited.elapsed());
+        self.shared.metrics.checkout(waited.elapsed());
         settle::bring_to(&mut lease, &self.session.settings).await?;
         Ok(lease)
     }
@@ -154,9 +156,9 @@ impl Client {
     }
 
     /// Sends the batches that a replica did not answer to another server.
-    async fn move_on(&mut self, need: Need, cause: Reason) -> Result<(), End> {
+    async fn move_on(&mut self, need: Need, cause: RetryCause) -> Result<(), End> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
-        self.shared.metrics.retried(cause);
+        self.shared.metrics.count(Count::Retry(cause));
         let (from, length) = (link.node(), link.kept.iter().sum());
         if let Some(began) = link.began.take() {
             self.transaction = Transaction::Deferred(began);
@@ -167,7 +169,7 @@ impl Client {
         self.session.unsend();
         self.release_slot().await;
         drop(link);
-        match self.lease(need, cause, Some(from)).await {
+        match self.lease(need, Reason::Retried, Some(from)).await {
             Ok(link) => {
                 let link = self.link.insert(link);
                 link.grant = Grant::Bytes(length);
@@ -194,8 +196,8 @@ impl Client {
             && let Some(retry) = retry_for(code)
         {
             let (need, cause) = match retry {
-                Retry::Elsewhere => (Need::Read, Reason::Retried),
-                Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, Reason::Retried),
+                Retry::Elsewhere => (Need::Read, RetryCause::RecoveryConflict),
+                Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, RetryCause::Refused),
             };
             if retry == Retry::OnPrimaryAndLearn {
                 self.learn_refusal(code);
@@ -282,12 +284,13 @@ impl Client {
         self.shared.cluster.nudge(link.node());
         tracing::info!(node = link.node().0, why, "a server connection was lost");
         if link.can_move() {
-            return self.move_on(Need::Read, Reason::Retried).await;
+            return self.move_on(Need::Read, RetryCause::ConnectionLost).await;
         }
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.release_slot().await;
         keep_reply(&mut self.side, &mut link);
-        if link.reply.delivered == Delivered::PartOfMessage || matches!(link.reply.rest, super::link::Rest::Forward(_)) {
+        if link.reply.delivered == Delivered::PartOfMessage || matches!(link.reply.rest, super::link::Rest::Forward(_))
+        {
             return Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost in the middle of its reply"));
         }
         self.report_loss(&mut link, why);
@@ -350,7 +353,8 @@ fn loss_report(link: &Link, in_transaction: bool, why: &str, lost_state: bool) -
             .hint("It changed nothing: it can be repeated.")
     };
     if lost_state {
-        report = report.detail(format!("{why}. What the session kept on that server (temporary tables, locks, LISTEN) is lost."));
+        report = report
+            .detail(format!("{why}. What the session kept on that server (temporary tables, locks, LISTEN) is lost."));
     } else {
         report = report.detail(why);
     }
@@ -377,4 +381,3 @@ fn retry_for(code: SqlState) -> Option<Retry> {
         _ => None,
     }
 }
-

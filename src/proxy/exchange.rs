@@ -74,14 +74,7 @@ pub(super) enum Until {
 
 impl Side {
     pub(super) fn new(stream: Stream, input: BytesMut) -> Self {
-        Self {
-            stream,
-            input,
-            kept: 0,
-            output: BytesMut::new(),
-            input_limit: CLIENT_INPUT_MAX,
-            rest: Passing::Nothing,
-        }
+        Self { stream, input, kept: 0, output: BytesMut::new(), input_limit: CLIENT_INPUT_MAX, rest: Passing::Nothing }
     }
 
     /// What has come and has not been forwarded.

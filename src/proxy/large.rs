@@ -101,7 +101,9 @@ impl Client {
     fn forward_large(&mut self, header: Header) -> Result<bool, End> {
         match header.tag {
             frontend::BIND => return self.forward_large_bind(header),
-            frontend::PARSE if self.side.fresh().get(HEADER_LEN) != Some(&0) => return self.make_room_for_parse(header),
+            frontend::PARSE if self.side.fresh().get(HEADER_LEN) != Some(&0) => {
+                return self.make_room_for_parse(header);
+            }
             frontend::PARSE | frontend::QUERY | frontend::FUNCTION_CALL => {}
             other => {
                 let message = format!("message {:?} of {} bytes is too long", char::from(other), header.body);

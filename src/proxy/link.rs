@@ -10,6 +10,7 @@ use crate::decide::route::NodeId;
 use crate::decide::session::{Dues, StatementId};
 use crate::decide::sql::Reason;
 use crate::pool::Lease;
+use crate::telemetry::Served;
 use crate::wire::backend::TransactionStatus;
 
 pub(super) struct Link {
@@ -213,6 +214,13 @@ impl Link {
             may_commit: false,
             batch_open: false,
             began: None,
+        }
+    }
+
+    pub(super) fn served(&self) -> Served {
+        match self.role {
+            LinkRole::Primary => Served::Primary(self.node()),
+            LinkRole::Replica => Served::Replica(self.node()),
         }
     }
 

@@ -10,9 +10,9 @@ use super::session::{Deferred, Transaction};
 use crate::config::Consistency;
 use crate::decide::position::Position;
 use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, TransactionEnd, Verdict};
+use crate::wire::SqlState;
 use crate::wire::backend::{self, Report, Severity, TransactionStatus};
 use crate::wire::frontend::{self, BindHead, Target};
-use crate::wire::SqlState;
 
 /// A result of pgpilot's own: at most one row of one column.
 struct Answer {
@@ -98,7 +98,8 @@ impl Client {
                     self.transaction = Transaction::Idle;
                 }
                 let commit = *end == TransactionEnd::Commit
-                    || (*end == TransactionEnd::Chain && text.trim_ascii_start().first().is_some_and(|b| b"cCeE".contains(b)));
+                    || (*end == TransactionEnd::Chain
+                        && text.trim_ascii_start().first().is_some_and(|b| b"cCeE".contains(b)));
                 done(if commit { "COMMIT" } else { "ROLLBACK" })
             }
             (Intent::End(_), Transaction::Idle) if self.link.is_none() => {
@@ -273,7 +274,10 @@ impl Client {
                 let text = frontend::query(frame.body()).unwrap_or_default();
                 let verdict = self.verdicts.of(text);
                 verdict.statements.iter().any(|verdict| {
-                    matches!(verdict.intent, Intent::Own(_) | Intent::Deallocate { .. } | Intent::Begin(_) | Intent::End(_))
+                    matches!(
+                        verdict.intent,
+                        Intent::Own(_) | Intent::Deallocate { .. } | Intent::Begin(_) | Intent::End(_)
+                    )
                 })
             }),
             _ => frames(bytes).any(|frame| self.own_of(frame).is_some()),

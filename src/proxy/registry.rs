@@ -93,13 +93,7 @@ impl Registry {
                 break pid;
             }
         };
-        let slot = Arc::new(Slot {
-            pid,
-            secret,
-            info,
-            state: Mutex::default(),
-            cancels_done: Notify::new(),
-        });
+        let slot = Arc::new(Slot { pid, secret, info, state: Mutex::default(), cancels_done: Notify::new() });
         sessions.insert(pid, slot.clone());
         drop(sessions);
         Ok(Registration { registry: self.clone(), slot })

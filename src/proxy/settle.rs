@@ -15,8 +15,9 @@ use super::session::{Leftovers, Transaction};
 use crate::decide::session::{Inventory, ParameterMap, Pin, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, ServerConnection};
-use crate::wire::backend::{self, TransactionStatus};
+use crate::telemetry::Count;
 use crate::wire::SqlState;
+use crate::wire::backend::{self, TransactionStatus};
 
 /// Sets what differs between a connection and a session.
 ///
@@ -103,7 +104,7 @@ impl Client {
             } else {
                 session.freshness.wrote(now);
             }
-            shared.metrics.statement(link.is_replica(), link.reason, now - link.started);
+            shared.metrics.statement(link.served(), link.reason, now - link.started);
         }
         for (name, id) in std::mem::take(&mut link.preparing) {
             if link.failed {
@@ -163,7 +164,9 @@ impl Client {
         }
         if pins != self.session.pins {
             tracing::debug!(?pins, "the session's pins have changed");
-            self.shared.metrics.pins_changed(&self.session.pins, &pins);
+            pins.iter()
+                .filter(|pin| !self.session.pins.contains(pin))
+                .for_each(|pin| self.shared.metrics.count(Count::Pin(*pin)));
             self.registration.slot.set_pins(&pins);
             self.session.pins = pins;
         }
@@ -197,7 +200,9 @@ impl Client {
         if let End::Fatal(report) = &end {
             report.put(&mut self.side.output);
         }
-        self.shared.metrics.session_ended(&end);
+        if let Some(side) = end.side() {
+            self.shared.metrics.count(Count::Error(side));
+        }
         if let Some(link) = self.link.take() {
             self.abandon(link).await;
         }
@@ -212,7 +217,9 @@ impl Client {
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         match end {
             End::Left => tracing::debug!(user = %self.who.user, "client left"),
-            end => tracing::info!(user = %self.who.user, database = %self.who.database, why = %end, "client disconnected"),
+            end => {
+                tracing::info!(user = %self.who.user, database = %self.who.database, why = %end, "client disconnected")
+            }
         }
     }
 
@@ -270,8 +277,6 @@ async fn ask(lease: &mut Lease, left: &Leftovers, settings: &Settings) -> Result
     let names: std::collections::BTreeSet<&str> = names.collect();
     let rows = lease.query(&inventory_sql(names)).await?;
     let user = lease.user.clone();
-    Inventory::read(rows.iter().map(Vec::as_slice), &user).map_err(|error| QueryError::Server {
-        code: SqlState::INTERNAL_ERROR,
-        message: error.to_string(),
-    })
+    Inventory::read(rows.iter().map(Vec::as_slice), &user)
+        .map_err(|error| QueryError::Server { code: SqlState::INTERNAL_ERROR, message: error.to_string() })
 }

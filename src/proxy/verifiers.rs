@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::shared::Shared;
 use crate::cluster::connect_control;
@@ -16,7 +17,12 @@ use crate::decide::route::{Role, Snapshot, State};
 #[derive(Default)]
 pub(super) struct Verifiers {
     known: Mutex<HashMap<Box<str>, Known>>,
-    reader: Mutex<Option<Arc<Client>>>,
+    reader: Mutex<Option<Arc<VerifierReader>>>,
+}
+
+struct VerifierReader {
+    client: Client,
+    _driver: AbortOnDropHandle<()>,
 }
 
 #[derive(Clone)]
@@ -54,7 +60,12 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 impl Verifiers {
     /// What `user`'s password is checked against; `None` if there is nothing, which the client must not learn.
-    pub(super) async fn of(&self, user: &str, age: Age, shared: &Shared) -> Result<Option<Arc<Verifier>>, VerifierError> {
+    pub(super) async fn of(
+        &self,
+        user: &str,
+        age: Age,
+        shared: &Shared,
+    ) -> Result<Option<Arc<Verifier>>, VerifierError> {
         let config = shared.config.load_full();
         let limit = match age {
             Age::AsConfigured => config.auth.verifier_ttl,
@@ -92,7 +103,7 @@ impl Verifiers {
         let Some(query) = &config.auth.query else { return Ok(None) };
         let read = async {
             let reader = self.reader(query, config, &shared.cluster.snapshot()).await?;
-            let row = reader.query_opt(&query.sql, &[&user]).await?;
+            let row = reader.client.query_opt(&query.sql, &[&user]).await?;
             let text = row.map(|row| row.try_get::<_, Option<String>>(1)).transpose()?.flatten();
             // A password that is none of the known forms lets nobody in, as in PostgreSQL.
             Ok(text.and_then(|text| Verifier::parse(&text).ok()))
@@ -101,10 +112,15 @@ impl Verifiers {
     }
 
     /// The connection that is kept, or a new one: to the primary, or to any node that answers.
-    async fn reader(&self, query: &AuthQuery, config: &Config, snapshot: &Snapshot) -> Result<Arc<Client>, VerifierError> {
+    async fn reader(
+        &self,
+        query: &AuthQuery,
+        config: &Config,
+        snapshot: &Snapshot,
+    ) -> Result<Arc<VerifierReader>, VerifierError> {
         let kept = self.reader.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(client) = kept.filter(|client| !client.is_closed()) {
-            return Ok(client);
+        if let Some(reader) = kept.filter(|reader| !reader.client.is_closed()) {
+            return Ok(reader);
         }
         let login = Health { user: query.user.clone(), password: query.password.clone(), ..config.health.clone() };
         let mut nodes: Vec<_> = snapshot.nodes.iter().filter(|node| node.state == State::Up).collect();
@@ -113,10 +129,10 @@ impl Verifiers {
         for view in nodes {
             let Some(node) = config.nodes.iter().find(|node| node.name == view.name) else { continue };
             match connect_control(node, &login, &query.database).await {
-                Ok(client) => {
-                    let client = Arc::new(client);
-                    *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
-                    return Ok(client);
+                Ok((client, driver)) => {
+                    let reader = Arc::new(VerifierReader { client, _driver: driver });
+                    *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader.clone());
+                    return Ok(reader);
                 }
                 Err(error) => failure = VerifierError::Connect(error.to_string()),
             }
