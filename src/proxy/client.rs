@@ -76,7 +76,8 @@ impl Client {
             self.side.input = input;
             assessed?
         };
-        if self.answer(batch, &assessed)? {
+        self.flush_output().await?;
+        if self.answer(batch, &assessed).await? {
             return Ok(());
         }
         if let Err(fault) = self.connect(batch, &assessed).await? {
@@ -262,7 +263,8 @@ impl Client {
             BatchEnd::Simple | BatchEnd::Sync => {
                 self.side.input.advance(batch.len);
                 self.session.batch_done();
-                backend::put_ready(&mut self.side.output, self.status());
+                let status = self.status();
+                backend::put_ready(&mut self.side.output, status);
             }
             BatchEnd::Flush | BatchEnd::Open => {
                 self.side.input.advance(batch.len);
@@ -289,7 +291,8 @@ impl Client {
             frontend::SYNC => {
                 self.skipping = false;
                 self.session.batch_done();
-                backend::put_ready(&mut self.side.output, self.status());
+                let status = self.status();
+                backend::put_ready(&mut self.side.output, status);
             }
             _ => {}
         }

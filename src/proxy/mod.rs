@@ -23,7 +23,7 @@ mod verdicts;
 mod verifiers;
 mod welcome;
 
-pub use accept::serve;
+pub use accept::{Listener, serve};
 pub use registry::{ClientInfo, ClientRow, Registry};
-pub use shared::{Pools, SetupError, Shared};
+pub use shared::{Console, ConsoleLevel, ConsoleVisit, Pools, SetupError, Shared};
 pub use verdicts::{CatalogueRecipe, Verdicts};

@@ -1,5 +1,7 @@
 //! What pgpilot answers without a server: BEGIN (until there is something to run), SHOW and SET of its own settings, DEALLOCATE, empty batches.
 
+use std::time::{Duration, Instant};
+
 use bytes::{Buf, BytesMut};
 
 use super::assess::{Assessed, Frame, frames};
@@ -24,10 +26,13 @@ const NO_TRANSACTION: &str = "there is no transaction in progress";
 
 impl Client {
     /// Answers the batch if no server is needed for it. Returns whether it did.
-    pub(super) fn answer(&mut self, batch: Batch, assessed: &Assessed) -> Result<bool, End> {
+    pub(super) async fn answer(&mut self, batch: Batch, assessed: &Assessed) -> Result<bool, End> {
         if matches!(self.transaction, Transaction::Lost) {
             self.answer_lost(batch);
             return Ok(true);
+        }
+        if self.asks_for_position(batch) {
+            self.await_position().await;
         }
         let input = std::mem::take(&mut self.side.input);
         let answered = self.answer_frames(&input[..batch.len], batch, assessed);
@@ -39,6 +44,30 @@ impl Client {
             self.side.input.advance(batch.len);
         }
         Ok(answered)
+    }
+
+    fn asks_for_position(&self, batch: Batch) -> bool {
+        let bytes = &self.side.input[..batch.len];
+        frames(bytes).any(|frame| {
+            let verdict = match frame.tag {
+                frontend::QUERY => self.verdicts.of(frontend::query(frame.body()).unwrap_or_default()),
+                _ => return self.own_of(frame).is_some_and(|verdict| shows_position(&verdict)),
+            };
+            shows_position(&verdict)
+        })
+    }
+
+    /// Waits until a position that covers what the session wrote is known, which takes one question to the primary.
+    async fn await_position(&mut self) {
+        let until = Instant::now() + POSITION_WAIT;
+        while self.session.has_run {
+            let snapshot = self.snapshots.snapshot().clone();
+            if self.session.freshness.position(&snapshot).is_some() || Instant::now() >= until {
+                return;
+            }
+            self.shared.cluster.want_mark();
+            self.shared.cluster.wait_change(&snapshot, until).await;
+        }
     }
 
     fn answer_frames(&mut self, bytes: &[u8], batch: Batch, assessed: &Assessed) -> Result<bool, End> {
@@ -139,9 +168,16 @@ impl Client {
         Ok(match name {
             "lsn" => {
                 let snapshot = self.snapshots.snapshot().clone();
-                let position = self.session.freshness.position(&snapshot).or_else(|| snapshot.newest_position());
-                let text = position.map(|p| format!("{}:{}", p.timeline.0, p.lsn)).unwrap_or_default();
-                ("pgpilot.lsn", text)
+                let newest =
+                    || snapshot.marks.last().map(|mark| Position { timeline: snapshot.timeline, lsn: mark.lsn });
+                let position = match self.session.freshness.position(&snapshot) {
+                    None if self.session.has_run => None,
+                    known => known.or_else(newest),
+                };
+                let Some(position) = position else {
+                    return Err(Report::error(SqlState::CANNOT_CONNECT_NOW, "the primary does not tell its position"));
+                };
+                ("pgpilot.lsn", position.to_string())
             }
             "consistency" => ("pgpilot.consistency", consistency_name(self.session.policy.consistency).to_owned()),
             "route" => ("pgpilot.route", hint_name(self.session.hint).to_owned()),
@@ -331,6 +367,16 @@ impl Client {
         self.session.batch_sent();
         self.session.batch_done();
     }
+}
+
+/// The primary answers in a fraction of this, if it answers.
+const POSITION_WAIT: Duration = Duration::from_secs(2);
+
+fn shows_position(classified: &Classified) -> bool {
+    classified.statements.iter().any(|verdict| match &verdict.intent {
+        Intent::Own(OwnCommand::Show { name }) => &**name == "lsn",
+        _ => false,
+    })
 }
 
 fn describe(out: &mut BytesMut, command: Option<&OwnCommand>) {

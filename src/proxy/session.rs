@@ -22,6 +22,8 @@ pub(super) struct Session {
     batches_sent: u64,
     batches_done: u64,
     pub freshness: Freshness,
+    /// Something of this session's has run on a server.
+    pub has_run: bool,
     pub policy: Policy,
     /// As configured, for `SET pgpilot.consistency TO DEFAULT`.
     pub configured: Policy,
@@ -85,6 +87,7 @@ impl Session {
             batches_sent: 0,
             batches_done: 0,
             freshness: Freshness::default(),
+            has_run: false,
             configured: policy.clone(),
             policy,
             hint: None,

@@ -99,6 +99,7 @@ impl Client {
         };
         let now = Instant::now();
         if link.executing {
+            session.has_run = true;
             if link.is_replica() {
                 session.freshness.read_from(link.node(), now);
             } else {

@@ -1,9 +1,11 @@
 //! What all clients of one pgpilot share.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
+use bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +18,7 @@ use crate::cluster::{Catalogues, Cluster};
 use crate::config::{Clients, Config, PoolMode};
 use crate::decide::auth::{Credential, MockSecret};
 use crate::decide::route::{NodeId, Policy};
+use crate::net::Stream;
 use crate::net::tls::{Acceptor, Connector, TlsError};
 use crate::pool::{NodePool, PoolHandle, PoolKey, SameTarget, Target};
 use crate::telemetry::Metrics;
@@ -38,6 +41,31 @@ pub struct Shared {
     pub(super) greetings: Greetings,
     pub(super) mock: MockSecret,
     verdicts: Mutex<HashMap<Arc<str>, Arc<Verdicts>>>,
+    /// Who serves the database `pgpilot`; set once by the composition root.
+    pub console: OnceLock<Box<dyn Console>>,
+}
+
+/// The admin console, as the proxy sees it.
+pub trait Console: Send + Sync {
+    /// Serves one visitor, who has been let in and greeted, until it leaves.
+    fn serve(&self, visit: ConsoleVisit) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// Somebody at the admin console.
+pub struct ConsoleVisit {
+    pub stream: Stream,
+    /// What the client has sent already.
+    pub input: BytesMut,
+    pub user: String,
+    pub level: ConsoleLevel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleLevel {
+    /// May do everything.
+    Admin,
+    /// May look.
+    Reader,
 }
 
 /// Who a client is, once it has been let in, and what holds for it.
@@ -81,6 +109,7 @@ impl Shared {
             greetings: Greetings::default(),
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
+            console: OnceLock::new(),
         }))
     }
 

@@ -92,7 +92,7 @@ struct Weight;
 impl Weighter<Key, Arc<Classified>> for Weight {
     fn weight(&self, key: &Key, verdict: &Arc<Classified>) -> u64 {
         const OVERHEAD: usize = 160;
-        (OVERHEAD + key.text.len() + verdict.statements.len() * size_of::<crate::decide::sql::Verdict>()) as u64
+        (OVERHEAD + key.text.len() + verdict.statements.len() * size_of::<Verdict>()) as u64
     }
 }
 

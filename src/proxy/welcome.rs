@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
 use super::exchange::Side;
@@ -14,7 +15,7 @@ use super::registry::ClientInfo;
 use super::scan::is_told;
 use super::session::{Session, Transaction};
 use super::settle;
-use super::shared::{Shared, Who};
+use super::shared::{ConsoleLevel, ConsoleVisit, Shared, Who};
 use crate::config::PoolMode;
 use crate::decide::route::{NodeId, Role, State};
 use crate::decide::session::{ParameterMap, Pin, Settings};
@@ -50,7 +51,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
     }
     let who = who(&client, &shared);
     if client.request.is_for_console() {
-        return shared.console(client, &who).await;
+        return console(client, &shared).await;
     }
     let Authenticated { stream, input, request, address, .. } = client;
     match session(&who, &request, &shared).await {
@@ -101,6 +102,30 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
             client.shared.metrics.count(Count::Login(Login::Accepted));
             client.run().await;
         }
+    }
+}
+
+/// Hands a client over to the admin console, if it is allowed there.
+async fn console(client: Authenticated, shared: &Arc<Shared>) {
+    let Authenticated { mut stream, input, request, .. } = client;
+    let config = shared.config.load_full();
+    let level = if config.admin.users.contains(&request.user) {
+        ConsoleLevel::Admin
+    } else if config.admin.readers.contains(&request.user) {
+        ConsoleLevel::Reader
+    } else {
+        let message = format!("user \"{}\" is not allowed to use the admin console", request.user);
+        return turn_away(stream, &Report::fatal(SqlState::INSUFFICIENT_PRIVILEGE, message)).await;
+    };
+    let Some(console) = shared.console.get() else { return };
+    let mut greeting = console_greeting();
+    while !greeting.is_empty() {
+        if stream.write_buf(&mut greeting).await.is_err() {
+            return;
+        }
+    }
+    if stream.flush().await.is_ok() {
+        console.serve(ConsoleVisit { stream, input, user: request.user, level }).await;
     }
 }
 
@@ -204,7 +229,7 @@ async fn ask(who: &Who, wanted: &Settings, shared: &Arc<Shared>) -> Result<Greet
 }
 
 /// The first messages of a console session.
-pub(super) fn console_greeting() -> BytesMut {
+fn console_greeting() -> BytesMut {
     let mut out = BytesMut::new();
     let parameters = [
         ("server_version", concat!("15.0 (pgpilot ", env!("CARGO_PKG_VERSION"), ")")),
