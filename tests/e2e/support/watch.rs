@@ -1,5 +1,7 @@
 //! Watching a throwaway cluster as pgpilot does.
 
+use std::error::Error;
+use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -73,33 +75,21 @@ pub(crate) fn view<'a>(snapshot: &'a Snapshot, name: &str) -> &'a NodeView {
     snapshot.nodes.iter().find(|node| node.name.as_str() == name).expect("a node of the file")
 }
 
-/// Clusters are copies of one template: this makes another of one, by hand.
-pub(crate) async fn another_cluster() -> Result<LocalCluster, Box<dyn std::error::Error>> {
-    let pilot = User::scram("pilot", "secret").with("IN ROLE pg_monitor");
-    let servers = LocalCluster::builder().user(pilot).replicas(0).start().await?;
+/// A node with a system identifier of its own: clusters are copies of one template, and share that of it.
+pub(crate) async fn another_cluster() -> Result<LocalCluster, Box<dyn Error>> {
+    let servers = LocalCluster::builder().replicas(0).start().await?;
     let node = servers.node("pg1")?;
     node.stop(Stop::Fast).await?;
-    let control = node.data_directory().join("global/pg_control");
-    let mut bytes = std::fs::read(&control)?;
-    // ControlFileData of catalog/pg_control.h begins with the system identifier; the checksum (CRC-32C) covers what is
-    // in front of it.
-    bytes[0] ^= 0x55;
-    let covered = CONTROL_FILE_CHECKSUM_AT;
-    let sum = crc32c(&bytes[..covered]);
-    bytes[covered..covered + 4].copy_from_slice(&sum.to_ne_bytes());
-    std::fs::write(&control, bytes)?;
-    // The log has to be of the same cluster.
-    let mut reset = Account::choose()?.command(node.binaries().tool("pg_resetwal")?);
-    reset.arg("--force").arg("-D").arg(node.data_directory());
-    assert!(reset.output()?.status.success(), "pg_resetwal");
+    let (data, old) = (node.data_directory(), node.data_directory().with_extension("old"));
+    fs::rename(&data, &old)?;
+    let mut initdb = Account::choose()?.command(node.binaries().tool("initdb")?);
+    initdb.current_dir(servers.directory()).args(["--no-sync", "--auth=trust", "--username=postgres"]);
+    let made = initdb.arg("-D").arg(&data).output()?;
+    assert!(made.status.success(), "{made:?}");
+    for file in ["postgresql.conf", "pg_hba.conf"] {
+        fs::copy(old.join(file), data.join(file))?;
+    }
     node.start().await?;
+    node.sql("CREATE ROLE pilot LOGIN PASSWORD 'secret' IN ROLE pg_monitor").await?;
     Ok(servers)
-}
-
-const CONTROL_FILE_CHECKSUM_AT: usize = 288;
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82F6_3B78 } else { crc >> 1 })
-    })
 }
