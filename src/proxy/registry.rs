@@ -21,7 +21,7 @@ pub struct Registry {
 }
 
 /// What others may know of a session.
-pub struct Slot {
+pub(super) struct Slot {
     pid: u32,
     secret: [u8; SECRET],
     info: ClientInfo,
