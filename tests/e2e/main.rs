@@ -6,5 +6,6 @@
 mod catalogue;
 mod local;
 mod placing;
+mod proxying;
 mod support;
 mod watching;
