@@ -201,9 +201,9 @@ fn literal(text: &str, before: Option<char>) -> usize {
             return until(&format!("\"{}", "#".repeat(hashes)), 2 + hashes);
         }
     }
-    if text.starts_with('\'') {
+    if let Some(rest) = text.strip_prefix('\'') {
         // A lifetime has no closing quote after one character.
-        let mut characters = text[1..].chars();
+        let mut characters = rest.chars();
         let (first, second) = (characters.next(), characters.next());
         if first == Some('\\') || second == Some('\'') {
             return quoted(text, '\'');
