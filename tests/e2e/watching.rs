@@ -13,8 +13,11 @@ use crate::support::watch::{INTERVAL, another_cluster, leader, sees, servers, se
 #[tokio::test]
 async fn discovers_roles_and_what_the_nodes_are() {
     let servers = servers().await;
-    let cluster = watched(&servers).await;
-    let snapshot = cluster.snapshot();
+    let mut settings = settings(&servers, INTERVAL);
+    // One of them by its Unix socket.
+    settings.nodes[1].host = servers.node("pg2").unwrap().socket_directory().to_string_lossy().into_owned();
+    let cluster = Cluster::start(&settings);
+    let snapshot = sees(&cluster, "all are known", |s| s.nodes.iter().all(|node| node.fresh)).await;
     assert_eq!((snapshot.epoch, snapshot.timeline.0, leader(&snapshot)), (1, 1, Some("pg1")));
     let roles: Vec<_> = snapshot.nodes.iter().map(|node| node.role).collect();
     assert_eq!(roles, [Role::Primary, Role::Replica, Role::Replica]);
