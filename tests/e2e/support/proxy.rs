@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pgpilot::app::App;
 use pgpilot::config::{Config, Listen};
+use pgpilot::decide::route::{NodeView, Role};
 use pgpilot::demo::{LocalCluster, User};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -61,13 +62,19 @@ impl Proxy {
     }
 
     pub(crate) async fn before(servers: LocalCluster, more: &str) -> Self {
+        // RUST_LOG=debug shows what pgpilot does; the first test of the process sets it up for all.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let config = topology(&servers, more);
         let replicas = config.nodes.len() - 1;
         let app = App::start(config).await.expect("pgpilot starts");
         let proxy = Self { app, servers };
         wait_for("pgpilot to know the cluster", LIMIT, async || {
             let snapshot = proxy.app.shared().cluster.snapshot();
-            snapshot.primary.is_some() && snapshot.nodes.iter().filter(|node| node.fresh).count() == replicas
+            snapshot.primary.is_some() && {
+                let usable = |node: &&NodeView| node.role == Role::Replica && node.fresh;
+                snapshot.nodes.iter().filter(usable).count() == replicas
+            }
         })
         .await;
         proxy
@@ -88,8 +95,7 @@ impl Proxy {
 
     /// `more`: further words of a connection string.
     pub(crate) async fn connect_with(&self, more: &str) -> Client {
-        let text =
-            format!("host=127.0.0.1 port={} user={USER} password={PASSWORD} dbname=shop {more}", self.port());
+        let text = format!("host=127.0.0.1 port={} user={USER} password={PASSWORD} dbname=shop {more}", self.port());
         let (client, connection) = tokio_postgres::connect(&text, NoTls).await.expect("a client connects");
         tokio::spawn(connection);
         client
@@ -109,11 +115,11 @@ pub(crate) async fn ask(client: &Client, sql: &str) -> String {
 }
 
 pub(crate) async fn try_ask(client: &Client, sql: &str) -> Result<String, tokio_postgres::Error> {
-    let messages = tokio::time::timeout(Duration::from_secs(20), client.simple_query(sql)).await.expect("an answer in time")?;
+    let messages =
+        tokio::time::timeout(Duration::from_secs(20), client.simple_query(sql)).await.expect("an answer in time")?;
     let first = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
         _ => None,
     });
     Ok(first.unwrap_or_default())
 }
-
