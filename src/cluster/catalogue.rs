@@ -177,6 +177,8 @@ enum LoadError {
     Slow,
     #[error("the server refuses")]
     Server(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Connect(#[from] super::control::ControlError),
     #[error("unexpected rows: {0}")]
     Rows(String),
     /// The cluster is gone.

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use board::{Counters, Reader};
 pub use catalogue::{Catalogues, Recipe};
-pub use control::connect_control;
+pub use control::{ControlError, connect_control};
 pub use load::{Loads, Outstanding};
 pub use settings::Settings;
 

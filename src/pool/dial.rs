@@ -1,13 +1,11 @@
 //! Opening a connection to a server: TCP or Unix socket, TLS, start-up, login.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
 
 use super::cancel::CancelKey;
 use super::connection::{QueryError, ServerConnection};
@@ -15,18 +13,10 @@ use crate::decide::auth::{Credential, LoginError, LoginStep, ServerLogin};
 use crate::decide::pool::PoolIndex;
 use crate::decide::route::NodeId;
 use crate::decide::session::{ParameterMap, ServerStatements, Settings};
-use crate::net::Stream;
-use crate::net::stream::tune;
-use crate::net::tls::{Attempt, Connector, Secured, TlsError};
+use crate::net::tls::{Attempt, Secured};
+use crate::net::{OpenError, Target};
 use crate::wire::backend::{self, ErrorView};
 use crate::wire::{HEADER_LEN, SqlState, WireError, startup};
-
-/// Where a node listens.
-pub struct Target {
-    pub host: String,
-    pub port: u16,
-    pub tls: Connector,
-}
 
 /// As whom, and to what.
 #[derive(Clone)]
@@ -48,12 +38,12 @@ pub(super) struct Terms {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    #[error("cannot connect: {0}")]
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("connection lost: {0}")]
     Io(#[from] io::Error),
     #[error("cannot connect: timed out")]
     TimedOut,
-    #[error("TLS: {0}")]
-    Tls(#[from] TlsError),
     /// The server refused, in its own words. Those are about the user's own login, so the user may read them.
     #[error("{message}")]
     Refused { code: SqlState, message: String },
@@ -67,7 +57,7 @@ impl DialError {
     /// Whether the node itself, and not this user's login, is the trouble.
     pub fn is_about_the_node(&self) -> bool {
         match self {
-            Self::Io(_) | Self::TimedOut | Self::Tls(_) | Self::Wire(_) => true,
+            Self::Open(_) | Self::Io(_) | Self::TimedOut | Self::Wire(_) => true,
             Self::Refused { code, .. } => {
                 matches!(*code, SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)
             }
@@ -85,46 +75,6 @@ impl From<QueryError> for DialError {
         }
     }
 }
-
-impl Target {
-    /// The ways to go about a connection, in order.
-    fn attempts(&self) -> &'static [Attempt] {
-        if self.is_local() { &[Attempt::Plain] } else { self.tls.attempts() }
-    }
-
-    fn is_local(&self) -> bool {
-        self.host.starts_with('/')
-    }
-
-    /// Connects and encrypts as the node's settings say; no start-up packet is sent.
-    ///
-    /// # Errors
-    /// No connection, or no TLS where TLS is demanded.
-    pub async fn open(&self) -> Result<Stream, DialError> {
-        let mut failure = None;
-        for attempt in self.attempts() {
-            match self.open_by(*attempt).await {
-                Ok(secured) => return Ok(secured.stream),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.unwrap_or(DialError::TimedOut))
-    }
-
-    async fn open_by(&self, attempt: Attempt) -> Result<Secured, DialError> {
-        if self.is_local() {
-            let path = Path::new(&self.host).join(format!(".s.PGSQL.{}", self.port));
-            let stream = Stream::Unix(UnixStream::connect(path).await?);
-            return Ok(Secured { stream, channel_binding: None });
-        }
-        let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        tune(&socket, KEEPALIVE)?;
-        Ok(self.tls.secure(socket, &self.host, attempt).await?)
-    }
-}
-
-/// A server that has vanished without a word is noticed after a few of these, also on an idle connection.
-const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Opens a connection that is ready for queries. Also returns the credential to use next time (keys derived for this login are in it).
 pub(super) async fn dial(

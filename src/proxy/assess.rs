@@ -66,7 +66,7 @@ impl Client {
                 assessed.executes = true;
                 self.add(&verdict, assessed);
             }
-            frontend::PARSE => self.assess_parse(Parse::parse(frame.body())?, assessed)?,
+            frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed)?,
             frontend::BIND => {
                 let head = BindHead::parse(frame.body())?;
                 self.add_statement(head.statement, assessed);

@@ -237,7 +237,7 @@ impl Client {
                     }
                 }
                 frontend::PARSE => {
-                    if let Ok(parse) = frontend::Parse::parse(frame.body()) {
+                    if let Ok(parse) = frontend::Parse::read(frame.body()) {
                         self.verdicts.learn_refused(parse.query);
                     }
                 }

@@ -40,7 +40,7 @@ impl Client {
                 link.lease.unnamed = None;
                 link.lease.output.extend_from_slice(frame.bytes);
             }
-            frontend::PARSE => forward_parse(link, session, Parse::parse(frame.body())?, frame),
+            frontend::PARSE => forward_parse(link, session, Parse::read(frame.body())?, frame),
             frontend::BIND => {
                 let body = frame.body();
                 let head = BindHead::parse(body)?;

@@ -291,7 +291,7 @@ impl Client {
     /// The verdict on the statement that a frame is about, if it is one of pgpilot's own.
     fn own_of(&self, frame: Frame<'_>) -> Option<std::sync::Arc<Classified>> {
         let classified = match frame.tag {
-            frontend::PARSE => self.verdicts.of(frontend::Parse::parse(frame.body()).ok()?.query),
+            frontend::PARSE => self.verdicts.of(frontend::Parse::read(frame.body()).ok()?.query),
             frontend::BIND => self.session.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone(),
             frontend::DESCRIBE => match frontend::target(frame.tag, frame.body()).ok()? {
                 (Target::Statement, name) => self.session.find(name)?.verdict.clone(),
@@ -331,7 +331,7 @@ impl Client {
         let ends = frames(bytes).find_map(|frame| {
             let text = match frame.tag {
                 frontend::QUERY => frontend::query(frame.body()).ok()?,
-                frontend::PARSE => frontend::Parse::parse(frame.body()).ok()?.query,
+                frontend::PARSE => frontend::Parse::read(frame.body()).ok()?.query,
                 _ => return None,
             };
             let verdict = self.verdicts.of(text);

@@ -19,8 +19,9 @@ use crate::config::{Clients, Config, PoolMode};
 use crate::decide::auth::{Credential, MockSecret};
 use crate::decide::route::{NodeId, Policy};
 use crate::net::Stream;
-use crate::net::tls::{Acceptor, Connector, TlsError};
-use crate::pool::{NodePool, PoolHandle, PoolKey, SameTarget, Target};
+use crate::net::Target;
+use crate::net::tls::{Acceptor, TlsError};
+use crate::pool::{NodePool, PoolHandle, PoolKey, SameTarget};
 use crate::telemetry::Metrics;
 
 /// Built once by the composition root.
@@ -180,15 +181,14 @@ struct Node {
 impl Pools {
     /// Makes the pools of new nodes, empties those of changed ones, drops those of nodes that are gone.
     fn update(&self, config: &Config, cluster: &Cluster) -> Result<(), TlsError> {
-        let connectors = config.nodes.iter().map(|node| Connector::new(&node.tls)).collect::<Result<Vec<_>, _>>()?;
+        let targets = config.nodes.iter().map(Target::try_from).collect::<Result<Vec<_>, _>>()?;
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
-        for (settings, tls) in config.nodes.iter().zip(connectors) {
+        for (settings, target) in config.nodes.iter().zip(targets) {
             let Some(id) = cluster.find(settings.name.as_str()) else { continue };
             let index = usize::from(id.0);
             if nodes.len() <= index {
                 nodes.resize_with(index + 1, || None);
             }
-            let target = Target { host: settings.host.clone(), port: settings.port, tls };
             match &mut nodes[index] {
                 Some(node) => {
                     let same = if node.settings == *settings { SameTarget::Yes } else { SameTarget::No };
