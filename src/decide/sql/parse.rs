@@ -15,7 +15,7 @@ use super::classify::Facts;
 use super::lex::Kind;
 use super::scan::{Cause, Doubt, full_name};
 use super::tokens::Tokens;
-use super::types::Reason;
+use super::types::{Effects, Reason};
 
 /// The parser's own limit on its recursion, whose time is exponential for some texts.
 const MAX_RECURSION: usize = 30;
@@ -32,18 +32,26 @@ pub(super) fn judge(tokens: Tokens<'_>, doubts: &[Doubt], facts: &Facts<'_>) -> 
         return Vec::new();
     }
     let statement = if is_parsable(tokens) { parse(tokens.source()) } else { None };
-    let Some(statement) = statement else { return doubts.iter().map(unsettled).collect() };
+    let Some(statement) = statement else { return doubts.iter().map(|doubt| unsettled(doubt, facts)).collect() };
     let mut findings = Findings::default();
     let _: ControlFlow<()> = statement.visit(&mut findings);
     doubts.iter().filter_map(|doubt| findings.confirm(doubt, facts)).collect()
 }
 
-fn unsettled(doubt: &Doubt) -> Cause {
+fn unsettled(doubt: &Doubt, facts: &Facts<'_>) -> Cause {
     match doubt {
-        Doubt::Call { schema, name } => Cause::about(Reason::UnknownFunction, full_name(schema.as_deref(), name)),
-        Doubt::Relation { schema, name } => Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)),
+        Doubt::Call { schema, name } => unknown_function(schema.as_deref(), name),
+        Doubt::Relation { schema, name } => {
+            let effects =
+                facts.catalogue.relation(schema.as_deref(), name).map_or(Effects::empty(), |hazard| hazard.effects);
+            Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)).with(effects)
+        }
         Doubt::Modification => Cause::new(Reason::Unparsable),
     }
+}
+
+fn unknown_function(schema: Option<&str>, name: &str) -> Cause {
+    Cause::about(Reason::UnknownFunction, full_name(schema, name)).with(Effects::SETTINGS)
 }
 
 /// One statement and nothing after it.
@@ -112,13 +120,13 @@ impl Findings {
         match doubt {
             Doubt::Call { schema, name } => {
                 let alias = schema.is_none() && self.aliases.contains(&**name) && !self.calls.contains(&**name);
-                (!alias).then(|| Cause::about(Reason::UnknownFunction, full_name(schema.as_deref(), name)))
+                (!alias).then(|| unknown_function(schema.as_deref(), name))
             }
             Doubt::Relation { .. } => self.relations.iter().find_map(|(schema, name)| {
-                facts.catalogue.relation(schema.as_deref(), name)?;
-                Some(Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)))
+                let hazard = facts.catalogue.relation(schema.as_deref(), name)?;
+                Some(Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)).with(hazard.effects))
             }),
-            Doubt::Modification => self.modification.map(Cause::new),
+            Doubt::Modification => self.modification.map(|reason| Cause::new(reason).with(Effects::WRITES)),
         }
     }
 
