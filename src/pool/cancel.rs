@@ -11,7 +11,6 @@ use crate::net::Target;
 use crate::wire::startup::put_cancel;
 
 /// What a CancelRequest to a server needs.
-#[derive(Clone)]
 pub struct CancelKey {
     pub target: Arc<Target>,
     pub pid: u32,

@@ -27,7 +27,7 @@ pub struct ServerConnection {
     pub pool: PoolIndex,
     /// Whom pgpilot logged in as.
     pub user: Arc<str>,
-    pub cancel_key: CancelKey,
+    pub cancel_key: Arc<CancelKey>,
     /// What the server has reported.
     pub parameters: Arc<ParameterMap>,
     /// The settings that have been brought onto it.

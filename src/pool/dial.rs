@@ -109,7 +109,7 @@ async fn log_in(
         node: terms.node,
         pool: terms.pool,
         user: login.user.clone(),
-        cancel_key: CancelKey { target: target.clone(), pid: 0, key: Box::default() },
+        cancel_key: Arc::new(CancelKey { target: target.clone(), pid: 0, key: Box::default() }),
         parameters: Arc::new(ParameterMap::default()),
         settings: Arc::new(Settings::default()),
         statements: ServerStatements::new(terms.max_prepared),
@@ -176,8 +176,8 @@ async fn settle(connection: &mut ServerConnection) -> Result<(), DialError> {
             backend::PARAMETER_STATUS => connection.note_parameter(body)?,
             backend::BACKEND_KEY_DATA => {
                 let (pid, key) = backend::backend_key_data(body)?;
-                connection.cancel_key.pid = pid;
-                connection.cancel_key.key = key.into();
+                let target = connection.cancel_key.target.clone();
+                connection.cancel_key = Arc::new(CancelKey { target, pid, key: key.into() });
             }
             backend::READY_FOR_QUERY => return Ok(()),
             backend::NOTICE_RESPONSE => {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::assess::Assessed;
+use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::exchange::{Passing, keep_reply};
@@ -11,8 +11,9 @@ use super::fault::{End, Fault};
 use super::link::{Delivered, Grant, Link, LinkRole};
 use super::session::Transaction;
 use super::settle;
+use crate::config::PoolMode;
 use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, Route, Snapshot, route};
-use crate::decide::session::{Due, Fate, Kind};
+use crate::decide::session::{Due, Fate, Kind, Needs, Origin};
 use crate::decide::sql::{Hint, Reason};
 use crate::pool::{Lease, LeaseError, ServerConnection};
 use crate::telemetry::{Count, RetryCause};
@@ -40,11 +41,15 @@ impl Client {
             };
         }
         if let Transaction::Deferred(deferred) = &self.transaction {
-            let mut begun = crate::decide::session::Needs::default();
+            let mut begun = Needs::default();
             begun.add_begin(deferred.mode, self.session.defaults);
             if let Some((Need::Primary, why)) = begun.server {
                 (need, reason) = (Need::Primary, why);
             }
+        }
+        if self.who.mode == PoolMode::Session && need == Need::Read {
+            // The connection stays for the whole session, which may write later.
+            (need, reason) = (Need::Primary, Reason::Pinned);
         }
         if self.must_leave_replica(need) {
             self.leave_replica();
@@ -199,10 +204,12 @@ impl Client {
                 Retry::Elsewhere => (Need::Read, RetryCause::RecoveryConflict),
                 Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, RetryCause::Refused),
             };
-            if retry == Retry::OnPrimaryAndLearn {
-                self.learn_refusal(code);
+            let lesson = if retry == Retry::OnPrimaryAndLearn { self.texts_kept() } else { Vec::new() };
+            self.move_on(need, cause).await?;
+            if let Some(link) = self.link.as_mut() {
+                link.lesson = lesson;
             }
-            return self.move_on(need, cause).await;
+            return Ok(());
         }
         match link.pass_error(len) {
             Ok(Some(signal)) => {
@@ -225,34 +232,24 @@ impl Client {
         self.server_lost(&why).await
     }
 
-    fn learn_refusal(&mut self, code: SqlState) {
-        let Some(link) = self.link.as_ref() else { return };
+    /// The texts of the batches that a replica has not answered.
+    fn texts_kept(&self) -> Vec<Box<[u8]>> {
+        let Some(link) = self.link.as_ref() else { return Vec::new() };
         let length: usize = link.kept.iter().sum();
-        let bytes = &self.side.input[..length];
-        for frame in super::assess::frames(bytes) {
-            match frame.tag {
-                frontend::QUERY => {
-                    if let Ok(text) = frontend::query(frame.body()) {
-                        self.verdicts.learn_refused(text);
-                    }
-                }
-                frontend::PARSE => {
-                    if let Ok(parse) = frontend::Parse::read(frame.body()) {
-                        self.verdicts.learn_refused(parse.query);
-                    }
-                }
+        frames(&self.side.input[..length])
+            .filter_map(|frame| match frame.tag {
+                frontend::QUERY => frontend::query(frame.body()).ok().map(Box::from),
+                frontend::PARSE => frontend::Parse::read(frame.body()).ok().map(|parse| Box::from(parse.query)),
                 frontend::BIND => {
-                    if let Ok(head) = frontend::BindHead::parse(frame.body())
-                        && let Some(known) = self.session.find(head.statement)
-                        && let crate::decide::session::Origin::Parse { query, .. } = &known.statement.origin
-                    {
-                        self.verdicts.learn_refused(query);
+                    let head = frontend::BindHead::parse(frame.body()).ok()?;
+                    match &self.session.find(head.statement)?.statement.origin {
+                        Origin::Parse { query, .. } => Some(query.clone()),
+                        Origin::Sql { .. } => None,
                     }
                 }
-                _ => {}
-            }
-        }
-        tracing::info!(%code, "a replica refused a statement; its like goes to the primary from now on");
+                _ => None,
+            })
+            .collect()
     }
 
     pub(super) fn batch_skipped(&mut self, dues: &[Due]) {

@@ -30,8 +30,8 @@ impl Client {
             frontend::QUERY => {
                 link.executing = true;
                 let text = frontend::query(frame.body())?;
-                let verdict = verdicts.of(text);
-                if let [verdict] = &*verdict.statements
+                if may_name_a_statement(text)
+                    && let [verdict] = &*verdicts.of(text).statements
                     && forward_sql_prepared(link, session, &shared.statements, text, &verdict.intent)
                 {
                     return Ok(());
@@ -87,6 +87,11 @@ impl Client {
         self.session.note_left(&mut assessed.needs);
         self.forward_frame(frame)
     }
+}
+
+/// Whether a text can be a PREPARE or EXECUTE at all, as most are not: those begin with the word, or with EXPLAIN or CREATE, or with a comment.
+fn may_name_a_statement(text: &[u8]) -> bool {
+    text.trim_ascii_start().first().is_some_and(|first| b"pPeEcC-/".contains(first))
 }
 
 fn pass(link: &mut Link, frame: Frame<'_>, kind: Kind) {

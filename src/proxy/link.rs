@@ -38,6 +38,8 @@ pub(super) struct Link {
     pub may_commit: bool,
     /// A part of an extended batch has been sent, and its Sync not yet.
     pub batch_open: bool,
+    /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
+    pub lesson: Vec<Box<[u8]>>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
 }
@@ -213,6 +215,7 @@ impl Link {
             executing: false,
             may_commit: false,
             batch_open: false,
+            lesson: Vec::new(),
             began: None,
         }
     }

@@ -31,7 +31,7 @@ impl Client {
             self.answer_lost(batch);
             return Ok(true);
         }
-        if self.asks_for_position(batch) {
+        if assessed.own && self.asks_for_position(batch) {
             self.await_position().await;
         }
         let input = std::mem::take(&mut self.side.input);
@@ -77,16 +77,15 @@ impl Client {
             return Ok(false);
         }
         match batch.end {
-            BatchEnd::Simple => self.answer_simple(bytes),
+            BatchEnd::Simple => self.answer_simple(bytes, assessed),
             BatchEnd::Sync => self.answer_extended(bytes, assessed),
             BatchEnd::Flush | BatchEnd::Open => Ok(false),
         }
     }
 
-    fn answer_simple(&mut self, bytes: &[u8]) -> Result<bool, End> {
-        let Some(frame) = frames(bytes).next().filter(|frame| frame.tag == frontend::QUERY) else { return Ok(false) };
+    fn answer_simple(&mut self, bytes: &[u8], assessed: &Assessed) -> Result<bool, End> {
+        let (Some(frame), Some(verdict)) = (frames(bytes).next(), &assessed.query) else { return Ok(false) };
         let text = frontend::query(frame.body())?;
-        let verdict = self.verdicts.of(text);
         let result = match &*verdict.statements {
             [] if self.link.is_none() && matches!(self.transaction, Transaction::Idle) => {
                 backend::put_empty(&mut self.side.output, backend::EMPTY_QUERY_RESPONSE);
@@ -225,12 +224,7 @@ impl Client {
 
     /// An extended batch of which nothing needs a server: only Close and Sync, or one statement of pgpilot's own.
     fn answer_extended(&mut self, bytes: &[u8], assessed: &Assessed) -> Result<bool, End> {
-        let has_own = frames(bytes).any(|frame| self.own_of(frame).is_some());
-        if !has_own {
-            if assessed.needs.server.is_some() || self.link.is_some() {
-                return Ok(false);
-            }
-        } else if assessed.needs.server.is_some() {
+        if assessed.needs.server.is_some() || (!assessed.own && self.link.is_some()) {
             return Ok(false);
         }
         let mut current = None;

@@ -47,7 +47,7 @@ pub struct ClientInfo {
 #[derive(Default)]
 struct State {
     /// The server connection that works for this session right now.
-    busy_with: Option<CancelKey>,
+    busy_with: Option<Arc<CancelKey>>,
     node: Option<NodeId>,
     pins: Vec<Pin>,
     cancels_in_flight: u32,
@@ -127,7 +127,7 @@ impl Slot {
     }
 
     /// The server connection begins to work for this session: from now on it is what a cancel request means.
-    pub(super) fn set_busy(&self, key: &CancelKey, node: NodeId) {
+    pub(super) fn set_busy(&self, key: &Arc<CancelKey>, node: NodeId) {
         let mut state = self.lock();
         state.busy_with = Some(key.clone());
         state.node = Some(node);
@@ -159,7 +159,7 @@ impl Slot {
         self.lock().pins = pins.to_vec();
     }
 
-    fn begin_cancel(&self) -> Option<CancelKey> {
+    fn begin_cancel(&self) -> Option<Arc<CancelKey>> {
         let mut state = self.lock();
         let key = state.busy_with.clone()?;
         state.cancels_in_flight += 1;

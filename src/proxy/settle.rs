@@ -88,7 +88,7 @@ pub(super) async fn drain(mut link: Link) {
 impl Client {
     /// A batch has been answered in full.
     pub(super) fn batch_answered(&mut self, status: TransactionStatus) {
-        let Client { side, link, session, transaction, shared, .. } = self;
+        let Client { side, link, session, transaction, shared, verdicts, .. } = self;
         let Some(link) = link.as_mut() else { return };
         side.batch_answered(link);
         session.batch_done();
@@ -106,6 +106,15 @@ impl Client {
                 session.freshness.wrote(now);
             }
             shared.metrics.statement(link.served(), link.reason, now - link.started);
+        }
+        for text in std::mem::take(&mut link.lesson) {
+            if !link.failed {
+                tracing::info!(
+                    node = link.node().0,
+                    "a replica refused a statement: its like goes to the primary from now on"
+                );
+                verdicts.learn_refused(&text);
+            }
         }
         for (name, id) in std::mem::take(&mut link.preparing) {
             if link.failed {
