@@ -161,7 +161,7 @@ async fn session(
     let greeting = greeting(who, wanted, shared).await?;
     let mut session = Session::new(greeting.settings, greeting.parameters, shared.policy(who));
     if who.mode == PoolMode::Session {
-        session.pins = vec![Pin::SessionMode];
+        session.pin_for_good(Pin::SessionMode);
     }
     let own = own.into_iter().map(|(name, value)| (name["pgpilot.".len()..].to_owned(), value)).collect();
     Ok((session, own))
