@@ -1,0 +1,190 @@
+//! A control connection, and the questions that are asked over it.
+
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::{Health, Node};
+use crate::decide::health::{Answer, Applying, Failure, Progress, Receiver, Recovery, Stage};
+use crate::decide::position::{Lsn, Timeline, WalGeometry};
+use crate::decide::route::Code;
+
+/// Opens a connection for pgpilot's own questions. The caller limits the time.
+///
+/// # Errors
+/// Those of the connection; [`failure_of`] says what they tell of the node.
+///
+/// # Cancel safety
+/// Closes the half-open connection.
+pub async fn connect_control(
+    node: &Node,
+    health: &Health,
+    database: &str,
+) -> Result<(Client, AbortOnDropHandle<()>), tokio_postgres::Error> {
+    let mut config = Config::new();
+    // A directory is taken as that of a Unix socket.
+    config.host(&node.host).port(node.port).user(&health.user).dbname(database);
+    config.application_name("pgpilot").keepalives_idle(Duration::from_secs(10));
+    // Nothing that a role or a database sets may change the questions' meaning.
+    config.options("-c search_path=pg_catalog -c jit=off -c statement_timeout=0 -c row_security=on");
+    if let Some(password) = &health.password {
+        config.password(password.expose());
+    }
+    let (client, connection) = config.connect(NoTls).await?;
+    // An error of the connection shows in the query that it ends.
+    let driver = tokio::spawn(async move { drop(connection.await) });
+    Ok((client, AbortOnDropHandle::new(driver)))
+}
+
+/// The kept connection of a monitor.
+pub(super) struct Control {
+    client: Client,
+    driver: AbortOnDropHandle<()>,
+    whole: Statement,
+    written: Statement,
+    replayed: Statement,
+}
+
+/// The side that a short question is meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Primary,
+    Replica,
+}
+
+impl Control {
+    pub(super) async fn connect(node: &Node, health: &Health) -> Result<Self, tokio_postgres::Error> {
+        let (client, driver) = connect_control(node, health, &health.database).await?;
+        let (whole, written, replayed) =
+            tokio::try_join!(client.prepare(WHOLE), client.prepare(WRITTEN), client.prepare(REPLAYED))?;
+        Ok(Self { client, driver, whole, written, replayed })
+    }
+
+    /// Returns when the connection has ended. Not to be awaited again then.
+    pub(super) async fn ended(&mut self) {
+        let _ = (&mut self.driver).await;
+    }
+
+    pub(super) async fn ask_all(&self) -> Result<Answer, tokio_postgres::Error> {
+        answer(&self.client.query_one(&self.whole, &[]).await?)
+    }
+
+    /// `None`: nothing replayed yet.
+    pub(super) async fn ask_progress(&self, side: Side) -> Result<Option<Progress>, tokio_postgres::Error> {
+        match side {
+            Side::Primary => {
+                let row = self.client.query_one(&self.written, &[]).await?;
+                let (insert, flush) = (lsn(row.try_get(0)?), lsn(row.try_get(1)?));
+                Ok(Some(Progress::Written { insert, flush }))
+            }
+            Side::Replica => {
+                let row = self.client.query_one(&self.replayed, &[]).await?;
+                Ok(row.try_get::<_, Option<PgLsn>>(0)?.map(lsn).map(Progress::Replayed))
+            }
+        }
+    }
+}
+
+/// What an error says of the node.
+pub(super) fn failure_of(error: &tokio_postgres::Error, phase: Phase) -> Failure {
+    let broken = match phase {
+        Phase::Connecting => Failure::Refused,
+        Phase::Connected => Failure::Lost,
+    };
+    match error.code() {
+        // The server ends this connection: shutdown, crash of another process, or an operator.
+        Some(code) if code.code().starts_with("57P0") && phase == Phase::Connected => Failure::Lost,
+        Some(code) => code.code().as_bytes().try_into().map_or(broken, |code| Failure::Alive(Code(code))),
+        None if error.is_closed() || error.source().is_some_and(|source| source.is::<io::Error>()) => broken,
+        // The server answered, and could not be logged in to: a method that is not supported, a password that is missing.
+        None => Failure::Alive(Code(*b"28000")),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Connecting,
+    Connected,
+}
+
+/// One row with everything. The timeline of a primary is in the name of its current log file, of a replica in its
+/// receiver, and while none runs in the control file, which lags behind. `RecoveryWalStream` is what a startup process
+/// waits for that has replayed all that came (monitoring chapter, "Wait Events of Type Activity").
+const WHOLE: &str = "
+SELECT s.recovering,
+       (SELECT system_identifier FROM pg_control_system()),
+       current_setting('server_version_num')::int4,
+       pg_size_bytes(current_setting('wal_segment_size')),
+       current_setting('wal_block_size')::int8,
+       CASE WHEN s.recovering THEN
+              coalesce(w.received_tli,
+                       (SELECT timeline_id FROM pg_control_checkpoint()),
+                       0)
+            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int4
+       END,
+       CASE WHEN NOT s.recovering THEN pg_current_wal_flush_lsn() END,
+       CASE WHEN NOT s.recovering THEN pg_current_wal_insert_lsn() END,
+       pg_last_wal_receive_lsn(),
+       pg_last_wal_replay_lsn(),
+       CASE WHEN s.recovering THEN pg_is_wal_replay_paused() ELSE false END,
+       CASE WHEN s.recovering AND pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn() THEN
+              (SELECT bool_or(wait_event = 'RecoveryWalStream') FROM pg_stat_activity WHERE backend_type = 'startup')
+       END,
+       extract(epoch FROM current_setting('recovery_min_apply_delay')::interval)::float8,
+       w.pid IS NOT NULL,
+       w.status,
+       extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time)::float8
+  FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) s
+  LEFT JOIN pg_stat_wal_receiver w ON true";
+
+const WRITTEN: &str = "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()";
+
+const REPLAYED: &str = "SELECT pg_last_wal_replay_lsn()";
+
+fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
+    let positive = |n: i64, otherwise: u64| u64::try_from(n).ok().filter(|&n| n > 0).unwrap_or(otherwise);
+    let standard = WalGeometry::STANDARD;
+    let stage = if row.try_get(0)? {
+        let seconds = |n: f64| Duration::try_from_secs_f64(n).unwrap_or_default();
+        let receiver = match row.try_get::<_, bool>(13)? {
+            true => Some(Receiver {
+                status: row.try_get::<_, Option<String>>(14)?.unwrap_or_default(),
+                silent_for: row.try_get::<_, Option<f64>>(15)?.map(seconds),
+            }),
+            false => None,
+        };
+        let applying = match (row.try_get(10)?, row.try_get::<_, Option<bool>>(11)?) {
+            (true, _) => Applying::Paused,
+            (false, Some(true)) => Applying::Waiting,
+            (false, _) => Applying::Busy,
+        };
+        Stage::Recovering(Recovery {
+            receive: row.try_get::<_, Option<PgLsn>>(8)?.map(lsn),
+            replay: row.try_get::<_, Option<PgLsn>>(9)?.map(lsn),
+            applying,
+            receiver,
+            apply_delay: seconds(row.try_get(12)?),
+        })
+    } else {
+        Stage::Writable { flush: lsn(row.try_get(6)?), insert: lsn(row.try_get(7)?) }
+    };
+    Ok(Answer {
+        // Unsigned, in a signed column.
+        system_identifier: row.try_get::<_, i64>(1)?.cast_unsigned(),
+        server_version: row.try_get::<_, i32>(2)?.cast_unsigned(),
+        timeline: Timeline(row.try_get::<_, i32>(5)?.cast_unsigned()),
+        wal: WalGeometry {
+            segment: positive(row.try_get(3)?, standard.segment),
+            page: positive(row.try_get(4)?, standard.page),
+        },
+        stage,
+    })
+}
+
+fn lsn(lsn: PgLsn) -> Lsn {
+    Lsn(lsn.into())
+}

@@ -1,0 +1,155 @@
+//! Knowing the cluster: probes the nodes and publishes the [`Snapshot`] that routing reads.
+//!
+//! - [`Cluster`]: what the rest of pgpilot holds.
+//! - `monitor`: one task per node, which asks; `control`: the connection and the questions.
+//! - `board`: where answers meet [`Health`](crate::decide::health::Health), and what it makes of them is published.
+//! - [`load`]: outstanding statements per node, for balancing.
+
+mod board;
+mod control;
+pub mod load;
+mod monitor;
+mod settings;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio_util::task::AbortOnDropHandle;
+
+pub use board::Reader;
+pub use control::connect_control;
+pub use load::{Loads, Outstanding};
+pub use settings::Settings;
+
+use crate::config;
+use crate::decide::health::{Answer, Event, NodeSpec};
+use crate::decide::route::{NodeId, Snapshot};
+
+use board::Board;
+use monitor::Monitor;
+
+/// The nodes of the topology file, watched. Dropping it ends the probes.
+#[derive(Debug)]
+pub struct Cluster {
+    board: Arc<Board>,
+    loads: Loads,
+    /// Indexed by `NodeId`; `None`: removed.
+    watches: Mutex<Vec<Option<Watch>>>,
+}
+
+/// A node's monitor, and what it was started with.
+#[derive(Debug)]
+struct Watch {
+    node: config::Node,
+    health: config::Health,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Cluster {
+    /// Starts to probe; returns at once. Needs to be called within a runtime.
+    pub fn start(settings: &Settings) -> Arc<Self> {
+        let cluster = Self {
+            board: Arc::new(Board::new(settings.limits)),
+            loads: Loads::default(),
+            watches: Mutex::new(Vec::new()),
+        };
+        cluster.reload(settings);
+        Arc::new(cluster)
+    }
+
+    /// Takes over new settings. A node keeps its number by its name; only the monitors of nodes that changed start anew.
+    pub fn reload(&self, settings: &Settings) {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        self.board.configure(settings.limits, settings.nodes.iter().map(spec).collect());
+        let snapshot = self.board.snapshot();
+        self.loads.grow(snapshot.nodes.len());
+        watches.resize_with(snapshot.nodes.len(), || None);
+        for (view, watch) in snapshot.nodes.iter().zip(watches.iter_mut()) {
+            let Some(node) = settings.nodes.iter().find(|node| node.name == view.name) else {
+                *watch = None;
+                continue;
+            };
+            if watch.as_ref().is_some_and(|old| old.node == *node && old.health == settings.health) {
+                continue;
+            }
+            let monitor = Monitor::new(view.id, node.clone(), settings.health.clone(), Arc::clone(&self.board));
+            let task = AbortOnDropHandle::new(tokio::spawn(monitor.run()));
+            *watch = Some(Watch { node: node.clone(), health: settings.health.clone(), _task: task });
+        }
+    }
+
+    /// The cluster as the probes last saw it. Cheap; take one per decision.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.board.snapshot()
+    }
+
+    /// A cached view for a task that looks often: no reference count is touched while nothing changes.
+    pub fn reader(&self) -> Reader {
+        self.board.reader()
+    }
+
+    /// Waits until the snapshot is another than `seen`, and returns the newest one, at `until` at the latest.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn wait_change(&self, seen: &Arc<Snapshot>, until: Instant) -> Arc<Snapshot> {
+        self.board.wait_change(seen, until).await
+    }
+
+    /// Someone's write is not covered by a mark yet, or waits for a replica to have it. The primary is asked at once, one
+    /// question for all who call meanwhile, and then the replicas, until they have reached that mark. Cheap, and any
+    /// number of callers will do.
+    pub fn want_mark(&self) {
+        if let Some(primary) = self.board.snapshot().primary {
+            self.board.want_mark(primary);
+        }
+    }
+
+    /// A client met trouble there (connection lost or refused, 25006 from the supposed primary): look now.
+    pub fn nudge(&self, node: NodeId) {
+        self.board.probe(node);
+    }
+
+    /// Counts one statement that is sent to a node, until the guard is dropped.
+    pub fn outstanding(&self, node: NodeId) -> Outstanding {
+        self.loads.begin(node)
+    }
+
+    /// Outstanding statements per node.
+    pub fn loads(&self) -> &Loads {
+        &self.loads
+    }
+
+    /// Takes a node out: it gets no more reads. What runs there goes on.
+    pub fn drain(&self, node: NodeId) {
+        self.board.report(Event::Drained { node });
+    }
+
+    pub fn undrain(&self, node: NodeId) {
+        self.board.report(Event::Undrained { node });
+    }
+
+    /// The number of a node that the topology file has, or had.
+    pub fn find(&self, name: &str) -> Option<NodeId> {
+        self.board.snapshot().nodes.iter().find(|node| node.name.as_str() == name).map(|node| node.id)
+    }
+
+    /// What a node said of itself last, for the console and the metrics.
+    pub fn answer(&self, node: NodeId) -> Option<Answer> {
+        self.board.answer(node)
+    }
+
+    /// What the probes did so far.
+    pub fn counters(&self) -> board::Counters {
+        self.board.counters()
+    }
+}
+
+fn spec(node: &config::Node) -> NodeSpec {
+    NodeSpec {
+        name: node.name.clone(),
+        address: Arc::from(format!("{}:{}", node.host, node.port)),
+        zone: node.zone.as_deref().map(Arc::from),
+        weight: node.weight,
+    }
+}

@@ -1,0 +1,255 @@
+//! One node's monitor: keeps a control connection and asks over it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::{sleep_until, timeout};
+use tracing::debug;
+
+use crate::config;
+use crate::decide::health::{Event, Failure};
+use crate::decide::position::Lsn;
+use crate::decide::route::{NodeId, Role};
+
+use super::board::{Bell, Board, Call, Chase};
+use super::control::{Control, Phase, Side, failure_of};
+
+/// Between two questions for a mark: sessions that write all the time share one.
+const MARK_GAP: Duration = Duration::from_millis(1);
+/// The first pause between two looks at a replica that is expected to reach a mark. It doubles, up to the interval.
+const CHASE_STEP: Duration = Duration::from_millis(1);
+/// Nobody waits longer for a replica; its lag is for the regular probes then.
+const CHASE_LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) struct Monitor {
+    id: NodeId,
+    node: config::Node,
+    health: config::Health,
+    board: Arc<Board>,
+    bell: Arc<Bell>,
+    chases: watch::Receiver<Option<Chase>>,
+    /// When the next whole probe is due.
+    whole_due: Instant,
+    pursuit: Option<Pursuit>,
+    last_asked: Instant,
+    /// Failed dials in a row.
+    failed_dials: u32,
+}
+
+/// Following a replica towards a mark.
+#[derive(Debug, Clone, Copy)]
+struct Pursuit {
+    lsn: Lsn,
+    due: Instant,
+    step: Duration,
+    end: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question {
+    Whole,
+    /// Somebody wants a mark.
+    Mark,
+    /// Has the replica reached the mark?
+    Chase,
+}
+
+impl Monitor {
+    pub(super) fn new(id: NodeId, node: config::Node, health: config::Health, board: Arc<Board>) -> Self {
+        let now = Instant::now();
+        let bell = board.bell(id).unwrap_or_default();
+        let chases = board.chases();
+        Self { id, node, health, board, bell, chases, whole_due: now, pursuit: None, last_asked: now, failed_dials: 0 }
+    }
+
+    /// Runs until it is aborted.
+    ///
+    /// # Cancel safety
+    /// The control connection closes.
+    pub(super) async fn run(mut self) {
+        loop {
+            let begun = Instant::now();
+            match timeout(self.health.timeout, Control::connect(&self.node, &self.health)).await {
+                Ok(Ok(control)) => {
+                    self.failed_dials = 0;
+                    self.whole_due = Instant::now();
+                    let failure = self.watch(control).await;
+                    if failure != Failure::Timeout {
+                        self.report_failure(failure);
+                    }
+                }
+                Ok(Err(error)) => {
+                    debug!(node = %self.node.name, error = &error as &dyn std::error::Error, "cannot connect");
+                    self.report_failure(failure_of(&error, Phase::Connecting));
+                    self.pause_before_dialling(begun).await;
+                }
+                Err(_) => {
+                    self.report_failure(Failure::Timeout);
+                    self.pause_before_dialling(begun).await;
+                }
+            }
+        }
+    }
+
+    fn report_failure(&self, failure: Failure) {
+        self.board.report(Event::Failed { node: self.id, failure });
+    }
+
+    /// Short at first, since a server that restarts is back soon; up to the interval.
+    async fn pause_before_dialling(&mut self, begun: Instant) {
+        let step = self.health.interval / 4 * 2_u32.pow(self.failed_dials.min(2));
+        self.failed_dials = self.failed_dials.saturating_add(1);
+        let call = timeout(begun.elapsed().max(step).saturating_sub(begun.elapsed()), self.bell.rung()).await;
+        if call.is_ok() {
+            self.bell.answer(Call::Probe);
+            self.bell.answer(Call::Mark);
+            // However often somebody rings, a dial costs the node something.
+            sleep_until((begun + CHASE_STEP * 5).into()).await;
+        }
+    }
+
+    /// Asks until the connection is of no more use, and returns why. [`Failure::Timeout`] has been reported then.
+    async fn watch(&mut self, mut control: Control) -> Failure {
+        loop {
+            let question = tokio::select! {
+                biased;
+                () = control.ended() => return Failure::Lost,
+                question = self.next_question() => question,
+            };
+            if let Err(failure) = self.put(&control, question).await {
+                match failure {
+                    Failure::Lost | Failure::Timeout | Failure::Refused => return failure,
+                    Failure::Alive(_) => self.report_failure(failure),
+                }
+            }
+        }
+    }
+
+    /// Waits until something is to be asked.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    async fn next_question(&mut self) -> Question {
+        loop {
+            let pursuit_due = self.pursuit.map(|pursuit| pursuit.due);
+            let due = pursuit_due.map_or(self.whole_due, |due| due.min(self.whole_due));
+            tokio::select! {
+                biased;
+                () = sleep_until(due.into()) => {
+                    return if due == self.whole_due { Question::Whole } else { Question::Chase };
+                }
+                Ok(()) = self.chases.changed() => self.pursue(),
+                call = self.bell.rung() => match call {
+                    Call::Probe => return Question::Whole,
+                    Call::Mark => {
+                        sleep_until((self.last_asked + MARK_GAP).into()).await;
+                        return Question::Mark;
+                    }
+                },
+            }
+        }
+    }
+
+    fn pursue(&mut self) {
+        let chase = *self.chases.borrow_and_update();
+        let Some(Chase { lsn, begun }) = chase else { return };
+        if self.role() == Role::Replica {
+            let due = Instant::now();
+            self.pursuit = Some(Pursuit { lsn, due, step: CHASE_STEP, end: begun + CHASE_LIMIT });
+        }
+    }
+
+    fn role(&self) -> Role {
+        self.board.snapshot().node(self.id).map_or(Role::Unknown, |node| node.role)
+    }
+
+    /// Asks one question and reports the answer. A late answer is an answer: while it is awaited, each elapsed time
+    /// limit counts as a failure, and only after as many as make a node count as down the connection is given up.
+    async fn put(&mut self, control: &Control, question: Question) -> Result<(), Failure> {
+        // Whoever rings from here on wants a later question than this one.
+        let wanted = self.bell.answer(Call::Mark);
+        if question == Question::Whole {
+            self.bell.answer(Call::Probe);
+        }
+        let side = if self.role() == Role::Replica { Side::Replica } else { Side::Primary };
+        let asked_at = Instant::now();
+        self.last_asked = asked_at;
+        let mut asking = pin!(ask(control, question, side, self.id, asked_at));
+        let mut limits = 0;
+        let answer = loop {
+            match timeout(self.health.timeout, &mut asking).await {
+                Ok(answer) => break answer,
+                Err(_) => {
+                    self.report_failure(Failure::Timeout);
+                    limits += 1;
+                    if limits >= self.health.failures {
+                        return Err(Failure::Timeout);
+                    }
+                }
+            }
+        };
+        let event = match answer {
+            Ok(event) => event,
+            Err(error) => {
+                debug!(node = %self.node.name, error = &error as &dyn std::error::Error, "probe failed");
+                return self.failed(question, &error);
+            }
+        };
+        if let Some(event) = event {
+            self.board.report(event);
+        }
+        self.plan(question, asked_at);
+        if wanted {
+            self.board.chase_newest_mark();
+        }
+        Ok(())
+    }
+
+    /// Sets the times of the next questions.
+    fn plan(&mut self, question: Question, asked_at: Instant) {
+        if question == Question::Whole {
+            self.whole_due = (asked_at + self.health.interval).max(Instant::now() + self.health.interval / 4);
+        }
+        let Some(pursuit) = &mut self.pursuit else { return };
+        let now = Instant::now();
+        let snapshot = self.board.snapshot();
+        let position = snapshot.node(self.id).and_then(|node| node.position);
+        if now >= pursuit.end || position.is_some_and(|sample| sample.lsn >= pursuit.lsn) {
+            self.pursuit = None;
+        } else {
+            pursuit.due = now + pursuit.step;
+            pursuit.step = (pursuit.step * 2).min(self.health.interval);
+        }
+    }
+
+    /// A question that a node of this role cannot answer is a sign that it changed its role: the whole probe tells.
+    fn failed(&mut self, question: Question, error: &tokio_postgres::Error) -> Result<(), Failure> {
+        let changed_sides = error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
+        let pause = if changed_sides && question != Question::Whole { Duration::ZERO } else { self.health.interval };
+        self.whole_due = Instant::now() + pause;
+        self.pursuit = None;
+        if changed_sides { Ok(()) } else { Err(failure_of(error, Phase::Connected)) }
+    }
+}
+
+/// `None`: the node has no position yet.
+async fn ask(
+    control: &Control,
+    question: Question,
+    side: Side,
+    node: NodeId,
+    asked_at: Instant,
+) -> Result<Option<Event>, tokio_postgres::Error> {
+    match question {
+        Question::Whole => {
+            let answer = control.ask_all().await?;
+            Ok(Some(Event::Answered { node, asked_at, answer }))
+        }
+        Question::Mark | Question::Chase => {
+            let progress = control.ask_progress(side).await?;
+            Ok(progress.map(|progress| Event::Sampled { node, asked_at, progress }))
+        }
+    }
+}

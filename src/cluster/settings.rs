@@ -1,0 +1,23 @@
+//! The part of the settings that the probes need.
+
+use crate::config::{Config, Health, Node};
+use crate::decide::health::Limits;
+
+/// What is watched, how, and what counts as lagging.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub nodes: Vec<Node>,
+    pub health: Health,
+    pub limits: Limits,
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        let limits = Limits {
+            failures: config.health.failures,
+            max_lag: config.routing.max_lag,
+            lag_recovery: config.routing.lag_recovery,
+        };
+        Self { nodes: config.nodes.clone(), health: config.health.clone(), limits }
+    }
+}
