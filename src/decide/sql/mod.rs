@@ -1,5 +1,28 @@
 //! What a statement asks for: SQL text to [`Intent`], with the reason.
+//!
+//! The way of a text: [`lex`] into tokens, split into statements, each judged by its leading keywords ([`statement`]). Queries are judged by what
+//! their tokens can call, lock and write ([`scan`]); where a token may mean two things, the parser is asked ([`parse`]). What neither understands
+//! goes to the primary.
 
+mod catalogue;
+mod classify;
+mod display;
+mod hints;
+mod keywords;
+mod lex;
+mod oversized;
+mod parse;
+mod scan;
+mod settings;
+mod shape;
+mod statement;
+mod tokens;
 mod types;
 
+pub use catalogue::{BadRow, Catalogue, CatalogueBuilder, CatalogueQuery, FunctionLists, Listed, Standing};
+pub use classify::{Facts, classify};
+pub use shape::{Shape, shape};
 pub use types::*;
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,38 @@ pub struct Verdict {
     /// The function, relation, setting, ... that decided, where there is one.
     pub object: Option<Box<str>>,
     pub effects: Effects,
+    /// Session settings that functions in the statement change by name (`set_config('x', .., false)`); SET names its own in the intent.
+    pub settings: Box<[Box<str>]>,
+}
+
+impl Verdict {
+    pub fn new(intent: Intent, reason: Reason) -> Self {
+        Verdict { intent, reason, object: None, effects: Effects::empty(), settings: Box::default() }
+    }
+
+    /// The verdict on what pgpilot cannot look into: the primary, and whatever a statement could leave behind.
+    pub fn opaque(reason: Reason) -> Self {
+        Verdict::new(Intent::Write, reason).with(Effects::ANYTHING)
+    }
+
+    #[must_use]
+    pub fn with(mut self, effects: Effects) -> Self {
+        self.effects |= effects;
+        self
+    }
+
+    #[must_use]
+    pub fn about(mut self, object: impl Into<Box<str>>) -> Self {
+        self.object = Some(object.into());
+        self
+    }
+}
+
+impl Classified {
+    /// One verdict for a whole text that cannot be classified.
+    pub fn opaque(reason: Reason) -> Self {
+        Classified { statements: Box::new([Verdict::opaque(reason)]) }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +168,8 @@ bitflags::bitflags! {
         const COPY_IN = 1 << 9;
         /// Cannot run inside a transaction block (VACUUM, CREATE DATABASE, ..), so it must be the only statement of its message.
         const ALONE = 1 << 10;
+        /// What must be assumed of a statement that pgpilot does not understand.
+        const ANYTHING = Self::SETTINGS.bits() | Self::PINS.bits() | Self::UNPINS.bits() | Self::CATALOGUE.bits();
     }
 }
 

@@ -1,0 +1,46 @@
+//! From a text, as a client sent it, to the verdicts on its statements.
+
+use super::catalogue::{Catalogue, FunctionLists};
+use super::hints::hint_in;
+use super::lex::{Lexer, Token};
+use super::oversized;
+use super::statement;
+use super::tokens::{Tokens, split};
+use super::types::{Classified, Effects, Reason};
+
+/// What a verdict depends on besides the text. (It also depends on `standard_conforming_strings`, which must be on, and on the encoding, which must
+/// be UTF-8: where they are not, use [`Classified::opaque`].)
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub catalogue: &'a Catalogue,
+    /// `routing.primary_functions` and `routing.replica_functions`.
+    pub overrides: &'a FunctionLists,
+    /// A longer text, in bytes, is only skimmed: it goes to the primary.
+    pub max_parse: usize,
+}
+
+/// Judges each statement of `text`. Takes time linear in the text, apart from texts in doubt, for which the parser's limits hold.
+///
+/// The server parses a whole text before it runs any of it, so a text that cannot be split into tokens does nothing at all; it still gets the verdict that
+/// supposes the worst.
+pub fn classify(text: &str, facts: &Facts<'_>) -> Classified {
+    if text.len() > facts.max_parse {
+        return oversized::classify(text);
+    }
+    let Ok(tokens) = Lexer::new(text).collect::<Result<Vec<Token>, _>>() else {
+        return Classified::opaque(Reason::Unparsable);
+    };
+    let statements = split(text, &tokens);
+    let mut verdicts = Vec::with_capacity(statements.len());
+    for (n, range) in statements.iter().enumerate() {
+        let verdict = statement::classify(Tokens::new(text, &tokens[range.clone()]), facts);
+        // A statement's comments reach from the token before it to the token after it; the last one's to the end.
+        let before =
+            range.start.checked_sub(1).map_or(0, |i| tokens[i].end as usize)..tokens[range.start].start as usize;
+        let after_last = if n + 1 == statements.len() { text.len() } else { tokens[range.end].start as usize };
+        let after = tokens[range.end - 1].end as usize..after_last;
+        let hint = hint_in(&text[before]).or_else(|| hint_in(&text[after]));
+        verdicts.push(verdict.with(hint.map_or(Effects::empty(), Effects::from)));
+    }
+    Classified { statements: verdicts.into() }
+}

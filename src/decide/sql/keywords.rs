@@ -1,0 +1,228 @@
+//! Keywords of PostgreSQL's grammar (`src/include/parser/kwlist.h`), by what they may mean before a parenthesis.
+
+/// A word in lower case, without an allocation; what is longer than any keyword is left as it is.
+#[derive(Debug)]
+pub(super) struct Lower<'a> {
+    raw: &'a str,
+    buffer: [u8; Lower::LONGEST],
+}
+
+impl<'a> Lower<'a> {
+    const LONGEST: usize = 24;
+
+    pub(super) fn new(raw: &'a str) -> Self {
+        let mut buffer = [0; Lower::LONGEST];
+        if let Some(place) = buffer.get_mut(..raw.len()) {
+            place.copy_from_slice(raw.as_bytes());
+            place.make_ascii_lowercase();
+        }
+        Lower { raw, buffer }
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        let lower = self.buffer.get(..self.raw.len()).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        lower.unwrap_or(self.raw)
+    }
+}
+
+/// Reserved words: neither functions nor relations, unless quoted. (Those that may be functions, such as `left`, are not among them.)
+pub(super) fn is_never_a_name(word: &str) -> bool {
+    matches!(
+        word,
+        "all"
+            | "analyse"
+            | "analyze"
+            | "and"
+            | "any"
+            | "array"
+            | "as"
+            | "asc"
+            | "asymmetric"
+            | "both"
+            | "case"
+            | "cast"
+            | "check"
+            | "collate"
+            | "column"
+            | "constraint"
+            | "create"
+            | "current_catalog"
+            | "current_date"
+            | "current_role"
+            | "current_time"
+            | "current_timestamp"
+            | "current_user"
+            | "default"
+            | "deferrable"
+            | "desc"
+            | "distinct"
+            | "do"
+            | "else"
+            | "end"
+            | "except"
+            | "false"
+            | "fetch"
+            | "for"
+            | "foreign"
+            | "from"
+            | "grant"
+            | "group"
+            | "having"
+            | "in"
+            | "initially"
+            | "intersect"
+            | "into"
+            | "lateral"
+            | "leading"
+            | "limit"
+            | "localtime"
+            | "localtimestamp"
+            | "not"
+            | "null"
+            | "offset"
+            | "on"
+            | "only"
+            | "or"
+            | "order"
+            | "placing"
+            | "primary"
+            | "references"
+            | "returning"
+            | "select"
+            | "session_user"
+            | "some"
+            | "symmetric"
+            | "table"
+            | "then"
+            | "to"
+            | "trailing"
+            | "true"
+            | "union"
+            | "unique"
+            | "user"
+            | "using"
+            | "variadic"
+            | "when"
+            | "where"
+            | "window"
+            | "with"
+    )
+}
+
+/// Words that stand before a parenthesis without being the call of a function in `pg_proc`: constructs of the grammar, types with a modifier.
+/// `previous` is the token before the word, in lower case.
+pub(super) fn takes_parenthesis(word: &str, previous: &str) -> bool {
+    is_construct(word) || is_type(word) || is_clause(word, previous)
+}
+
+/// Constructs that look like calls.
+fn is_construct(word: &str) -> bool {
+    matches!(
+        word,
+        "between"
+            | "coalesce"
+            | "exists"
+            | "extract"
+            | "greatest"
+            | "grouping"
+            | "json"
+            | "json_array"
+            | "json_arrayagg"
+            | "json_exists"
+            | "json_object"
+            | "json_objectagg"
+            | "json_query"
+            | "json_scalar"
+            | "json_serialize"
+            | "json_table"
+            | "json_value"
+            | "least"
+            | "merge_action"
+            | "normalize"
+            | "nullif"
+            | "overlay"
+            | "position"
+            | "row"
+            | "substring"
+            | "treat"
+            | "trim"
+            | "values"
+            | "xmlattributes"
+            | "xmlconcat"
+            | "xmlelement"
+            | "xmlexists"
+            | "xmlforest"
+            | "xmlnamespaces"
+            | "xmlparse"
+            | "xmlpi"
+            | "xmlroot"
+            | "xmlserialize"
+            | "xmltable"
+    )
+}
+
+fn is_type(word: &str) -> bool {
+    matches!(
+        word,
+        "bigint"
+            | "bit"
+            | "boolean"
+            | "char"
+            | "character"
+            | "dec"
+            | "decimal"
+            | "float"
+            | "int"
+            | "integer"
+            | "interval"
+            | "national"
+            | "nchar"
+            | "numeric"
+            | "precision"
+            | "real"
+            | "setof"
+            | "smallint"
+            | "time"
+            | "timestamp"
+            | "timestamptz"
+            | "timetz"
+            | "varbit"
+            | "varchar"
+            | "varying"
+    )
+}
+
+/// Words of clauses: `OVER (`, `FILTER (`, `ORDER BY (`, `GROUPING SETS (`, `AS MATERIALIZED (`, .. Most may name functions elsewhere.
+fn is_clause(word: &str, previous: &str) -> bool {
+    match word {
+        "cross" | "full" | "inner" | "join" | "natural" | "ilike" | "like" | "is" | "outer" | "similar" => true,
+        "by" => matches!(previous, "order" | "group" | "partition"),
+        "over" | "filter" | "repeatable" => previous == ")",
+        "sets" => previous == "grouping",
+        "cube" | "rollup" => matches!(previous, "by" | "," | "(" | "all" | "distinct"),
+        "materialized" => matches!(previous, "as" | "not"),
+        "first" | "next" => previous == "fetch",
+        "system" | "bernoulli" => previous == "tablesample",
+        "zone" => previous == "time",
+        "conflict" => previous == "on",
+        "document" | "content" => previous == "(",
+        "set" => previous == "update",
+        "escape" | "passing" | "columns" => previous != "select" && previous != "," && previous != "(",
+        "operator" => !matches!(previous, "select" | "," | "."),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lower_leaves_long_and_foreign_words_alone() {
+        assert_eq!(Lower::new("SeLeCt").as_str(), "select");
+        assert_eq!(Lower::new("Größe").as_str(), "größe");
+        let long = "A".repeat(40);
+        assert_eq!(Lower::new(&long).as_str(), long);
+        assert_eq!(Lower::new("").as_str(), "");
+    }
+}

@@ -1,0 +1,224 @@
+//! The second opinion: `sqlparser` settles what the tokens leave in doubt.
+//!
+//! Its tree is only ever used to dispel a doubt, and only where it says positively what the doubtful token is. What it does not understand stays in doubt.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    Expr, Ident, ObjectName, Query, Select, SetExpr, Statement, TableAlias, TableFactor, Visit, Visitor,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+
+use super::classify::Facts;
+use super::lex::Kind;
+use super::scan::{Cause, Doubt, full_name};
+use super::tokens::Tokens;
+use super::types::Reason;
+
+/// Deeper nesting is not parsed: a limit on the parser's recursion, which is exponential in time for some texts.
+const MAX_DEPTH: usize = 30;
+
+/// Longer chains (`1 + 1 + ..`) are not parsed: they become trees whose height no recursion limit bounds, and which must be walked and dropped.
+const MAX_CHAIN: usize = 1_500;
+
+/// Judges the doubts about one statement: those that hold, as causes. What the parser does not understand holds.
+pub(super) fn judge(tokens: Tokens<'_>, doubts: &[Doubt], facts: &Facts<'_>) -> Vec<Cause> {
+    if doubts.is_empty() {
+        return Vec::new();
+    }
+    let statement = if height(tokens) > MAX_CHAIN { None } else { parse(tokens.source()) };
+    let Some(statement) = statement else { return doubts.iter().map(unsettled).collect() };
+    let mut findings = Findings::default();
+    let _: ControlFlow<()> = statement.visit(&mut findings);
+    doubts.iter().filter_map(|doubt| findings.confirm(doubt, facts)).collect()
+}
+
+fn unsettled(doubt: &Doubt) -> Cause {
+    match doubt {
+        Doubt::Call { schema, name } => Cause::about(Reason::UnknownFunction, full_name(schema.as_deref(), name)),
+        Doubt::Relation { schema, name } => Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)),
+        Doubt::Modification => Cause::new(Reason::Unparsable),
+    }
+}
+
+/// One statement and nothing after it.
+fn parse(text: &str) -> Option<Statement> {
+    let mut parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(MAX_DEPTH).try_with_sql(text).ok()?;
+    let statement = parser.parse_statement().ok()?;
+    // `SELECT 1 END ..` and the like: what the parser left over, it did not understand.
+    (parser.peek_token().token == sqlparser::tokenizer::Token::EOF).then_some(statement)
+}
+
+/// A bound on the height of the tree that these tokens become: the tokens of the longest list element, plus those of the groups inside it.
+fn height(tokens: Tokens<'_>) -> usize {
+    #[derive(Default, Clone, Copy)]
+    struct Level {
+        /// Tokens since the last comma.
+        chain: usize,
+        /// The highest group since then.
+        inner: usize,
+        /// The highest element before it.
+        done: usize,
+    }
+    let mut open = vec![Level::default()];
+    let close = |level: Level| level.done.max(level.chain + level.inner);
+    for i in 0..tokens.len() {
+        let kind = tokens.get(i).map(|t| t.kind);
+        match kind {
+            Some(Kind::Punctuation(b'(' | b'[')) => open.push(Level::default()),
+            Some(Kind::Punctuation(b')' | b']')) if open.len() > 1 => {
+                let level = open.pop().unwrap_or_default();
+                if let Some(outer) = open.last_mut() {
+                    outer.inner = outer.inner.max(close(level));
+                    outer.chain += 1;
+                }
+            }
+            _ => {
+                if let Some(level) = open.last_mut() {
+                    let comma = kind == Some(Kind::Punctuation(b','));
+                    *level = if comma {
+                        Level { done: close(*level), ..Level::default() }
+                    } else {
+                        Level { chain: level.chain + 1, ..*level }
+                    };
+                }
+            }
+        }
+    }
+    open.into_iter().map(close).sum()
+}
+
+/// What stands in a tree. Names as the server understands them.
+#[derive(Debug, Default)]
+struct Findings {
+    calls: HashSet<String>,
+    /// Names of aliases and common table expressions: they may stand before a parenthesis.
+    aliases: HashSet<String>,
+    relations: Vec<(Option<String>, String)>,
+    modification: Option<Reason>,
+    /// How many queries are open around the current node.
+    depth: usize,
+}
+
+impl Findings {
+    fn confirm(&self, doubt: &Doubt, facts: &Facts<'_>) -> Option<Cause> {
+        match doubt {
+            Doubt::Call { schema, name } => {
+                let alias = schema.is_none() && self.aliases.contains(&**name) && !self.calls.contains(&**name);
+                (!alias).then(|| Cause::about(Reason::UnknownFunction, full_name(schema.as_deref(), name)))
+            }
+            Doubt::Relation { .. } => self.relations.iter().find_map(|(schema, name)| {
+                facts.catalogue.relation(schema.as_deref(), name)?;
+                Some(Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)))
+            }),
+            Doubt::Modification => self.modification.map(Cause::new),
+        }
+    }
+
+    fn alias(&mut self, alias: Option<&TableAlias>) {
+        self.aliases.extend(alias.map(|a| identifier(&a.name)));
+    }
+
+    fn call(&mut self, name: &ObjectName) {
+        // A part that is not an identifier is an expression of another dialect; the name is then not known, and every doubt must stand.
+        self.calls.extend(name.0.iter().filter_map(|part| part.as_ident()).map(identifier));
+    }
+
+    fn modify(&mut self) {
+        let reason = if self.depth > 1 { Reason::DmlInCte } else { Reason::Dml };
+        self.modification.get_or_insert(reason);
+    }
+}
+
+impl Visitor for Findings {
+    type Break = ();
+
+    fn pre_visit_statement(&mut self, statement: &Statement) -> ControlFlow<()> {
+        if !matches!(statement, Statement::Query(_)) {
+            self.modify();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        self.depth += 1;
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.alias(Some(&cte.alias));
+        }
+        if modifies(&query.body) {
+            self.modify();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _query: &Query) -> ControlFlow<()> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        if select.into.is_some() {
+            self.modify();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        let mut parts = relation.0.iter().rev().filter_map(|part| part.as_ident()).map(identifier);
+        if let Some(name) = parts.next() {
+            self.relations.push((parts.next(), name));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        match factor {
+            TableFactor::Table { name, alias, args, .. } => {
+                if args.is_some() {
+                    self.call(name);
+                }
+                self.alias(alias.as_ref());
+            }
+            TableFactor::Function { name, alias, .. } => {
+                self.call(name);
+                self.alias(alias.as_ref());
+            }
+            TableFactor::Derived { alias, .. }
+            | TableFactor::TableFunction { alias, .. }
+            | TableFactor::UNNEST { alias, .. }
+            | TableFactor::JsonTable { alias, .. }
+            | TableFactor::XmlTable { alias, .. }
+            | TableFactor::NestedJoin { alias, .. } => self.alias(alias.as_ref()),
+            // Of other dialects: their aliases stay in doubt.
+            TableFactor::OpenJsonTable { .. }
+            | TableFactor::Pivot { .. }
+            | TableFactor::Unpivot { .. }
+            | TableFactor::UnpivotExpr { .. }
+            | TableFactor::MatchRecognize { .. }
+            | TableFactor::SemanticView { .. } => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr {
+            self.call(&function.name);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn modifies(body: &SetExpr) -> bool {
+    match body {
+        SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => true,
+        // The visitor comes to the parts by itself: sub-queries as queries, and a set operation cannot hold a modification without parentheses.
+        SetExpr::SetOperation { left, right, .. } => modifies(left) || modifies(right),
+        SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) | SetExpr::Table(_) => false,
+    }
+}
+
+fn identifier(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
+}

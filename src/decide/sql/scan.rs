@@ -1,0 +1,287 @@
+//! What the tokens of a query say: the functions it calls, the locks it takes, what it writes.
+//!
+//! Every call stands in the text as a name before a parenthesis, every lock and every write as a keyword, whatever the grammar around it. So a text
+//! without any of these is a read, and no parser is needed to know it; a text where a token may mean more than one thing leaves a [`Doubt`].
+
+use std::borrow::Cow;
+
+use super::catalogue::{Listed, Standing};
+use super::classify::Facts;
+use super::keywords::{self, Lower};
+use super::lex::Kind;
+use super::settings;
+use super::tokens::Tokens;
+use super::types::{Effects, Reason};
+
+/// What was found. `cause` is certain; the doubts are questions for the parser.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) cause: Option<Cause>,
+    pub(super) doubts: Vec<Doubt>,
+    pub(super) effects: Effects,
+    /// Settings that are changed by name.
+    pub(super) settings: Vec<Box<str>>,
+}
+
+/// Why a query needs the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cause {
+    pub(super) reason: Reason,
+    pub(super) object: Option<Box<str>>,
+}
+
+/// What may need the primary, depending on the grammar around a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// `name (`: the call of a function that nothing is known of, or the column list of an alias.
+    Call { schema: Option<Box<str>>, name: Box<str> },
+    /// A relation that only the primary answers rightly, or a column of the same name.
+    Relation { schema: Option<Box<str>>, name: Box<str> },
+    /// INSERT, UPDATE, DELETE or MERGE, or a column so named.
+    Modification,
+}
+
+impl Cause {
+    pub(super) fn new(reason: Reason) -> Self {
+        Cause { reason, object: None }
+    }
+
+    pub(super) fn about(reason: Reason, object: impl Into<Box<str>>) -> Self {
+        Cause { reason, object: Some(object.into()) }
+    }
+}
+
+/// Looks at every token of `tokens`, a query or a part of one.
+pub(super) fn scan(tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
+    let mut scanner = Scanner { tokens, facts, found: Scan::default() };
+    let mut i = 0;
+    while let Some(token) = tokens.get(i) {
+        i = match token.kind {
+            Kind::Word | Kind::Quoted | Kind::UnicodeQuoted => scanner.chain(i),
+            Kind::Operator => {
+                if facts.catalogue.is_operator_hazard(tokens.raw(i)) {
+                    scanner.cause(Cause::about(Reason::PrimaryFunction, format!("operator {}", tokens.raw(i))));
+                }
+                i + 1
+            }
+            _ => i + 1,
+        };
+    }
+    scanner.found
+}
+
+struct Scanner<'a, 'f> {
+    tokens: Tokens<'a>,
+    facts: &'f Facts<'f>,
+    found: Scan,
+}
+
+impl<'a> Scanner<'a, '_> {
+    /// A name of one or more parts that begins at `start`; returns the index after it.
+    fn chain(&mut self, start: usize) -> usize {
+        let tokens = self.tokens;
+        let mut last = start;
+        while tokens.is_punctuation(last + 1, b'.') && tokens.is_identifier(last + 2) {
+            last += 2;
+        }
+        let next = last + 1;
+        let after_dot = start > 0 && tokens.is_punctuation(start - 1, b'.');
+        let after_as = start > 0 && tokens.is(start - 1, "as");
+        let alone = last == start && !after_dot;
+        if alone && !after_as && tokens.get(start).is_some_and(|t| t.kind == Kind::Word) {
+            let word = Lower::new(tokens.raw(start));
+            self.keyword(start, word.as_str());
+            if keywords::is_never_a_name(word.as_str()) {
+                return next;
+            }
+        }
+        let Some(name) = self.name(last) else { return next };
+        let schema = if last >= start + 2 { self.name(last - 2) } else { None };
+        let call = tokens.is_punctuation(next, b'(');
+        if call {
+            // `INSERT INTO name (columns)`, `AS name (columns)`, `WITH name (columns)`: no calls.
+            let columns = start > 0 && tokens.is(start - 1, "into");
+            if !columns && !(alone && (after_as || self.opens_with(start))) {
+                self.call(schema.as_deref(), &name, start, next);
+            }
+        } else {
+            self.mention(start, last, after_dot);
+        }
+        next
+    }
+
+    /// The identifier at `i`; one that cannot be read makes the query opaque.
+    fn name(&mut self, i: usize) -> Option<Cow<'a, str>> {
+        let name = self.tokens.name(i);
+        // With UESCAPE, U&"..." means something else than the default escapes say.
+        let custom =
+            self.tokens.get(i).is_some_and(|t| t.kind == Kind::UnicodeQuoted) && self.tokens.is(i + 1, "uescape");
+        if name.is_none() || custom {
+            self.cause(Cause::about(Reason::Unparsable, self.tokens.raw(i)));
+            return None;
+        }
+        name
+    }
+
+    /// Whether the name at `i` is that of the first CTE: `WITH name (columns) AS`.
+    fn opens_with(&self, i: usize) -> bool {
+        let with = if i > 1 && self.tokens.is(i - 1, "recursive") { i - 2 } else { i.wrapping_sub(1) };
+        self.tokens.is(with, "with")
+    }
+
+    fn keyword(&mut self, i: usize, word: &str) {
+        let tokens = self.tokens;
+        match word {
+            "into" if !(i > 0 && tokens.is_any(i - 1, &["insert", "merge"])) => {
+                self.cause(Cause::new(Reason::SelectInto));
+                self.found.effects |= into_effects(tokens.from(i + 1));
+            }
+            "for" if tokens.is_any(i + 1, &["update", "share", "no", "key"]) => self.cause(Cause::new(Reason::RowLock)),
+            "insert" | "update" | "delete" | "merge" => self.modification(i),
+            _ => {}
+        }
+    }
+
+    fn modification(&mut self, i: usize) {
+        let tokens = self.tokens;
+        if i > 0 && tokens.is_any(i - 1, &["for", "key"]) {
+            return;
+        }
+        let opens_cte = i > 1 && tokens.is_punctuation(i - 1, b'(') && tokens.is_any(i - 2, &["as", "materialized"]);
+        if opens_cte {
+            self.cause(Cause::new(Reason::DmlInCte));
+            self.found.effects |= Effects::WRITES;
+        } else {
+            self.doubt(Doubt::Modification);
+        }
+    }
+
+    /// `schema.name (`, whose parenthesis is at `open`.
+    fn call(&mut self, schema: Option<&str>, name: &str, start: usize, open: usize) {
+        let Facts { catalogue, overrides, .. } = *self.facts;
+        let plain = schema.is_none() && self.tokens.get(start).is_some_and(|t| t.kind == Kind::Word);
+        let previous = Lower::new(if start > 0 { self.tokens.raw(start - 1) } else { "" });
+        if plain && keywords::takes_parenthesis(name, previous.as_str()) && !catalogue.has_own_function(name) {
+            return;
+        }
+        if is_temporary_schema(schema) {
+            return self.cause(Cause::about(Reason::PrimaryRelation, full_name(schema, name)));
+        }
+        match catalogue.function(schema, name, overrides) {
+            Standing::Safe => {}
+            Standing::Unknown => self.doubt(Doubt::Call { schema: schema.map(Into::into), name: name.into() }),
+            Standing::Primary { effects, by } => {
+                let special = by == Listed::Not && !catalogue.has_own_function(name);
+                match name {
+                    "set_config" if special => self.set_config(open),
+                    "current_setting" if special => self.current_setting(open),
+                    _ => {
+                        let reason =
+                            if by == Listed::Primary { Reason::ListedFunction } else { Reason::PrimaryFunction };
+                        self.cause(Cause::about(reason, full_name(schema, name)));
+                        self.found.effects |= effects;
+                    }
+                }
+            }
+        }
+        if catalogue.is_type_hazard(name) {
+            self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")));
+        }
+    }
+
+    /// `set_config('name', value, is_local)`: local ones are gone at the end of the transaction; others leave a setting behind, whose name is known
+    /// if it stands there.
+    fn set_config(&mut self, open: usize) {
+        let tokens = self.tokens;
+        let end = tokens.after_group(open).saturating_sub(1);
+        let name = tokens.string(open + 1).filter(|_| tokens.is_punctuation(open + 2, b','));
+        let name = name.map(|n| n.to_ascii_lowercase());
+        let scope = if end > open + 2 && tokens.is_punctuation(end - 2, b',') { truth(tokens, end - 1) } else { None };
+        match (name, scope) {
+            (Some(name), Some(true)) if !settings::is_transaction_property(&name) => {}
+            (Some(name), Some(false)) => {
+                self.cause(Cause::about(Reason::SessionState, name.clone()));
+                self.found.settings.push(name.into());
+            }
+            (name, _) => {
+                self.cause(Cause::about(Reason::PrimaryFunction, name.as_deref().unwrap_or("set_config")));
+                self.found.effects |= Effects::SETTINGS;
+            }
+        }
+    }
+
+    /// `current_setting('name')`: as SHOW.
+    fn current_setting(&mut self, open: usize) {
+        let tokens = self.tokens;
+        let whole = tokens.is_punctuation(open + 2, b',') || tokens.is_punctuation(open + 2, b')');
+        let name = tokens.string(open + 1).filter(|_| whole);
+        if !name.is_some_and(|n| settings::is_same_everywhere(&n.to_ascii_lowercase())) {
+            self.cause(Cause::about(Reason::PrimaryFunction, "current_setting"));
+        }
+    }
+
+    /// A name of one or more parts that is not called: a relation, a column, a type, a function as a field.
+    fn mention(&mut self, start: usize, last: usize, after_dot: bool) {
+        let catalogue = self.facts.catalogue;
+        let mut schema: Option<Cow<'a, str>> = None;
+        for i in (start..=last).step_by(2) {
+            let Some(name) = self.name(i) else { return };
+            let is_first = i == start && !after_dot;
+            if is_first && i < last && is_temporary_schema(Some(&name)) {
+                let object = full_name(Some(&name), &self.name(i + 2).unwrap_or_default());
+                return self.cause(Cause::about(Reason::PrimaryRelation, object));
+            }
+            if !is_first && i == last && catalogue.is_field_hazard(&name) {
+                self.cause(Cause::about(Reason::PrimaryFunction, &*name));
+            }
+            if catalogue.is_type_hazard(&name) {
+                self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")));
+            }
+            // `a.b` may be schema and relation, or relation and column; the relation is then named in FROM as well.
+            let alone = is_first && start == last;
+            if (alone || schema.is_some()) && catalogue.relation(schema.as_deref(), &name).is_some() {
+                self.doubt(Doubt::Relation { schema: schema.as_deref().map(Into::into), name: (&*name).into() });
+            }
+            schema = Some(name);
+        }
+    }
+
+    fn cause(&mut self, cause: Cause) {
+        self.found.cause.get_or_insert(cause);
+    }
+
+    fn doubt(&mut self, doubt: Doubt) {
+        if !self.found.doubts.contains(&doubt) {
+            self.found.doubts.push(doubt);
+        }
+    }
+}
+
+/// What `INTO ..` makes.
+pub(super) fn into_effects(target: Tokens<'_>) -> Effects {
+    let kind = if target.is_any(0, &["local", "global"]) { 1 } else { 0 };
+    let temporary = target.is_any(kind, &["temp", "temporary"]) || is_temporary_schema(target.name(0).as_deref());
+    Effects::WRITES | if temporary { Effects::PINS } else { Effects::CATALOGUE }
+}
+
+/// Whether this is the schema of a session's temporary objects.
+pub(super) fn is_temporary_schema(schema: Option<&str>) -> bool {
+    schema.is_some_and(|s| s == "pg_temp" || s.starts_with("pg_temp_"))
+}
+
+pub(super) fn full_name(schema: Option<&str>, name: &str) -> String {
+    schema.map_or_else(|| name.to_owned(), |schema| format!("{schema}.{name}"))
+}
+
+/// A boolean constant, as a keyword or as any text that the type accepts (`src/backend/utils/adt/bool.c`).
+fn truth(tokens: Tokens<'_>, i: usize) -> Option<bool> {
+    let text = match tokens.word(i) {
+        "" => tokens.string(i)?.trim().to_ascii_lowercase(),
+        word => word.to_ascii_lowercase(),
+    };
+    match text.as_str() {
+        "true" | "t" | "on" | "yes" | "1" => Some(true),
+        "false" | "f" | "off" | "no" | "0" => Some(false),
+        _ => None,
+    }
+}

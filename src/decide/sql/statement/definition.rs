@@ -1,0 +1,64 @@
+//! CREATE, ALTER, DROP.
+
+use super::{prepared, query, utility};
+use crate::decide::sql::classify::Facts;
+use crate::decide::sql::scan::is_temporary_schema;
+use crate::decide::sql::tokens::Tokens;
+use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
+
+pub(super) fn create(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
+    let mut at = if tokens.is(1, "or") && tokens.is(2, "replace") { 3 } else { 1 };
+    if tokens.is_any(at, &["local", "global"]) {
+        at += 1;
+    }
+    let temporary = tokens.is_any(at, &["temp", "temporary"]) || in_temporary_schema(tokens);
+    let alone = tokens.is_any(at, &["database", "tablespace", "subscription"]) || is_concurrent_index(tokens, at);
+    // Temporary objects concern nobody else's verdicts.
+    let kept = if temporary { Effects::PINS } else { Effects::CATALOGUE };
+    let mut verdict = utility::write(Reason::Ddl, Effects::WRITES | kept);
+    if alone {
+        verdict.effects |= Effects::ALONE;
+    }
+    if let Some(source) = created_from(tokens, at) {
+        if tokens.is(source, "execute") {
+            let executed = prepared::execute(tokens.from(source), facts);
+            return Verdict { reason: Reason::Ddl, ..executed }.with(verdict.effects);
+        }
+        query::leave_behind(&mut verdict, tokens.from(source), facts);
+    }
+    verdict
+}
+
+/// Where the query of CREATE TABLE .. AS or CREATE MATERIALIZED VIEW .. AS begins: it runs at once, and a view's does not.
+fn created_from(tokens: Tokens<'_>, kind: usize) -> Option<usize> {
+    let runs = (kind..kind + 3).any(|i| tokens.is_any(i, &["table", "materialized"]));
+    tokens.find(kind, &["as"]).filter(|_| runs).map(|at| at + 1)
+}
+
+fn is_concurrent_index(tokens: Tokens<'_>, at: usize) -> bool {
+    let index = if tokens.is(at, "unique") { at + 1 } else { at };
+    tokens.is(index, "index") && tokens.is(index + 1, "concurrently")
+}
+
+/// Whether anything in the statement is made in, or named in, the schema of temporary objects.
+fn in_temporary_schema(tokens: Tokens<'_>) -> bool {
+    (1..tokens.len()).any(|i| tokens.is_punctuation(i + 1, b'.') && is_temporary_schema(tokens.name(i).as_deref()))
+}
+
+pub(super) fn alter(tokens: Tokens<'_>) -> Verdict {
+    if tokens.is(1, "system") {
+        return utility::write(Reason::Utility, Effects::NODE | Effects::ALONE);
+    }
+    let moves_database = tokens.is(1, "database") && tokens.is(3, "set") && tokens.is(4, "tablespace");
+    let detaches = tokens.len() > 4 && tokens.is(tokens.len() - 1, "concurrently");
+    let alone = if moves_database || detaches { Effects::ALONE } else { Effects::empty() };
+    utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE | alone)
+}
+
+/// DROP: may also take a temporary object away.
+pub(super) fn drop(tokens: Tokens<'_>) -> Verdict {
+    let concurrent = tokens.is(1, "index") && tokens.is(2, "concurrently");
+    let alone = concurrent || tokens.is_any(1, &["database", "tablespace", "subscription"]);
+    let alone = if alone { Effects::ALONE } else { Effects::empty() };
+    Verdict::new(Intent::Write, Reason::Ddl).with(Effects::WRITES | Effects::CATALOGUE | Effects::UNPINS | alone)
+}

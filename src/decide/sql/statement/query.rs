@@ -1,0 +1,50 @@
+//! Queries, and what modifies rows.
+
+use crate::decide::sql::classify::Facts;
+use crate::decide::sql::parse;
+use crate::decide::sql::scan::{Cause, Doubt, Scan, scan};
+use crate::decide::sql::tokens::Tokens;
+use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
+
+/// SELECT, VALUES, TABLE, WITH: a read unless something in it is not.
+pub(super) fn read(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
+    let Scan { cause, doubts, effects, settings } = scan(tokens, facts);
+    let confirmed = parse::judge(tokens, &doubts, facts);
+    let effects = effects | confirmed.iter().map(implied).fold(Effects::empty(), Effects::union);
+    let mut verdict = match cause.or_else(|| confirmed.into_iter().next()) {
+        None => Verdict::new(Intent::Read, Reason::PlainRead),
+        Some(Cause { reason, object }) => Verdict { object, ..Verdict::new(Intent::Write, reason) },
+    };
+    verdict.settings = settings.into();
+    verdict.with(effects)
+}
+
+/// INSERT, UPDATE, DELETE, MERGE: a write whatever is in it, but the functions it calls may leave something behind.
+pub(super) fn modification(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
+    let mut verdict = Verdict::new(Intent::Write, Reason::Dml).with(Effects::WRITES);
+    leave_behind(&mut verdict, tokens, facts);
+    verdict
+}
+
+/// REFRESH MATERIALIZED VIEW. What its functions do to settings is undone by the server (it runs as a security-restricted operation).
+pub(super) fn refresh() -> Verdict {
+    Verdict::new(Intent::Write, Reason::Utility).with(Effects::WRITES)
+}
+
+/// Adds the effects of the functions that a query or modification calls.
+pub(super) fn leave_behind(verdict: &mut Verdict, tokens: Tokens<'_>, facts: &Facts<'_>) {
+    let Scan { doubts, effects, settings, .. } = scan(tokens, facts);
+    let calls: Vec<Doubt> = doubts.into_iter().filter(|doubt| matches!(doubt, Doubt::Call { .. })).collect();
+    let implied = parse::judge(tokens, &calls, facts).iter().map(implied).fold(Effects::empty(), Effects::union);
+    verdict.effects |= effects | implied;
+    verdict.settings = settings.into();
+}
+
+/// What must be expected of a cause that the parser confirmed.
+fn implied(cause: &Cause) -> Effects {
+    match cause.reason {
+        Reason::UnknownFunction => Effects::SETTINGS,
+        Reason::Dml | Reason::DmlInCte => Effects::WRITES,
+        _ => Effects::empty(),
+    }
+}

@@ -1,0 +1,48 @@
+//! The rest: statements that are neither queries nor definitions, and need the primary.
+
+use crate::decide::sql::catalogue::Standing;
+use crate::decide::sql::classify::Facts;
+use crate::decide::sql::tokens::Tokens;
+use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
+
+pub(super) fn write(reason: Reason, effects: Effects) -> Verdict {
+    Verdict::new(Intent::Write, reason).with(effects)
+}
+
+/// FETCH, MOVE, CLOSE: where the cursor is.
+pub(super) fn cursor(effects: Effects) -> Verdict {
+    Verdict::new(Intent::WithinTransaction, Reason::Utility).with(effects)
+}
+
+/// DO: its body may change any setting; what pins the session cannot be made without one of these words in it, or a function that does it.
+pub(super) fn anonymous_block(tokens: Tokens<'_>) -> Verdict {
+    const WORDS: [&str; 7] = ["temp", "advisory", "listen", "hold", "setseed", "load", "execute"];
+    let mentions = |i: usize| {
+        let body = tokens.raw(i).to_ascii_lowercase();
+        WORDS.iter().any(|word| body.contains(word))
+    };
+    let pins = if (1..tokens.len()).any(mentions) { Effects::PINS } else { Effects::empty() };
+    write(Reason::Utility, Effects::SETTINGS | pins | Effects::UNPINS)
+}
+
+/// CALL procedure(..).
+pub(super) fn call(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
+    let (mut schema, mut at) = (None, 1);
+    while tokens.is_punctuation(at + 1, b'.') {
+        schema = tokens.name(at);
+        at += 2;
+    }
+    let Some(name) = tokens.name(at) else { return Verdict::opaque(Reason::Unparsable) };
+    let known = match facts.catalogue.function(schema.as_deref(), &name, facts.overrides) {
+        Standing::Primary { effects, .. } => effects,
+        Standing::Safe | Standing::Unknown => Effects::empty(),
+    };
+    write(Reason::Utility, known | Effects::SETTINGS).about(&*name)
+}
+
+/// REINDEX, CLUSTER: some forms commit as they go, and so must be alone.
+pub(super) fn rebuild(tokens: Tokens<'_>) -> Verdict {
+    let many = (1..tokens.len().min(16)).any(|i| tokens.is_any(i, &["schema", "database", "system", "concurrently"]));
+    let all = tokens.is(0, "cluster") && (tokens.len() == 1 || tokens.is(1, "verbose") && tokens.len() == 2);
+    write(Reason::Utility, if many || all { Effects::ALONE } else { Effects::empty() })
+}
