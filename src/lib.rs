@@ -35,4 +35,5 @@ pub mod config;
 pub mod decide;
 pub mod demo;
 pub mod net;
+pub mod telemetry;
 pub mod wire;

@@ -6,6 +6,7 @@
 //! - [`load`]: outstanding statements per node, for balancing.
 
 mod board;
+mod chronicle;
 mod control;
 pub mod load;
 mod monitor;
@@ -24,6 +25,7 @@ pub use settings::Settings;
 use crate::config;
 use crate::decide::health::{Answer, Event, NodeSpec};
 use crate::decide::route::{NodeId, Snapshot};
+use crate::telemetry::Journal;
 
 use board::Board;
 use monitor::Monitor;
@@ -137,6 +139,11 @@ impl Cluster {
     /// What a node said of itself last, for the console and the metrics.
     pub fn answer(&self, node: NodeId) -> Option<Answer> {
         self.board.answer(node)
+    }
+
+    /// What happened to the nodes lately.
+    pub fn journal(&self) -> &Arc<Journal> {
+        self.board.journal()
     }
 
     /// What the probes did so far.

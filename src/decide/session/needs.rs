@@ -1,7 +1,9 @@
 //! What a batch needs, from the verdicts on its statements: the most demanding one decides.
 
 use crate::decide::route::Need;
-use crate::decide::sql::{Access, Effects, Intent, Isolation, Reason, SessionCommand, SetScope, TransactionMode, Verdict};
+use crate::decide::sql::{
+    Access, Effects, Intent, Isolation, Reason, SessionCommand, SetScope, TransactionMode, Verdict,
+};
 
 /// What a batch, or a part of it, asks of the session and its server.
 #[derive(Debug, Clone, Default)]
