@@ -11,6 +11,6 @@ mod simulation;
 mod snapshot;
 
 pub use decision::{Ask, Decision, Demand, Need, Refusal, Route, WaitFor, route};
-pub use freshness::Freshness;
+pub use freshness::{Freshness, is_in_service};
 pub use policy::Policy;
 pub use snapshot::*;
