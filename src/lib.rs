@@ -31,10 +31,13 @@
 //! - No lock is held across an await.
 
 pub mod admin;
+pub mod app;
 pub mod cluster;
 pub mod config;
 pub mod decide;
 pub mod demo;
 pub mod net;
+pub mod pool;
+pub mod proxy;
 pub mod telemetry;
 pub mod wire;

@@ -154,7 +154,7 @@ impl<'s> Session<'s> {
     }
 
     fn parse(&mut self, body: &[u8], out: &mut BytesMut) -> Result<(), Failure> {
-        let message = frontend::Parse::parse(body)?;
+        let message = frontend::Parse::read(body)?;
         let (mut commands, outcome) = parse(utf8(message.query)?);
         outcome?;
         if commands.len() > 1 {

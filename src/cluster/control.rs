@@ -12,11 +12,27 @@ use crate::config::{Health, Node};
 use crate::decide::health::{Answer, Applying, Failure, Progress, Receiver, Recovery, Stage};
 use crate::decide::position::{Lsn, Timeline, WalGeometry};
 use crate::decide::route::Code;
+use crate::net::tls::Attempt;
+use crate::net::{OpenError, Target};
 
-/// Opens a connection for pgpilot's own questions. The caller limits the time.
+/// Why pgpilot's own questions are not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("{}", with_cause(.0))]
+    Server(#[from] tokio_postgres::Error),
+}
+
+/// tokio-postgres keeps what the server said behind a general word.
+fn with_cause(error: &tokio_postgres::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// Opens a connection for pgpilot's own questions, encrypted as the node's settings say. The caller limits the time.
 ///
 /// # Errors
-/// Those of the connection; [`failure_of`] says what they tell of the node.
+/// Those of the connection; [`refusal_of`] says what they tell of the node.
 ///
 /// # Cancel safety
 /// Closes the half-open connection.
@@ -24,17 +40,33 @@ pub async fn connect_control(
     node: &Node,
     health: &Health,
     database: &str,
-) -> Result<(Client, AbortOnDropHandle<()>), tokio_postgres::Error> {
+) -> Result<(Client, AbortOnDropHandle<()>), ControlError> {
     let mut config = Config::new();
-    // A directory is taken as that of a Unix socket.
-    config.host(&node.host).port(node.port).user(&health.user).dbname(database);
-    config.application_name("pgpilot").keepalives_idle(Duration::from_secs(10));
+    config.user(&health.user).dbname(database).application_name("pgpilot");
     // Nothing that a role or a database sets may change the questions' meaning.
     config.options("-c search_path=pg_catalog -c jit=off -c statement_timeout=0 -c row_security=on");
     if let Some(password) = &health.password {
         config.password(password.expose());
     }
-    let (client, connection) = config.connect(NoTls).await?;
+    let target = Target::try_from(node).map_err(OpenError::from)?;
+    let mut outcome = Err(OpenError::from(io::Error::from(io::ErrorKind::NotConnected)).into());
+    for attempt in target.attempts() {
+        outcome = log_in(&target, *attempt, &config).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+async fn log_in(
+    target: &Target,
+    attempt: Attempt,
+    config: &Config,
+) -> Result<(Client, AbortOnDropHandle<()>), ControlError> {
+    let secured = target.open_by(attempt).await?;
+    // The stream is encrypted already where it has to be.
+    let (client, connection) = config.connect_raw(secured.stream, NoTls).await?;
     // An error of the connection shows in the query that it ends.
     let driver = tokio::spawn(async move { drop(connection.await) });
     Ok((client, AbortOnDropHandle::new(driver)))
@@ -57,7 +89,7 @@ pub(super) enum Side {
 }
 
 impl Control {
-    pub(super) async fn connect(node: &Node, health: &Health) -> Result<Self, tokio_postgres::Error> {
+    pub(super) async fn connect(node: &Node, health: &Health) -> Result<Self, ControlError> {
         let (client, driver) = connect_control(node, health, &health.database).await?;
         let (whole, written, replayed) =
             tokio::try_join!(client.prepare(WHOLE), client.prepare(WRITTEN), client.prepare(REPLAYED))?;
@@ -90,6 +122,16 @@ impl Control {
 }
 
 /// What an error says of the node.
+pub(super) fn refusal_of(error: &ControlError) -> Failure {
+    match error {
+        // It answered, though not as it was asked to.
+        ControlError::Open(OpenError::Tls(_)) => Failure::Alive(Code(*b"28000")),
+        ControlError::Open(OpenError::Io(_)) => Failure::Refused,
+        ControlError::Server(error) => failure_of(error, Phase::Connecting),
+    }
+}
+
+/// What an error on a connection tells of the node.
 pub(super) fn failure_of(error: &tokio_postgres::Error, phase: Phase) -> Failure {
     let broken = match phase {
         Phase::Connecting => Failure::Refused,

@@ -3,9 +3,11 @@
 //! - [`Cluster`]: what the rest of pgpilot holds.
 //! - `monitor`: one task per node, which asks; `control`: the connection and the questions.
 //! - `board`: where answers meet [`Health`](crate::decide::health::Health), and what it makes of them is published.
+//! - [`catalogue`]: what is in the databases.
 //! - [`load`]: outstanding statements per node, for balancing.
 
 mod board;
+pub mod catalogue;
 mod chronicle;
 mod control;
 pub mod load;
@@ -17,8 +19,9 @@ use std::time::Instant;
 
 use tokio_util::task::AbortOnDropHandle;
 
-pub use board::Reader;
-pub use control::connect_control;
+pub use board::{Counters, Reader};
+pub use catalogue::{Catalogues, Recipe};
+pub use control::{ControlError, connect_control};
 pub use load::{Loads, Outstanding};
 pub use settings::Settings;
 
@@ -146,8 +149,15 @@ impl Cluster {
         self.board.journal()
     }
 
+    /// How to get to a node.
+    fn access(&self, node: NodeId) -> Option<(config::Node, config::Health)> {
+        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = watches.get(usize::from(node.0))?.as_ref()?;
+        Some((watch.node.clone(), watch.health.clone()))
+    }
+
     /// What the probes did so far.
-    pub fn counters(&self) -> board::Counters {
+    pub fn counters(&self) -> Counters {
         self.board.counters()
     }
 }

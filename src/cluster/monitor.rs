@@ -14,7 +14,7 @@ use crate::decide::position::Lsn;
 use crate::decide::route::{NodeId, Role};
 
 use super::board::{Bell, Board, Call, Chase};
-use super::control::{Control, Phase, Side, failure_of};
+use super::control::{Control, Phase, Side, failure_of, refusal_of};
 
 /// Between two questions for a mark: sessions that write all the time share one.
 const MARK_GAP: Duration = Duration::from_millis(1);
@@ -82,7 +82,7 @@ impl Monitor {
                 }
                 Ok(Err(error)) => {
                     debug!(node = %self.node.name, error = &error as &dyn std::error::Error, "cannot connect");
-                    self.report_failure(failure_of(&error, Phase::Connecting));
+                    self.report_failure(refusal_of(&error));
                     self.pause_before_dialling(begun).await;
                 }
                 Err(_) => {

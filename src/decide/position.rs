@@ -85,9 +85,41 @@ impl fmt::Display for Lsn {
     }
 }
 
+/// The text is not `timeline:X/X`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a position: expected a timeline and a log position, as in 1:16/B374D848")]
+pub struct NotAPosition(String);
+
+impl FromStr for Position {
+    type Err = NotAPosition;
+
+    /// Also takes a position without a timeline, which stands for any.
+    fn from_str(text: &str) -> Result<Self, NotAPosition> {
+        let (timeline, lsn) = text.split_once(':').unwrap_or(("0", text));
+        match (timeline.parse(), lsn.parse()) {
+            (Ok(timeline), Ok(lsn)) => Ok(Self { timeline: Timeline(timeline), lsn }),
+            _ => Err(NotAPosition(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.timeline.0, self.lsn)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_position_is_read_back() {
+        let position = Position { timeline: Timeline(3), lsn: Lsn(0x16_B374_D848) };
+        assert_eq!(position.to_string().parse(), Ok(position));
+        assert_eq!("16/B374D848".parse(), Ok(Position { timeline: Timeline(0), ..position }));
+        assert!("x:16/0".parse::<Position>().is_err());
+    }
 
     #[test]
     fn prints_and_parses_as_postgresql_does() {

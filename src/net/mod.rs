@@ -1,8 +1,10 @@
 //! Sockets: one stream type for all of them, and TLS towards clients and servers.
 
 pub mod stream;
+mod target;
 #[cfg(test)]
 mod testing;
 pub mod tls;
 
 pub use stream::{Liveness, Stream};
+pub use target::{OpenError, Target};

@@ -7,11 +7,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::dial::Target;
+use crate::net::Target;
 use crate::wire::startup::put_cancel;
 
 /// What a CancelRequest to a server needs.
-#[derive(Clone)]
 pub struct CancelKey {
     pub target: Arc<Target>,
     pub pid: u32,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::read_buf;
 
@@ -11,7 +11,7 @@ use super::cancel::CancelKey;
 use crate::decide::pool::PoolIndex;
 use crate::decide::route::NodeId;
 use crate::decide::session::{ParameterMap, ServerStatements, Settings, StatementId};
-use crate::net::Stream;
+use crate::net::{Liveness, Stream};
 use crate::wire::backend::{self, ErrorView};
 use crate::wire::{HEADER_LEN, Header, SqlState, WireError, frontend};
 
@@ -27,7 +27,7 @@ pub struct ServerConnection {
     pub pool: PoolIndex,
     /// Whom pgpilot logged in as.
     pub user: Arc<str>,
-    pub cancel_key: CancelKey,
+    pub cancel_key: Arc<CancelKey>,
     /// What the server has reported.
     pub parameters: Arc<ParameterMap>,
     /// The settings that have been brought onto it.
@@ -55,9 +55,9 @@ pub enum QueryError {
 }
 
 impl ServerConnection {
-    /// Whether the server has hung up or said something while nobody listened. Costs no system call as long as nothing has arrived.
+    /// Whether the server has hung up or said something while nobody listened.
     pub fn is_stale(&mut self) -> bool {
-        !self.input.is_empty() || self.stream.has_news()
+        !self.input.is_empty() || self.stream.probe() != Liveness::Quiet
     }
 
     /// Runs one simple Query of pgpilot's own and returns its rows, as text. Only between batches: nothing else may be due.
@@ -131,8 +131,10 @@ impl ServerConnection {
     pub fn close(mut self) {
         self.output.clear();
         frontend::put_terminate(&mut self.output);
-        self.stream.try_write_all(&mut self.output);
-        self.input.advance(self.input.len());
+        if let Stream::Tcp(socket) = &self.stream {
+            // When the buffer is full, closing the socket says it as well.
+            let _ = socket.try_write(&self.output);
+        }
     }
 }
 

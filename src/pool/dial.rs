@@ -1,13 +1,11 @@
 //! Opening a connection to a server: TCP or Unix socket, TLS, start-up, login.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
 
 use super::cancel::CancelKey;
 use super::connection::{QueryError, ServerConnection};
@@ -15,16 +13,10 @@ use crate::decide::auth::{Credential, LoginError, LoginStep, ServerLogin};
 use crate::decide::pool::PoolIndex;
 use crate::decide::route::NodeId;
 use crate::decide::session::{ParameterMap, ServerStatements, Settings};
-use crate::net::{ServerTls, Stream, TlsError};
+use crate::net::tls::{Attempt, Secured};
+use crate::net::{OpenError, Target};
 use crate::wire::backend::{self, ErrorView};
 use crate::wire::{HEADER_LEN, SqlState, WireError, startup};
-
-/// Where a node listens.
-pub struct Target {
-    pub host: String,
-    pub port: u16,
-    pub tls: ServerTls,
-}
 
 /// As whom, and to what.
 #[derive(Clone)]
@@ -46,12 +38,12 @@ pub(super) struct Terms {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    #[error("cannot connect: {0}")]
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("connection lost: {0}")]
     Io(#[from] io::Error),
     #[error("cannot connect: timed out")]
     TimedOut,
-    #[error("TLS: {0}")]
-    Tls(#[from] TlsError),
     /// The server refused, in its own words. Those are about the user's own login, so the user may read them.
     #[error("{message}")]
     Refused { code: SqlState, message: String },
@@ -65,11 +57,10 @@ impl DialError {
     /// Whether the node itself, and not this user's login, is the trouble.
     pub fn is_about_the_node(&self) -> bool {
         match self {
-            Self::Io(_) | Self::TimedOut | Self::Tls(_) | Self::Wire(_) => true,
-            Self::Refused { code, .. } => matches!(
-                *code,
-                SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN
-            ),
+            Self::Open(_) | Self::Io(_) | Self::TimedOut | Self::Wire(_) => true,
+            Self::Refused { code, .. } => {
+                matches!(*code, SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN)
+            }
             Self::Login(_) => false,
         }
     }
@@ -85,40 +76,32 @@ impl From<QueryError> for DialError {
     }
 }
 
-impl Target {
-    /// Connects and encrypts as the node's settings say; no start-up packet is sent.
-    ///
-    /// # Errors
-    /// No connection, or no TLS where TLS is demanded.
-    pub async fn open(&self) -> Result<Stream, DialError> {
-        let plain = if self.host.starts_with('/') {
-            let path = Path::new(&self.host).join(format!(".s.PGSQL.{}", self.port));
-            Stream::from(UnixStream::connect(path).await?)
-        } else {
-            let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            Stream::from_tcp(tcp)?
-        };
-        Ok(self.tls.start(plain, &self.host).await?)
-    }
-}
-
 /// Opens a connection that is ready for queries. Also returns the credential to use next time (keys derived for this login are in it).
 pub(super) async fn dial(
     target: Arc<Target>,
     login: Login,
     terms: Terms,
 ) -> Result<(ServerConnection, Credential), DialError> {
-    let limit = terms.connect_timeout;
-    tokio::time::timeout(limit, attempt(target, login, terms)).await.unwrap_or(Err(DialError::TimedOut))
+    let attempts = async {
+        let mut failure = None;
+        for attempt in target.attempts() {
+            match log_in(&target, *attempt, &login, &terms).await {
+                Ok(done) => return Ok(done),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or(DialError::TimedOut))
+    };
+    tokio::time::timeout(terms.connect_timeout, attempts).await.unwrap_or(Err(DialError::TimedOut))
 }
 
-async fn attempt(
-    target: Arc<Target>,
-    login: Login,
-    terms: Terms,
+async fn log_in(
+    target: &Arc<Target>,
+    attempt: Attempt,
+    login: &Login,
+    terms: &Terms,
 ) -> Result<(ServerConnection, Credential), DialError> {
-    let stream = target.open().await?;
-    let channel_binding = stream.server_end_point().map(<[u8]>::to_vec);
+    let Secured { stream, channel_binding } = target.open_by(attempt).await?;
     let mut connection = ServerConnection {
         stream,
         input: BytesMut::with_capacity(INPUT),
@@ -126,7 +109,7 @@ async fn attempt(
         node: terms.node,
         pool: terms.pool,
         user: login.user.clone(),
-        cancel_key: CancelKey { target, pid: 0, key: Box::default() },
+        cancel_key: Arc::new(CancelKey { target: target.clone(), pid: 0, key: Box::default() }),
         parameters: Arc::new(ParameterMap::default()),
         settings: Arc::new(Settings::default()),
         statements: ServerStatements::new(terms.max_prepared),
@@ -135,10 +118,9 @@ async fn attempt(
         expires_at: expiry(terms.max_lifetime),
         generation: terms.generation,
     };
-    let parameters =
-        [("user", &*login.user), ("database", &*login.database), ("application_name", "pgpilot")];
+    let parameters = [("user", &*login.user), ("database", &*login.database), ("application_name", "pgpilot")];
     startup::put_startup(&mut connection.output, startup::PROTOCOL_3_2, &parameters);
-    let credential = authenticate(&mut connection, &login, channel_binding).await?;
+    let credential = authenticate(&mut connection, login, channel_binding).await?;
     settle(&mut connection).await?;
     Ok((connection, credential))
 }
@@ -194,8 +176,8 @@ async fn settle(connection: &mut ServerConnection) -> Result<(), DialError> {
             backend::PARAMETER_STATUS => connection.note_parameter(body)?,
             backend::BACKEND_KEY_DATA => {
                 let (pid, key) = backend::backend_key_data(body)?;
-                connection.cancel_key.pid = pid;
-                connection.cancel_key.key = key.into();
+                let target = connection.cancel_key.target.clone();
+                connection.cancel_key = Arc::new(CancelKey { target, pid, key: key.into() });
             }
             backend::READY_FOR_QUERY => return Ok(()),
             backend::NOTICE_RESPONSE => {}

@@ -9,12 +9,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use super::connection::ServerConnection;
-use super::dial::{DialError, Login, Target, Terms, dial};
+use super::dial::{DialError, Login, Terms, dial};
 use super::lease::{Lease, LeaseError};
 use crate::config;
 use crate::decide::auth::Credential;
 use crate::decide::pool::{Actions, Asked, Book, Limits, PoolCounts, PoolIndex, Ticket};
 use crate::decide::route::NodeId;
+use crate::net::Target;
 
 /// What a pool is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -18,8 +18,12 @@ pub(super) struct Assessed {
     pub needs: Needs,
     /// It asks for something to be executed: a Query, an Execute, a FunctionCall.
     pub executes: bool,
-    /// It ends a transaction in a way that commits.
+    /// It may end a transaction in a way that commits.
     pub commits: bool,
+    /// It has statements of pgpilot's own, or such as pgpilot may answer.
+    pub own: bool,
+    /// The verdict on a Query.
+    pub query: Option<Arc<Classified>>,
 }
 
 /// One frame of a client's.
@@ -65,8 +69,9 @@ impl Client {
                 self.session.unnamed = None;
                 assessed.executes = true;
                 self.add(&verdict, assessed);
+                assessed.query = Some(verdict);
             }
-            frontend::PARSE => self.assess_parse(Parse::parse(frame.body())?, assessed)?,
+            frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed)?,
             frontend::BIND => {
                 let head = BindHead::parse(frame.body())?;
                 self.add_statement(head.statement, assessed);
@@ -114,7 +119,7 @@ impl Client {
         }
         let statement = self.statement_of(parse);
         let stamp = self.verdicts.stamp();
-        self.session.define(parse.name, SessionStatement { statement, verdict, stamp });
+        self.session.define(parse.name, SessionStatement { statement, verdict, stamp, sent: false });
         Ok(())
     }
 
@@ -163,6 +168,7 @@ impl Client {
         let prepared = |name: &str| session.statements.get(name.as_bytes())?.verdict.statements.first();
         for verdict in &classified.statements {
             assessed.needs.add(verdict, session.defaults, &prepared);
+            assessed.own |= matches!(verdict.intent, Intent::Own(_));
             assessed.commits |= matches!(verdict.intent, Intent::End(_) | Intent::Write | Intent::WithinTransaction);
         }
         if classified.statements.is_empty() {

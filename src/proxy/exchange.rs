@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
 use super::link::{Link, LinkRole};
@@ -74,14 +74,7 @@ pub(super) enum Until {
 
 impl Side {
     pub(super) fn new(stream: Stream, input: BytesMut) -> Self {
-        Self {
-            stream,
-            input,
-            kept: 0,
-            output: BytesMut::new(),
-            input_limit: CLIENT_INPUT_MAX,
-            rest: Passing::Nothing,
-        }
+        Self { stream, input, kept: 0, output: BytesMut::new(), input_limit: CLIENT_INPUT_MAX, rest: Passing::Nothing }
     }
 
     /// What has come and has not been forwarded.

@@ -2,6 +2,7 @@
 
 use crate::decide::route::Refusal;
 use crate::pool::{DialError, LeaseError, QueryError};
+use crate::telemetry::Side;
 use crate::wire::backend::Report;
 use crate::wire::{SqlState, WireError};
 
@@ -21,6 +22,18 @@ pub(super) enum End {
 impl End {
     pub(super) fn fatal(code: SqlState, message: impl Into<String>) -> Self {
         Self::Fatal(Box::new(Report::fatal(code, message)))
+    }
+}
+
+impl End {
+    /// Whose fault it is; `None`: nobody's.
+    pub(super) fn side(&self) -> Option<Side> {
+        match self {
+            Self::Left | Self::ClientLost(_) => None,
+            Self::Fatal(report) if report.code == SqlState::CONNECTION_FAILURE => Some(Side::Backend),
+            Self::Fatal(report) if report.code == SqlState::ADMIN_SHUTDOWN => Some(Side::Operator),
+            Self::Fatal(_) => Some(Side::Client),
+        }
     }
 }
 

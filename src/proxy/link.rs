@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::session::Deferred;
 use crate::decide::route::NodeId;
 use crate::decide::session::{Dues, StatementId};
 use crate::decide::sql::Reason;
 use crate::pool::Lease;
+use crate::telemetry::Served;
 use crate::wire::backend::TransactionStatus;
 
 pub(super) struct Link {
@@ -18,6 +20,8 @@ pub(super) struct Link {
     pub dues: Dues,
     pub reply: Reply,
     pub copy_in: CopyIn,
+    /// Nothing has been sent for the session yet.
+    pub is_new: bool,
     /// As of the last ReadyForQuery.
     pub status: TransactionStatus,
     pub grant: Grant,
@@ -28,8 +32,16 @@ pub(super) struct Link {
     /// PREPARE statements under way: the server knows them if no error comes.
     pub preparing: Vec<(Box<[u8]>, StatementId)>,
     pub started: Instant,
-    /// Something that a client asked to be executed has been sent since the last ReadyForQuery.
+    /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
     pub executing: bool,
+    /// What has been sent since the last ReadyForQuery may commit something.
+    pub may_commit: bool,
+    /// A part of an extended batch has been sent, and its Sync not yet.
+    pub batch_open: bool,
+    /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
+    pub lesson: Vec<Box<[u8]>>,
+    /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
+    pub began: Option<Deferred>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +205,7 @@ impl Link {
             dues: Dues::default(),
             reply: Reply::new(role),
             copy_in: CopyIn::No,
+            is_new: true,
             status: TransactionStatus::Idle,
             grant: Grant::NOTHING,
             kept: VecDeque::new(),
@@ -200,6 +213,17 @@ impl Link {
             preparing: Vec::new(),
             started: now,
             executing: false,
+            may_commit: false,
+            batch_open: false,
+            lesson: Vec::new(),
+            began: None,
+        }
+    }
+
+    pub(super) fn served(&self) -> Served {
+        match self.role {
+            LinkRole::Primary => Served::Primary(self.node()),
+            LinkRole::Replica => Served::Replica(self.node()),
         }
     }
 

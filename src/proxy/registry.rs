@@ -21,7 +21,7 @@ pub struct Registry {
 }
 
 /// What others may know of a session.
-pub struct Slot {
+pub(super) struct Slot {
     pid: u32,
     secret: [u8; SECRET],
     info: ClientInfo,
@@ -47,7 +47,7 @@ pub struct ClientInfo {
 #[derive(Default)]
 struct State {
     /// The server connection that works for this session right now.
-    busy_with: Option<CancelKey>,
+    busy_with: Option<Arc<CancelKey>>,
     node: Option<NodeId>,
     pins: Vec<Pin>,
     cancels_in_flight: u32,
@@ -93,13 +93,7 @@ impl Registry {
                 break pid;
             }
         };
-        let slot = Arc::new(Slot {
-            pid,
-            secret,
-            info,
-            state: Mutex::default(),
-            cancels_done: Notify::new(),
-        });
+        let slot = Arc::new(Slot { pid, secret, info, state: Mutex::default(), cancels_done: Notify::new() });
         sessions.insert(pid, slot.clone());
         drop(sessions);
         Ok(Registration { registry: self.clone(), slot })
@@ -133,7 +127,7 @@ impl Slot {
     }
 
     /// The server connection begins to work for this session: from now on it is what a cancel request means.
-    pub(super) fn set_busy(&self, key: &CancelKey, node: NodeId) {
+    pub(super) fn set_busy(&self, key: &Arc<CancelKey>, node: NodeId) {
         let mut state = self.lock();
         state.busy_with = Some(key.clone());
         state.node = Some(node);
@@ -165,7 +159,7 @@ impl Slot {
         self.lock().pins = pins.to_vec();
     }
 
-    fn begin_cancel(&self) -> Option<CancelKey> {
+    fn begin_cancel(&self) -> Option<Arc<CancelKey>> {
         let mut state = self.lock();
         let key = state.busy_with.clone()?;
         state.cancels_in_flight += 1;

@@ -52,20 +52,20 @@ impl Link {
             }
             let Some(header) = Header::peek(&self.lease.input[at..])? else { return Ok(None) };
             let whole = available >= header.frame_len();
-            let done = match header.tag {
+            match header.tag {
                 b::PARAMETER_STATUS if !whole => return Ok(None),
                 b::PARAMETER_STATUS => self.on_parameter(header, reported)?,
                 b::NOTICE_RESPONSE | b::NOTIFICATION_RESPONSE => self.pass_on(header, available),
                 b::ERROR_RESPONSE if header.body <= ERROR_MAX && !whole => return Ok(None),
                 b::ERROR_RESPONSE => return self.on_error(header, available),
                 b::READY_FOR_QUERY if !whole => return Ok(None),
-                b::READY_FOR_QUERY => match self.on_ready(header)? {
-                    Some(signal) => return Ok(Some(signal)),
-                    None => {}
-                },
+                b::READY_FOR_QUERY => {
+                    if let Some(signal) = self.on_ready(header)? {
+                        return Ok(Some(signal));
+                    }
+                }
                 _ => self.on_reply(header, available)?,
-            };
-            let () = done;
+            }
         }
     }
 

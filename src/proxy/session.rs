@@ -22,6 +22,8 @@ pub(super) struct Session {
     batches_sent: u64,
     batches_done: u64,
     pub freshness: Freshness,
+    /// Something of this session's has run on a server.
+    pub has_run: bool,
     pub policy: Policy,
     /// As configured, for `SET pgpilot.consistency TO DEFAULT`.
     pub configured: Policy,
@@ -38,6 +40,8 @@ pub(super) struct SessionStatement {
     pub verdict: Arc<Classified>,
     /// As of when the verdict holds.
     pub stamp: u64,
+    /// The message that prepares it has been forwarded.
+    pub sent: bool,
 }
 
 /// What the statements since the last inventory may have left on the server connection.
@@ -83,6 +87,7 @@ impl Session {
             batches_sent: 0,
             batches_done: 0,
             freshness: Freshness::default(),
+            has_run: false,
             configured: policy.clone(),
             policy,
             hint: None,
@@ -122,6 +127,20 @@ impl Session {
         } else {
             self.statements.insert(name.into(), statement);
             self.unconfirmed.push_back((self.batches_sent, name.into()));
+        }
+    }
+
+    /// Whether `name` was entered by a Parse that has not been sent yet; from now on it has. A second Parse of the same name finds it sent.
+    pub(super) fn take_unsent(&mut self, name: &[u8]) -> bool {
+        self.statements.get_mut(name).is_some_and(|entry| !std::mem::replace(&mut entry.sent, true))
+    }
+
+    /// A batch is going to be sent to another server: what it prepares has not been sent there.
+    pub(super) fn unsend(&mut self) {
+        for (_, name) in &self.unconfirmed {
+            if let Some(entry) = self.statements.get_mut(name) {
+                entry.sent = false;
+            }
         }
     }
 

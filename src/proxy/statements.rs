@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::decide::session::{Origin, Statement, StatementId};
 
 /// Every prepared statement that some session holds. What nobody holds any more is forgotten.
-pub struct Statements {
+pub(super) struct Statements {
     next: AtomicU64,
     known: Mutex<Known>,
 }

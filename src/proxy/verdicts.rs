@@ -3,22 +3,67 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
 use quick_cache::{Equivalent, Weighter, sync::Cache};
 
+use crate::cluster::catalogue::{Database, TextRow};
+use crate::cluster::{Catalogues, Cluster, Recipe};
 use crate::config::Routing;
-use crate::decide::sql::{Catalogue, Classified, Facts, FunctionLists, Reason, classify};
+use crate::decide::sql::{
+    Catalogue, CatalogueQuery, Classified, Facts, FunctionLists, Intent, Reason, Verdict, classify,
+};
 
 /// The verdicts of one database.
 pub struct Verdicts {
     cache: Cache<Key, Arc<Classified>, Weight, quick_cache::DefaultHashBuilder>,
-    catalogue: ArcSwap<Catalogue>,
+    database: Arc<Database<Loaded>>,
     lists: FunctionLists,
     max_parse: usize,
-    /// Grows when verdicts given before may be wrong.
-    generation: AtomicU64,
     /// Grows when a single verdict was wrong.
     lessons: AtomicU64,
+}
+
+/// A catalogue, and the number by which verdicts that were given under it are known.
+pub struct Loaded {
+    pub catalogue: Catalogue,
+    generation: u64,
+}
+
+/// How catalogues are loaded.
+pub struct CatalogueRecipe {
+    lists: FunctionLists,
+    generation: AtomicU64,
+}
+
+impl CatalogueRecipe {
+    pub(super) fn catalogues(routing: &Routing, cluster: &Arc<Cluster>) -> Catalogues<Self> {
+        let recipe = Self { lists: lists(routing), generation: AtomicU64::new(1) };
+        let initial = Loaded { catalogue: Catalogue::builtin(), generation: 0 };
+        Catalogues::new(recipe, initial, cluster)
+    }
+}
+
+impl Recipe for CatalogueRecipe {
+    type Value = Loaded;
+
+    fn queries(&self) -> Vec<&str> {
+        CatalogueQuery::ALL.iter().map(|query| query.sql()).collect()
+    }
+
+    fn build(&self, answers: &[Vec<Box<TextRow>>]) -> Result<Loaded, String> {
+        let mut builder = Catalogue::builtin().rebuild();
+        for (query, rows) in CatalogueQuery::ALL.into_iter().zip(answers) {
+            for row in rows {
+                let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
+                builder.add(query, &row).map_err(|error| error.to_string())?;
+            }
+        }
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+        Ok(Loaded { catalogue: builder.finish(&self.lists), generation })
+    }
+}
+
+fn lists(routing: &Routing) -> FunctionLists {
+    FunctionLists::new(&routing.primary_functions, &routing.replica_functions)
 }
 
 /// A text under a generation.
@@ -47,7 +92,7 @@ struct Weight;
 impl Weighter<Key, Arc<Classified>> for Weight {
     fn weight(&self, key: &Key, verdict: &Arc<Classified>) -> u64 {
         const OVERHEAD: usize = 160;
-        (OVERHEAD + key.text.len() + verdict.statements.len() * size_of::<crate::decide::sql::Verdict>()) as u64
+        (OVERHEAD + key.text.len() + verdict.statements.len() * size_of::<Verdict>()) as u64
     }
 }
 
@@ -55,70 +100,53 @@ impl Weighter<Key, Arc<Classified>> for Weight {
 const TYPICAL_ENTRY: u64 = 512;
 
 impl Verdicts {
-    pub fn new(routing: &Routing, catalogue: Arc<Catalogue>) -> Self {
+    pub fn new(routing: &Routing, database: Arc<Database<Loaded>>) -> Self {
         let bytes = routing.cache.0.max(TYPICAL_ENTRY);
         let items = usize::try_from(bytes / TYPICAL_ENTRY).unwrap_or(usize::MAX);
         Self {
             cache: Cache::with(items, bytes, Weight, Default::default(), Default::default()),
-            catalogue: ArcSwap::new(catalogue),
-            lists: FunctionLists::new(&routing.primary_functions, &routing.replica_functions),
+            database,
+            lists: lists(routing),
             max_parse: usize::try_from(routing.max_parse.0).unwrap_or(usize::MAX),
-            generation: AtomicU64::new(0),
             lessons: AtomicU64::new(0),
         }
     }
 
     /// The verdict on a text as it came from a client.
     pub fn of(&self, text: &[u8]) -> Arc<Classified> {
-        let generation = self.generation();
-        let key = KeyRef { generation, text };
+        let loaded = self.database.current();
+        let key = KeyRef { generation: loaded.generation, text };
         if let Some(known) = self.cache.get(&key) {
             return known;
         }
-        let verdict = Arc::new(self.judge(text));
+        let verdict = Arc::new(self.judge(text, &loaded.catalogue));
         if text.len() <= self.max_parse {
-            self.cache.insert(Key { generation, text: text.into() }, verdict.clone());
+            self.cache.insert(Key { generation: loaded.generation, text: text.into() }, verdict.clone());
         }
         verdict
     }
 
-    fn judge(&self, text: &[u8]) -> Classified {
-        let Ok(text) = std::str::from_utf8(text) else { return Classified::opaque(Reason::Encoding) };
-        let catalogue = self.catalogue.load();
-        classify(text, &Facts { catalogue: &catalogue, overrides: &self.lists, max_parse: self.max_parse })
+    fn judge(&self, text: &[u8], catalogue: &Catalogue) -> Classified {
+        match std::str::from_utf8(text) {
+            Ok(text) => classify(text, &Facts { catalogue, overrides: &self.lists, max_parse: self.max_parse }),
+            Err(_) => Classified::opaque(Reason::Encoding),
+        }
     }
 
     /// A replica refused this text: it goes to the primary from now on, until the catalogue changes.
     pub fn learn_refused(&self, text: &[u8]) {
-        let mut verdict = Classified::clone(&self.of(text));
-        for statement in &mut verdict.statements {
-            if statement.intent == crate::decide::sql::Intent::Read {
-                statement.intent = crate::decide::sql::Intent::Write;
-                statement.reason = Reason::Learned;
-            }
-        }
-        let key = Key { generation: self.generation(), text: text.into() };
+        let learn = |statement: &Verdict| match statement.intent {
+            Intent::Read => Verdict { intent: Intent::Write, reason: Reason::Learned, ..statement.clone() },
+            _ => statement.clone(),
+        };
+        let verdict = Classified { statements: self.of(text).statements.iter().map(learn).collect() };
+        let key = Key { generation: self.database.current().generation, text: text.into() };
         self.cache.insert(key, Arc::new(verdict));
         self.lessons.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A new catalogue: every verdict is given anew.
-    pub fn set_catalogue(&self, catalogue: Arc<Catalogue>) {
-        self.catalogue.store(catalogue);
-        self.generation.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn catalogue(&self) -> Arc<Catalogue> {
-        self.catalogue.load_full()
-    }
-
     /// A verdict kept elsewhere holds as long as this does not change.
     pub fn stamp(&self) -> u64 {
-        self.generation() << 32 | self.lessons.load(Ordering::Relaxed)
-    }
-
-    fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
+        self.database.current().generation << 32 | self.lessons.load(Ordering::Relaxed)
     }
 }
-

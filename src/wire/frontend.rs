@@ -44,7 +44,7 @@ pub struct Parse<'a> {
 impl<'a> Parse<'a> {
     /// # Errors
     /// A field is not terminated, or the count does not fit what follows.
-    pub fn parse(body: &'a [u8]) -> Result<Self, WireError> {
+    pub fn read(body: &'a [u8]) -> Result<Self, WireError> {
         let mut body = Body::new(PARSE, body);
         let (name, query) = (body.cstr()?, body.cstr()?);
         let types = body.rest();
@@ -159,9 +159,9 @@ mod tests {
         let parse = Parse { name: b"s", query: b"select $1", types: &[0, 1, 0, 0, 0, 23] };
         parse.put(&mut out);
         let body = &out[5..];
-        assert_eq!(Parse::parse(body), Ok(parse));
+        assert_eq!(Parse::read(body), Ok(parse));
         for cut in 0..body.len() {
-            assert!(Parse::parse(&body[..cut]).is_err(), "cut at {cut}");
+            assert!(Parse::read(&body[..cut]).is_err(), "cut at {cut}");
         }
     }
 

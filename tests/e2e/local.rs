@@ -141,13 +141,14 @@ async fn a_killed_primary_is_replaced_and_comes_back_by_rewind_or_copy() {
     one.sql("CREATE TABLE t (n int)").await.unwrap();
     cluster.wait_caught_up(one).await.unwrap();
 
-    // What a failover does, with a write on the old primary that nobody else has got.
-    two.freeze(Scope::Node).await.unwrap();
-    three.freeze(Scope::Node).await.unwrap();
+    // What a failover does, with a write on the old primary that nobody else has got. (Frozen replicas would find it
+    // in their sockets.)
+    two.stop(Stop::Fast).await.unwrap();
+    three.stop(Stop::Fast).await.unwrap();
     one.sql("INSERT INTO t VALUES (1)").await.unwrap();
     one.kill9(Scope::Node).await.unwrap();
-    two.thaw().unwrap();
-    three.thaw().unwrap();
+    two.start().await.unwrap();
+    three.start().await.unwrap();
     two.promote().await.unwrap();
     three.repoint(two).await.unwrap();
     two.sql("INSERT INTO t VALUES (2)").await.unwrap();
@@ -156,8 +157,8 @@ async fn a_killed_primary_is_replaced_and_comes_back_by_rewind_or_copy() {
     cluster.rejoin(one, two).await.unwrap();
     cluster.wait_caught_up(two).await.unwrap();
     for node in cluster.nodes() {
-        let rows = node.value("SELECT string_agg(n::text, ',' ORDER BY n) FROM t WHERE n = 2 OR n = 1").await.unwrap();
-        assert!(rows.as_deref().is_some_and(|rows| rows.ends_with('2')), "{}: {rows:?}", node.name());
+        let rows = node.value("SELECT string_agg(n::text, ',' ORDER BY n) FROM t").await.unwrap();
+        assert_eq!(rows.as_deref(), Some("2"), "{}", node.name());
     }
     let slots = "SELECT count(*) FROM pg_replication_slots";
     assert_eq!(number(one, slots).await, 3);

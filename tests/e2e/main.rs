@@ -3,6 +3,9 @@
 //! A test that does not harm a cluster uses `support::cluster()`, which all of them share; one that does makes its own,
 //! which takes about a second. No test sleeps: it waits for a condition, with a limit (`support::wait_for`).
 
+mod catalogue;
 mod local;
+mod placing;
+mod proxying;
 mod support;
 mod watching;

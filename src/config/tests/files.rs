@@ -44,6 +44,19 @@ fn the_minimal_file_is_valid_and_needs_no_second_look() {
 }
 
 #[test]
+fn the_file_of_the_compose_set_up_is_valid() {
+    let text = std::fs::read_to_string(repository("config/compose/pgpilot.toml")).unwrap();
+    let env = |name: &str| (name == "PGPILOT_PASSWORD").then(|| "geheim".to_owned());
+    let config = Config::parse(&text, "pgpilot.toml", &env).unwrap();
+    assert_eq!(config.nodes.len(), 3);
+    assert_eq!(config.warnings, []);
+    let compose = std::fs::read_to_string(repository("docker-compose.yml")).unwrap();
+    for node in &config.nodes {
+        assert!(compose.contains(&format!("\n  {}:\n    <<: *", node.host)), "no service {}", node.host);
+    }
+}
+
+#[test]
 fn the_sample_is_valid_and_says_the_defaults() {
     let bare = parse(super::NODE).unwrap();
     let commented = parse(&sample()).unwrap();

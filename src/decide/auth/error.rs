@@ -84,7 +84,7 @@ pub enum LoginError {
     /// The server ended the exchange with `e=`.
     #[error("the server refused the SCRAM exchange")]
     Refused,
-    /// More than [`super::scram::MAX_ITERATIONS`]: deriving the keys would stall this process.
+    /// More than a million: deriving the keys would stall this process.
     #[error("the server asks for {0} SCRAM iterations, too many")]
     TooManyIterations(u32),
     #[error("malformed authentication message from the server: {0}")]

@@ -152,6 +152,22 @@ mod tests {
             "\u{212b}",
             "SCRAM-SHA-256$4096:u06AOM/rMcpaAoFPsRYXBQ==$Jl/VvfIE2M0GKvULyxMnX2sQIB2RHZJjMMKEyaboktM=:IY0QM2A5Rwy0SzwcNW/uYrk9eFOoL0U7a7DTBaLP49Y=",
         ),
+        (
+            "\u{627}\u{212b}\u{628}",
+            "SCRAM-SHA-256$4096:M1qi4QK8NryJlFZkxxLOgw==$io+4XrcXXv3jqq5pWohmoCuFMEUO6t7CovfnIBpwcaU=:H963fKN+alRdOV5Cxgavgfb9xN9QiSJ2igv6En/LB/g=",
+        ),
+        (
+            "\u{627}\u{b2}",
+            "SCRAM-SHA-256$4096:UtkxebE5ATTrfdSrsnuH/w==$T1kF559sP31sTEEkNuUjSDA1wl3ExLQX/nbKj9+FvHo=:Ik9v3EyStzgjrmmhvxx3rzzm/7PFx8ByWe7jWVcxaOA=",
+        ),
+        (
+            "\u{b2}\u{627}",
+            "SCRAM-SHA-256$4096:KVl85noeiXhLH52q8ZhxkQ==$KQPIXBVjd3WB2TVRj+2aFb4O604SOXw/1kjHjx3u1+Y=:T8Nonsp7Ag8x0Ls1shMwxPe8qTyN7QvLjdbyNn/9Iyw=",
+        ),
+        (
+            "\u{627}\u{b2}\u{628}",
+            "SCRAM-SHA-256$4096:M0+oMYjpUv+RHhtmGwDc+w==$EN6zwb+BF5YQdkg1SAxIDnR3p19wQNRFlbDrb/QQH74=:fCWJuFNz4PCJMAdytbqsism4bUvy/rY1Eyf11R4mvjQ=",
+        ),
     ];
 
     #[test]

@@ -128,6 +128,27 @@ fn nobody_replaces_a_primary_that_holds_on() {
 }
 
 #[test]
+fn writable_without_a_promotion_is_no_successor() {
+    let mut world = World::steady();
+    for _ in 0..4 {
+        world.fails(A, Failure::Refused);
+        world.answers(B, writable(1, 1100));
+    }
+    assert_eq!((world.primary(), world.view(B).role), (Some(A), Role::Stray));
+}
+
+#[test]
+fn lag_counts_from_the_new_primary_when_the_old_one_had_more() {
+    let mut world = World::steady();
+    writing(&mut world, 1800);
+    world.fails(A, Failure::Lost);
+    world.answers(B, writable(2, 1500));
+    world.answers(C, replica(2, 1500));
+    assert_eq!(world.view(C).lag, Lag { bytes: Some(0), time: Some(Duration::ZERO) });
+    assert!(world.view(C).fresh);
+}
+
+#[test]
 fn the_old_primary_comes_back_as_a_stray() {
     let mut world = World::steady();
     world.fails(A, Failure::Lost);

@@ -44,7 +44,7 @@ impl Candidates {
 fn draw(candidates: &mut SmallVec<[Candidate; 8]>, dice: u64) -> Candidate {
     let total: u64 = candidates.iter().map(|candidate| u64::from(candidate.weight)).sum();
     // Weights are 32 bits wide: the product of a share of them and 32 random bits needs more than 64.
-    let mut point = u128::from(dice) * u128::from(total) >> 32;
+    let mut point = (u128::from(dice) * u128::from(total)) >> 32;
     let last = candidates.len() - 1;
     for i in 0..last {
         let weight = u128::from(candidates[i].weight);

@@ -11,7 +11,7 @@ use super::freshness::{Freshness, has_reached, is_in_service, mark_after};
 use super::policy::Policy;
 use super::snapshot::{NodeId, NodeView, Snapshot};
 
-/// A read that would keep missing the replicas waits for so long at most, even when `replica_wait` is zero.
+/// A read whose session would stay in the wrong place for good waits for so long at most, also without `replica_wait`.
 const SETTLE_WAIT: Duration = Duration::from_millis(20);
 
 /// What a batch asks for.
@@ -134,11 +134,21 @@ pub fn route(
             },
         },
     };
-    match candidates.choose(load, dice) {
+    match candidates.choose(&load, dice) {
         Some(chosen) if snapshot.primary == Some(chosen.id) => {
             Decision { route: Route::Primary(chosen.id), reason, ask: Ask::Nothing }
         }
         Some(chosen) => {
+            let held = consistency == Consistency::Session && freshness.held_by() == Some(chosen.id);
+            if !held {
+                freshness.patience.rest();
+            } else if reads.have_a_better_one(chosen.id, &load) {
+                let until = demand.arrived + SETTLE_WAIT;
+                if freshness.patience.ends_hold() && now < until {
+                    return Decision { route: Route::Wait(WaitFor::Replica { until }), reason, ask: Ask::Mark };
+                }
+                freshness.patience.hold();
+            }
             freshness.choose(chosen.id, snapshot);
             Decision { route: Route::Replica(chosen.id), reason, ask: Ask::Nothing }
         }
@@ -236,10 +246,25 @@ impl Reads<'_> {
         (candidates, outlook)
     }
 
+    /// Whether another replica would be much better than the one that holds the session: in pgpilot's own zone, where this
+    /// one is not, or less than half as busy.
+    fn have_a_better_one(&self, held: NodeId, load: impl Fn(NodeId) -> u32) -> bool {
+        let near = |node: &NodeView| self.policy.zone.is_some() && node.zone == self.policy.zone;
+        let Some(held) = self.snapshot.node(held) else { return false };
+        let limit = load(held.id) / 2;
+        self.snapshot.nodes.iter().any(|node| {
+            let calmer = u64::from(load(node.id)) * u64::from(held.weight) < u64::from(limit) * u64::from(node.weight);
+            node.id != held.id
+                && is_in_service(node)
+                && node.fresh
+                && ((near(node) && !near(held)) || (near(node) == near(held) && calmer))
+        })
+    }
+
     /// Waits for a replica, or takes the detour to the primary.
     fn not_caught_up(&self, consistency: Consistency, freshness: &mut Freshness, outlook: Outlook) -> Decision {
         let close = matches!(outlook, Outlook::NotCaughtUp { lag: Some(lag) } if lag <= SETTLE_WAIT);
-        let settles = close && consistency == Consistency::Session && freshness.diversion.is_due();
+        let settles = close && consistency == Consistency::Session && freshness.patience.ends_detours();
         let settle = if settles { SETTLE_WAIT } else { Duration::ZERO };
         let until = self.demand.arrived + self.policy.replica_wait.max(settle);
         if self.now < until {
@@ -248,7 +273,7 @@ impl Reads<'_> {
         }
         let decision = to_primary(self.demand, Reason::NotCaughtUp, self.snapshot, self.policy, self.now);
         if let Route::Primary(_) = decision.route {
-            freshness.diversion.diverted();
+            freshness.patience.detour();
         }
         // In mode `strong` the next read needs a mark of its own: this one's would come too late for it.
         let ask = if consistency == Consistency::Strong { Ask::Nothing } else { Ask::Mark };

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::decide::position::{Lsn, Position, Timeline};
 
+use super::patience::Patience;
 use super::snapshot::{NodeId, NodeView, Role, Snapshot, State};
 
 /// A session's side of the promise that it sees its own writes and never goes back in time.
@@ -23,7 +24,7 @@ pub struct Freshness {
     token: Option<Position>,
     /// The replica that was chosen last, as it was then.
     chosen: Option<(NodeId, u32)>,
-    pub(super) diversion: Diversion,
+    pub(super) patience: Patience,
 }
 
 /// The last contact, as far as `need` does not cover it yet.
@@ -39,43 +40,11 @@ enum Last {
     },
 }
 
-/// Reads that went to the primary because no replica was known to be new enough. Each of them sees newer data again, so a
-/// session that reads without a pause would never return to a replica, but for a short wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Diversion {
-    pub(super) reads: u32,
-    /// After so many of them the next one waits.
-    pub(super) patience: u32,
-}
-
-impl Default for Diversion {
-    fn default() -> Self {
-        Self { reads: 0, patience: Self::PATIENCE }
-    }
-}
-
-impl Diversion {
-    const PATIENCE: u32 = 16;
-    const MAX_PATIENCE: u32 = 4096;
-
-    pub(super) fn is_due(self) -> bool {
-        self.reads >= self.patience
-    }
-
-    /// One more read went to the primary. If it had waited in vain, the next wait comes later.
-    pub(super) fn diverted(&mut self) {
-        if self.is_due() {
-            *self = Self { reads: 0, patience: (self.patience * 2).min(Self::MAX_PATIENCE) };
-        }
-        self.reads += 1;
-    }
-}
-
 impl Freshness {
     /// A statement ended on the primary at `at`: it wrote, or may have.
     pub fn wrote(&mut self, at: Instant) {
         self.served_by_primary(at);
-        self.diversion.reads = 0;
+        self.patience.wrote();
     }
 
     /// A read ended on `node`, the one that it was routed to, at `at`.
@@ -121,7 +90,14 @@ impl Freshness {
     pub(super) fn choose(&mut self, node: NodeId, snapshot: &Snapshot) {
         let covering = snapshot.node(node).filter(|view| self.is_met_by(view, snapshot.timeline));
         self.chosen = covering.map(|view| (node, view.incarnation));
-        self.diversion = Diversion::default();
+    }
+
+    /// The replica that alone is known to be new enough, because it served the session last. To be asked after `resolve`.
+    pub(super) fn held_by(&self) -> Option<NodeId> {
+        match self.last {
+            Last::Replica { node, .. } => Some(node),
+            Last::Covered | Last::Primary(_) => None,
+        }
     }
 
     /// Turns the last contact into a position, once one is known.

@@ -5,10 +5,13 @@
 mod choice;
 mod decision;
 mod freshness;
+mod patience;
 mod policy;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use decision::{Ask, Decision, Demand, Need, Refusal, Route, WaitFor, route};
 pub use freshness::{Freshness, is_in_service};

@@ -18,7 +18,7 @@ use crate::decide::sql::Reason;
 const NODES: usize = 4;
 const SESSIONS: usize = 3;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Op {
     /// Someone else's write.
     Background(u64),

@@ -82,6 +82,12 @@ impl Dues {
         self.queue.len()
     }
 
+    /// How many ReadyForQuery the client is owed.
+    pub fn batches(&self) -> usize {
+        let is_end = |due: &&Due| matches!(due.kind, Kind::Query | Kind::Sync) && due.fate != Fate::Us;
+        self.queue.iter().filter(is_end).count()
+    }
+
     /// Whether the server ignores what it gets until a Sync.
     pub fn is_skipping(&self) -> bool {
         self.skipping

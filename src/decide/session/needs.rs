@@ -40,7 +40,7 @@ impl Needs {
         match &verdict.intent {
             Intent::Read => self.read(verdict, defaults),
             Intent::Write => self.want(Need::Primary, verdict.reason),
-            Intent::Begin(mode) => self.begin(*mode, defaults),
+            Intent::Begin(mode) => self.add_begin(*mode, defaults),
             Intent::End(_) => self.want(Need::Read, verdict.reason),
             Intent::WithinTransaction => self.want(Need::Primary, verdict.reason),
             Intent::Session(command) => {
@@ -90,7 +90,8 @@ impl Needs {
         }
     }
 
-    fn begin(&mut self, mode: TransactionMode, defaults: Defaults) {
+    /// A transaction begins.
+    pub fn add_begin(&mut self, mode: TransactionMode, defaults: Defaults) {
         let serializable = mode.isolation.map_or(defaults.serializable, |level| level == Isolation::Serializable);
         let read_only = mode.access.map_or(defaults.read_only, |access| access == Access::ReadOnly);
         if read_only && !serializable {

@@ -39,6 +39,13 @@ impl Settings {
         self.0.iter().map(|(name, value)| (&**name, &**value))
     }
 
+    /// These settings, and those of `below` that they do not have.
+    pub fn over(&self, below: &Settings) -> Settings {
+        let mut all = below.clone();
+        all.0.extend(self.0.iter().map(|(name, value)| (name.clone(), value.clone())));
+        all
+    }
+
     /// SQL that takes a connection from `self` to `wanted`; `None` when they are equal. One simple Query, whose statements are one implicit transaction:
     /// either everything is applied or nothing.
     pub fn sql_to(&self, wanted: &Settings) -> Option<String> {

@@ -19,7 +19,7 @@ mod statement;
 mod tokens;
 mod types;
 
-pub use catalogue::{BadRow, Catalogue, CatalogueBuilder, CatalogueQuery, FunctionLists, Listed, Standing};
+pub use catalogue::{BadRow, Catalogue, CatalogueBuilder, CatalogueQuery, FunctionLists, Hazard, Listed, Standing};
 pub use classify::{Facts, classify};
 pub use shape::{Shape, shape};
 pub use types::*;

@@ -12,29 +12,26 @@ pub(super) fn classify(text: &str) -> Classified {
     let first = Lower::new(&text[start..start + length]);
     let body = text.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace());
     let single = memchr::memchr(b';', body.as_bytes()).is_none();
-    let modifies = matches!(first.as_str(), "insert" | "update" | "delete" | "merge");
     let effects = match first.as_str() {
-        "select" | "with" | "values" | "insert" | "update" | "delete" | "merge" if single => {
-            let pins = if mentions_session_state(body.as_bytes()) {
-                Effects::PINS | Effects::UNPINS | Effects::CATALOGUE
-            } else {
-                Effects::empty()
-            };
-            let writes = if modifies { Effects::WRITES } else { Effects::empty() };
-            Effects::SETTINGS | pins | writes
+        "insert" | "update" | "delete" | "merge" if single => {
+            Effects::SETTINGS | Effects::WRITES | pins(body, &FUNCTIONS)
         }
+        "select" | "with" | "values" if single => Effects::SETTINGS | pins(body, &FUNCTIONS) | pins(body, &[b"into"]),
         _ => Effects::ANYTHING,
     };
     Classified { statements: Box::new([Verdict::new(Intent::Write, Reason::TooLarge).with(effects)]) }
 }
 
-/// Whether any word of this text could name a function with session state, or make a temporary table.
-fn mentions_session_state(bytes: &[u8]) -> bool {
-    const WORDS: [&[u8]; 6] = [b"advisory", b"temp", b"setseed", b"_slot", b"backup_start", b"into"];
-    let firsts = WORDS.map(|word| word[0]);
-    bytes.iter().enumerate().any(|(i, c)| {
-        let lower = c.to_ascii_lowercase();
-        firsts.contains(&lower)
-            && WORDS.iter().any(|word| bytes[i..].get(..word.len()).is_some_and(|s| s.eq_ignore_ascii_case(word)))
-    })
+/// Parts of the names of functions with session state.
+const FUNCTIONS: [&[u8]; 4] = [b"advisory_", b"setseed", b"_replication_", b"backup_start"];
+
+/// What must be supposed if one of these words is anywhere in the text, be it in a literal.
+fn pins(text: &str, words: &[&[u8]]) -> Effects {
+    let bytes = text.as_bytes();
+    let starts = |i: usize| {
+        words.iter().any(|word| bytes[i..].get(..word.len()).is_some_and(|part| part.eq_ignore_ascii_case(word)))
+    };
+    let mentioned =
+        (0..bytes.len()).any(|i| words.iter().any(|word| word[0] == bytes[i].to_ascii_lowercase()) && starts(i));
+    if mentioned { Effects::PINS | Effects::UNPINS | Effects::CATALOGUE } else { Effects::empty() }
 }

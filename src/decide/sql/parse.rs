@@ -15,10 +15,13 @@ use super::classify::Facts;
 use super::lex::Kind;
 use super::scan::{Cause, Doubt, full_name};
 use super::tokens::Tokens;
-use super::types::Reason;
+use super::types::{Effects, Reason};
 
-/// Deeper nesting is not parsed: a limit on the parser's recursion, which is exponential in time for some texts.
-const MAX_DEPTH: usize = 30;
+/// The parser's own limit on its recursion, whose time is exponential for some texts.
+const MAX_RECURSION: usize = 30;
+
+/// Groups nested deeper are not parsed: not every way of the parser into a group counts against its own limit.
+const MAX_NESTING: usize = 12;
 
 /// Longer chains (`1 + 1 + ..`) are not parsed: they become trees whose height no recursion limit bounds, and which must be walked and dropped.
 const MAX_CHAIN: usize = 1_500;
@@ -28,31 +31,40 @@ pub(super) fn judge(tokens: Tokens<'_>, doubts: &[Doubt], facts: &Facts<'_>) -> 
     if doubts.is_empty() {
         return Vec::new();
     }
-    let statement = if height(tokens) > MAX_CHAIN { None } else { parse(tokens.source()) };
-    let Some(statement) = statement else { return doubts.iter().map(unsettled).collect() };
+    let statement = if is_parsable(tokens) { parse(tokens.source()) } else { None };
+    let Some(statement) = statement else { return doubts.iter().map(|doubt| unsettled(doubt, facts)).collect() };
     let mut findings = Findings::default();
     let _: ControlFlow<()> = statement.visit(&mut findings);
     doubts.iter().filter_map(|doubt| findings.confirm(doubt, facts)).collect()
 }
 
-fn unsettled(doubt: &Doubt) -> Cause {
+fn unsettled(doubt: &Doubt, facts: &Facts<'_>) -> Cause {
     match doubt {
-        Doubt::Call { schema, name } => Cause::about(Reason::UnknownFunction, full_name(schema.as_deref(), name)),
-        Doubt::Relation { schema, name } => Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)),
+        Doubt::Call { schema, name } => unknown_function(schema.as_deref(), name),
+        Doubt::Relation { schema, name } => {
+            let effects =
+                facts.catalogue.relation(schema.as_deref(), name).map_or(Effects::empty(), |hazard| hazard.effects);
+            Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)).with(effects)
+        }
         Doubt::Modification => Cause::new(Reason::Unparsable),
     }
 }
 
+fn unknown_function(schema: Option<&str>, name: &str) -> Cause {
+    Cause::about(Reason::UnknownFunction, full_name(schema, name)).with(Effects::SETTINGS)
+}
+
 /// One statement and nothing after it.
 fn parse(text: &str) -> Option<Statement> {
-    let mut parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(MAX_DEPTH).try_with_sql(text).ok()?;
+    let mut parser = Parser::new(&PostgreSqlDialect {}).with_recursion_limit(MAX_RECURSION).try_with_sql(text).ok()?;
     let statement = parser.parse_statement().ok()?;
     // `SELECT 1 END ..` and the like: what the parser left over, it did not understand.
     (parser.peek_token().token == sqlparser::tokenizer::Token::EOF).then_some(statement)
 }
 
-/// A bound on the height of the tree that these tokens become: the tokens of the longest list element, plus those of the groups inside it.
-fn height(tokens: Tokens<'_>) -> usize {
+/// Whether the tree stays low enough to be built, walked and dropped on a small stack. What bounds its height: the tokens of the longest list element, plus those
+/// of the groups inside it.
+fn is_parsable(tokens: Tokens<'_>) -> bool {
     #[derive(Default, Clone, Copy)]
     struct Level {
         /// Tokens since the last comma.
@@ -67,6 +79,7 @@ fn height(tokens: Tokens<'_>) -> usize {
     for i in 0..tokens.len() {
         let kind = tokens.get(i).map(|t| t.kind);
         match kind {
+            Some(Kind::Punctuation(b'(' | b'[')) if open.len() > MAX_NESTING => return false,
             Some(Kind::Punctuation(b'(' | b'[')) => open.push(Level::default()),
             Some(Kind::Punctuation(b')' | b']')) if open.len() > 1 => {
                 let level = open.pop().unwrap_or_default();
@@ -87,7 +100,7 @@ fn height(tokens: Tokens<'_>) -> usize {
             }
         }
     }
-    open.into_iter().map(close).sum()
+    open.into_iter().map(close).sum::<usize>() <= MAX_CHAIN
 }
 
 /// What stands in a tree. Names as the server understands them.
@@ -107,13 +120,13 @@ impl Findings {
         match doubt {
             Doubt::Call { schema, name } => {
                 let alias = schema.is_none() && self.aliases.contains(&**name) && !self.calls.contains(&**name);
-                (!alias).then(|| Cause::about(Reason::UnknownFunction, full_name(schema.as_deref(), name)))
+                (!alias).then(|| unknown_function(schema.as_deref(), name))
             }
             Doubt::Relation { .. } => self.relations.iter().find_map(|(schema, name)| {
-                facts.catalogue.relation(schema.as_deref(), name)?;
-                Some(Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)))
+                let hazard = facts.catalogue.relation(schema.as_deref(), name)?;
+                Some(Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)).with(hazard.effects))
             }),
-            Doubt::Modification => self.modification.map(Cause::new),
+            Doubt::Modification => self.modification.map(|reason| Cause::new(reason).with(Effects::WRITES)),
         }
     }
 

@@ -28,6 +28,7 @@ pub(super) struct Scan {
 pub(super) struct Cause {
     pub(super) reason: Reason,
     pub(super) object: Option<Box<str>>,
+    pub(super) effects: Effects,
 }
 
 /// What may need the primary, depending on the grammar around a token.
@@ -43,11 +44,15 @@ pub(super) enum Doubt {
 
 impl Cause {
     pub(super) fn new(reason: Reason) -> Self {
-        Cause { reason, object: None }
+        Cause { reason, object: None, effects: Effects::empty() }
     }
 
     pub(super) fn about(reason: Reason, object: impl Into<Box<str>>) -> Self {
-        Cause { reason, object: Some(object.into()) }
+        Cause { reason, object: Some(object.into()), effects: Effects::empty() }
+    }
+
+    pub(super) fn with(self, effects: Effects) -> Self {
+        Cause { effects: self.effects | effects, ..self }
     }
 }
 
@@ -60,7 +65,8 @@ pub(super) fn scan(tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
             Kind::Word | Kind::Quoted | Kind::UnicodeQuoted => scanner.chain(i),
             Kind::Operator => {
                 if facts.catalogue.is_operator_hazard(tokens.raw(i)) {
-                    scanner.cause(Cause::about(Reason::PrimaryFunction, format!("operator {}", tokens.raw(i))));
+                    let object = format!("operator {}", tokens.raw(i));
+                    scanner.cause(Cause::about(Reason::PrimaryFunction, object).with(Effects::SETTINGS));
                 }
                 i + 1
             }
@@ -133,8 +139,7 @@ impl<'a> Scanner<'a, '_> {
         let tokens = self.tokens;
         match word {
             "into" if !(i > 0 && tokens.is_any(i - 1, &["insert", "merge"])) => {
-                self.cause(Cause::new(Reason::SelectInto));
-                self.found.effects |= into_effects(tokens.from(i + 1));
+                self.cause(Cause::new(Reason::SelectInto).with(into_effects(tokens.from(i + 1))));
             }
             "for" if tokens.is_any(i + 1, &["update", "share", "no", "key"]) => self.cause(Cause::new(Reason::RowLock)),
             "insert" | "update" | "delete" | "merge" => self.modification(i),
@@ -149,8 +154,7 @@ impl<'a> Scanner<'a, '_> {
         }
         let opens_cte = i > 1 && tokens.is_punctuation(i - 1, b'(') && tokens.is_any(i - 2, &["as", "materialized"]);
         if opens_cte {
-            self.cause(Cause::new(Reason::DmlInCte));
-            self.found.effects |= Effects::WRITES;
+            self.cause(Cause::new(Reason::DmlInCte).with(Effects::WRITES));
         } else {
             self.doubt(Doubt::Modification);
         }
@@ -178,14 +182,13 @@ impl<'a> Scanner<'a, '_> {
                     _ => {
                         let reason =
                             if by == Listed::Primary { Reason::ListedFunction } else { Reason::PrimaryFunction };
-                        self.cause(Cause::about(reason, full_name(schema, name)));
-                        self.found.effects |= effects;
+                        self.cause(Cause::about(reason, full_name(schema, name)).with(effects));
                     }
                 }
             }
         }
         if catalogue.is_type_hazard(name) {
-            self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")));
+            self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")).with(Effects::SETTINGS));
         }
     }
 
@@ -204,8 +207,8 @@ impl<'a> Scanner<'a, '_> {
                 self.found.settings.push(name.into());
             }
             (name, _) => {
-                self.cause(Cause::about(Reason::PrimaryFunction, name.as_deref().unwrap_or("set_config")));
-                self.found.effects |= Effects::SETTINGS;
+                let object = name.as_deref().unwrap_or("set_config");
+                self.cause(Cause::about(Reason::PrimaryFunction, object).with(Effects::SETTINGS));
             }
         }
     }
@@ -232,10 +235,10 @@ impl<'a> Scanner<'a, '_> {
                 return self.cause(Cause::about(Reason::PrimaryRelation, object));
             }
             if !is_first && i == last && catalogue.is_field_hazard(&name) {
-                self.cause(Cause::about(Reason::PrimaryFunction, &*name));
+                self.cause(Cause::about(Reason::PrimaryFunction, &*name).with(Effects::SETTINGS));
             }
             if catalogue.is_type_hazard(&name) {
-                self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")));
+                self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")).with(Effects::SETTINGS));
             }
             // `a.b` may be schema and relation, or relation and column; the relation is then named in FROM as well.
             let alone = is_first && start == last;
@@ -247,6 +250,7 @@ impl<'a> Scanner<'a, '_> {
     }
 
     fn cause(&mut self, cause: Cause) {
+        self.found.effects |= cause.effects;
         self.found.cause.get_or_insert(cause);
     }
 

@@ -7,9 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+thread_local! {
+    static BUILTIN: Catalogue = Catalogue::builtin();
+}
+
 fn with_builtin<T>(run: impl FnOnce(&Facts<'_>) -> T) -> T {
-    let catalogue = Catalogue::builtin();
-    run(&Facts { catalogue: &catalogue, overrides: &FunctionLists::default(), max_parse: 64 * 1024 })
+    BUILTIN.with(|catalogue| run(&Facts { catalogue, overrides: &FunctionLists::default(), max_parse: 64 * 1024 }))
 }
 
 fn verdicts(text: &str) -> Box<[Verdict]> {
@@ -108,4 +111,240 @@ fn split_labels(label: &str) -> impl Iterator<Item = &str> {
         }
         c == ' ' && depth == 0
     })
+}
+
+#[test]
+fn names_are_found_where_they_stand() {
+    for (text, expected) in [
+        ("PREPARE  Foo AS SELECT 1", "Foo"),
+        ("/* é */ PREPARE \"a\"\"b\" (int) AS SELECT 1", "\"a\"\"b\""),
+        ("EXECUTE foo(1)", "foo"),
+        ("EXPLAIN (ANALYZE) EXECUTE U&\"f\\006fo\"", "U&\"f\\006fo\""),
+        ("CREATE TEMP TABLE t AS EXECUTE foo", "foo"),
+    ] {
+        let (name, at) = match verdict(text).intent {
+            Intent::Prepare { name, name_at, .. } | Intent::Execute { name, name_at } => (name, name_at),
+            other => panic!("{text}: {other:?}"),
+        };
+        assert_eq!(&text[at], expected, "{text}");
+        assert!(["foo", "a\"b"].contains(&&*name), "{text}: {name}");
+    }
+}
+
+#[test]
+fn long_names_are_cut_as_the_server_cuts_them() {
+    let name = |text: String| match verdict(&text).intent {
+        Intent::Deallocate { name: Some(name) } => name,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(&*name(format!("DEALLOCATE {}", "x".repeat(70))), "x".repeat(63));
+    assert_eq!(&*name(format!("DEALLOCATE {}é", "x".repeat(62))), "x".repeat(62));
+}
+
+#[test]
+fn functions_name_the_settings_they_change() {
+    let verdict = verdict("SELECT set_config('Work_Mem', '1', false), pg_catalog.set_config('a.b', $1, 'f')");
+    assert_eq!(*verdict.settings, ["work_mem".into(), "a.b".into()]);
+    assert!(!verdict.effects.contains(Effects::SETTINGS));
+}
+
+#[test]
+fn transaction_modes_are_read() {
+    let mode = |text| match verdict(text).intent {
+        Intent::Begin(mode) => mode,
+        other => panic!("{text}: {other:?}"),
+    };
+    let full =
+        TransactionMode { access: Some(Access::ReadOnly), isolation: Some(Isolation::Serializable), deferrable: true };
+    assert_eq!(mode("BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE"), full);
+    assert_eq!(mode("start transaction read only, isolation level serializable, deferrable"), full);
+    assert_eq!(mode("BEGIN"), TransactionMode::default());
+}
+
+#[test]
+fn lists_overrule_the_catalogue() {
+    let catalogue = Catalogue::builtin();
+    let lists = FunctionLists::new(&["lower", "app.log_*"], &["my_read", "nextval"]);
+    let facts = Facts { catalogue: &catalogue, overrides: &lists, max_parse: 1024 };
+    for (text, intent, reason) in [
+        ("SELECT my_read()", Intent::Read, Reason::PlainRead),
+        ("SELECT nextval('s')", Intent::Read, Reason::PlainRead),
+        ("SELECT lower('A')", Intent::Write, Reason::ListedFunction),
+        ("SELECT app.log_it()", Intent::Write, Reason::ListedFunction),
+        ("SELECT other()", Intent::Write, Reason::UnknownFunction),
+    ] {
+        let verdict = classify(text, &facts).statements[0].clone();
+        assert_eq!((verdict.intent, verdict.reason), (intent, reason), "{text}");
+    }
+}
+
+#[test]
+fn large_texts_are_only_skimmed() {
+    let large = |prefix: &str, suffix: &str| verdict(&format!("{prefix} '{}' {suffix}", "x".repeat(70_000)));
+    let effects = |prefix, suffix| {
+        let verdict = large(prefix, suffix);
+        assert_eq!((verdict.intent, verdict.reason), (Intent::Write, Reason::TooLarge));
+        verdict.effects
+    };
+    assert_eq!(effects("INSERT INTO t VALUES (", ")"), Effects::SETTINGS | Effects::WRITES);
+    assert!(effects("SELECT * INTO TEMP t FROM u WHERE a =", "").contains(Effects::PINS));
+    assert_eq!(effects("SELECT", ""), Effects::SETTINGS);
+    assert_eq!(effects("/* c */ select", " ; "), Effects::SETTINGS);
+    assert!(effects("SELECT", ", pg_ADVISORY_lock(1)").contains(Effects::PINS));
+    assert_eq!(effects("SELECT", "; SET a = 1"), Effects::ANYTHING);
+    assert_eq!(effects("DO", ""), Effects::ANYTHING);
+}
+
+#[test]
+fn verdicts_read_well() {
+    for (text, expected) in [
+        ("SELECT 1", "read: nothing in it needs the primary"),
+        ("SELECT public.f()", "write: function public.f() is not known"),
+        ("SELECT nextval('s')", "write: function nextval() needs the primary"),
+        ("SELECT * FROM pg_locks", "write: only the primary answers for pg_locks"),
+        ("FOO", "write: \"FOO\" is not understood"),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY", "begin serializable read only: controls the transaction"),
+        ("SET LOCAL x.y = 1", "set local x.y: changes the session's state"),
+        ("PREPARE p AS DELETE FROM t", "prepare p (write: modifies rows): concerns a prepared statement"),
+    ] {
+        assert_eq!(verdict(text).to_string(), expected);
+    }
+}
+
+/// Texts that grow by repetition, each with a doubt in it, so that the parser has to look: (head, unit, tail).
+const GROWING: [(&str, &str, &str); 20] = [
+    ("SELECT 1", "+1", " FROM (VALUES (1)) v(a)"),
+    ("SELECT a", "[1]", " FROM (VALUES (1)) v(a)"),
+    ("SELECT a", "::int", " FROM (VALUES (1)) v(a)"),
+    ("SELECT a", " AND b OR c", " FROM (VALUES (1)) v(a)"),
+    ("SELECT a", " IS NULL", " FROM (VALUES (1)) v(a)"),
+    ("SELECT a", " COLLATE \"C\"", " FROM (VALUES (1)) v(a)"),
+    ("SELECT a", " AT TIME ZONE 'utc'", " FROM (VALUES (1)) v(a)"),
+    ("SELECT a", "->'b'", " FROM (VALUES (1)) v(a)"),
+    ("SELECT ", "NOT ", "true FROM (VALUES (1)) v(a)"),
+    ("SELECT ", "- ", "1 FROM (VALUES (1)) v(a)"),
+    ("SELECT v(a) ", "UNION SELECT 1 ", ""),
+    ("SELECT v(a) FROM t ", "JOIN u USING (a) ", ""),
+    ("SELECT v(a), ", "(", "1"),
+    ("SELECT v(a), ", "f(", "1"),
+    ("SELECT v(a), ", "CASE WHEN ", "1"),
+    ("SELECT v(a), ", "(SELECT ", "1"),
+    ("SELECT v(a), ", "1 IN (SELECT (x, y) -> ", ""),
+    ("SELECT v(a) FROM ", "(t JOIN ", "u"),
+    ("WITH ", "x AS (WITH ", "v(a)"),
+    ("SELECT v(a)", ", '', b(1)", ""),
+];
+
+#[test]
+fn growing_texts_neither_overflow_nor_take_long() {
+    let check = || {
+        with_builtin(|facts| {
+            for (head, unit, tail) in GROWING {
+                for n in [5, 9, 14, 22, 28, 40, 150, 350, 700, 1_400, 5_000, 60_000 / unit.len()] {
+                    let open = unit.matches('(').count() - unit.matches(')').count();
+                    for text in [
+                        format!("{head}{}{tail}", unit.repeat(n)),
+                        format!("{head}{}{tail}{}", unit.repeat(n), ")".repeat(n * open)),
+                    ] {
+                        let start = Instant::now();
+                        let found = classify(&text, facts);
+                        assert_eq!(found.statements.len(), 1);
+                        // Twenty milliseconds with optimisation.
+                        assert!(
+                            start.elapsed() < Duration::from_millis(1_000),
+                            "{head}{unit}.. x {n}: {:?}",
+                            start.elapsed()
+                        );
+                    }
+                }
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(check).unwrap();
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_long_chain_is_judged_by_its_tokens() {
+    assert_eq!(verdict(&format!("SELECT 1{}", "+1".repeat(30_000))).intent, Intent::Read);
+    let doubtful = verdict(&format!("SELECT f(1){}", "+1".repeat(30_000)));
+    assert_eq!((doubtful.intent, doubtful.reason), (Intent::Write, Reason::UnknownFunction));
+}
+
+/// Text without a meaning for pgpilot, to be put between tokens.
+fn blank() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(" ".to_owned()),
+        Just("\n\t".to_owned()),
+        Just("/* DELETE FROM t; */".to_owned()),
+        Just(" /* a /* ' */ \" */ ".to_owned()),
+        Just(" -- it's; $$\n".to_owned()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn any_text_gets_a_verdict(text in "\\PC{0,200}") {
+        let _ = verdicts(&text);
+        shape(text.as_bytes(), &mut Vec::new());
+    }
+
+    #[test]
+    fn mutated_statements_get_a_verdict(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), insert in "['\"$;()/*\\-E\\\\ a1é.,]{0,4}", cut in 0_usize..6) {
+        let all: Vec<String> = corpus().map(|(_, text)| text).collect();
+        let mut text: Vec<char> = which.get(&all).chars().collect();
+        let at = at.index(text.len() + 1);
+        let end = (at + cut).min(text.len());
+        text.splice(at..end, insert.chars());
+        let text: String = text.into_iter().collect();
+        let _ = verdicts(&text);
+        shape(text.as_bytes(), &mut Vec::new());
+    }
+
+    /// Comments and white space between tokens, and the case of words, change no verdict.
+    #[test]
+    fn spelling_does_not_matter(which in any::<prop::sample::Index>(), blank in blank(), upper in any::<bool>()) {
+        let all: Vec<(&str, String)> = corpus().filter(|(label, text)| !label.contains("hint") && !label.contains("anything") && !text.contains('\n')).collect();
+        let (label, text) = which.get(&all);
+        let tokens: Vec<lex::Token> = lex::Lexer::new(text).map(Result::unwrap).collect();
+        let mut respelt = String::new();
+        for token in tokens {
+            let raw = &text[token.start as usize..token.end as usize];
+            let word = token.kind == lex::Kind::Word;
+            respelt += &if word && upper { raw.to_ascii_uppercase() } else { raw.to_owned() };
+            respelt += &blank;
+        }
+        let found = verdicts(&respelt);
+        let found: Vec<String> = found.iter().zip(split_labels(label)).map(|(v, l)| labelled(v, l)).collect();
+        let expected: Vec<String> = split_labels(label).map(sorted).collect();
+        prop_assert_eq!(found, expected, "{}", respelt);
+    }
+
+    /// Texts of one shape have one verdict.
+    #[test]
+    fn one_shape_one_verdict(which in any::<prop::sample::Index>(), string in "[a-z;' ]{0,9}", number in 0_u32..1_000_000) {
+        let all: Vec<String> = corpus().map(|(_, text)| text).collect();
+        let text = which.get(&all);
+        let mut first = Vec::new();
+        if shape(text.as_bytes(), &mut first) == Shape::LiteralMatters {
+            return Ok(());
+        }
+        let mut other = String::new();
+        for token in lex::Lexer::new(text).map(Result::unwrap) {
+            other += &match token.kind {
+                lex::Kind::Text => format!("'{}'", string.replace('\'', "''")),
+                lex::Kind::Number => number.to_string(),
+                _ => text[token.start as usize..token.end as usize].to_owned(),
+            };
+            other.push(' ');
+        }
+        let mut second = Vec::new();
+        prop_assert_eq!(shape(other.as_bytes(), &mut second), Shape::Mergeable);
+        prop_assert_eq!(&first, &second);
+        prop_assert_eq!(verdicts(text), verdicts(&other), "{} / {}", text, other);
+        // The shape is itself a text of its shape.
+        prop_assert_eq!(verdicts(text), verdicts(std::str::from_utf8(&first).unwrap()));
+    }
 }

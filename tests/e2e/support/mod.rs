@@ -1,5 +1,8 @@
 //! What end-to-end tests have in common.
 
+pub(crate) mod proxy;
+pub(crate) mod watch;
+
 use std::time::Duration;
 
 use pgpilot::demo::{LocalCluster, wait};

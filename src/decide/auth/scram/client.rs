@@ -128,9 +128,8 @@ impl<'a> ServerFirst<'a> {
 mod tests {
     use super::*;
 
-    /// RFC 7677 section 3.
-    #[test]
-    fn the_example_of_the_rfc() {
+    /// RFC 7677 section 3, up to the proof.
+    fn example() -> (AwaitServerFinal, Vec<u8>) {
         let password = config::Secret::new("pencil".to_owned());
         let client = AwaitServerFirst {
             secret: Secret::Password { password, keys: None },
@@ -139,11 +138,26 @@ mod tests {
             bare: "n=user,r=rOprNGfwEbeRWgbNEkqO".to_owned(),
         };
         let first = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
-        let (client, client_final) = client.on(first).unwrap();
+        client.on(first).unwrap()
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        let (client, client_final) = example();
         let expected = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                         p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
         assert_eq!(String::from_utf8(client_final).unwrap(), expected);
         assert!(client.on(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").is_ok());
+    }
+
+    #[test]
+    fn a_server_that_does_not_know_the_password_is_found_out() {
+        let on = |message: &[u8]| example().0.on(message).err();
+        assert_eq!(on(b"v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), Some(LoginError::ServerSignature));
+        assert_eq!(on(b"e=invalid-proof"), Some(LoginError::Refused));
+        for bad in [&b""[..], b"v=", b"v=6rriTRBi", b"x=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="] {
+            assert!(matches!(on(bad), Some(LoginError::Malformed(_))));
+        }
     }
 
     #[test]

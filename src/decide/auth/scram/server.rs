@@ -174,23 +174,33 @@ mod tests {
         ScramVerifier::derive("pencil", &STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096)
     }
 
-    /// RFC 7677 section 3.
-    #[test]
-    fn the_example_of_the_rfc() {
-        let nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+    const NONCE_OF_EXAMPLE: &str = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+
+    /// RFC 7677 section 3: the server that expects `nonce` gets the example's proof.
+    fn example(nonce: &str) -> Result<Verdict, AuthError> {
+        let sent = NONCE_OF_EXAMPLE;
+        let transcript = format!("n=user,r=rOprNGfwEbeRWgbNEkqO,r={sent},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,");
         let server = AwaitClientFinal {
             verifier: verifier(),
             binding_input: b"n,,".to_vec(),
             nonce: nonce.as_bytes().to_vec(),
-            transcript: format!("n=user,r=rOprNGfwEbeRWgbNEkqO,r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,")
-                .into_bytes(),
+            transcript: transcript.into_bytes(),
         };
-        let message = format!("c=biws,r={nonce},p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");
-        let Verdict::Proven { server_final, keys } = server.on(message.as_bytes()).unwrap() else {
-            panic!("not proven")
-        };
+        let message = format!("c=biws,r={sent},p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=");
+        server.on(message.as_bytes())
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        let Verdict::Proven { server_final, keys } = example(NONCE_OF_EXAMPLE).unwrap() else { panic!("not proven") };
         assert_eq!(server_final, b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
         assert!(keys.client_key.hash() == verifier().stored_key);
+    }
+
+    #[test]
+    fn a_proof_over_another_nonce_is_refused() {
+        let replayed = example("rOprNGfwEbeRWgbNEkqOanother").err();
+        assert_eq!(replayed, Some(AuthError::Malformed("SCRAM nonce mismatch")));
     }
 
     /// The binding, the message, the SQLSTATE (`None`: accepted), as PostgreSQL answers.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::builtin::Builtin;
-use super::{BUILTIN_SCHEMA, Catalogue, CatalogueQuery, Function, FunctionLists, Nature, Relation};
+use super::{BUILTIN_SCHEMA, Catalogue, CatalogueQuery, Function, FunctionLists, Hazard, Nature, Relation};
 use crate::decide::sql::classify::{Facts, classify};
 use crate::decide::sql::types::{Effects, Intent};
 
@@ -102,7 +102,7 @@ impl CatalogueBuilder {
             (_, Some(text)) => return self.defined(schema, name, text, "the view needs the primary"),
             (_, None) => "of a kind that pgpilot does not know",
         };
-        self.catalogue.add_relation(schema, name, why);
+        self.catalogue.add_relation(schema, name, Hazard { why, effects: Effects::empty() });
     }
 
     fn defined(&mut self, schema: &str, name: &str, text: &str, why: &'static str) {
@@ -111,27 +111,43 @@ impl CatalogueBuilder {
 
     /// Judges what is defined by a query: a view is a hazard if its query is, and so is a view over it, and so on.
     pub fn finish(mut self, lists: &FunctionLists) -> Catalogue {
-        let needs_primary = |catalogue: &Catalogue, text: &str| {
-            let facts = Facts { catalogue, overrides: lists, max_parse: MAX_DEFINITION };
-            classify(text, &facts).statements.iter().any(|verdict| verdict.intent != Intent::Read)
-        };
         loop {
-            let catalogue = &self.catalogue;
-            let (hazards, rest) =
-                std::mem::take(&mut self.queries).into_iter().partition(|q| needs_primary(catalogue, &q.text));
-            let (types, domains): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut self.domains).into_iter().partition(|(_, text)| needs_primary(catalogue, text));
-            let hazards: Vec<Defined> = hazards;
-            (self.queries, self.domains) = (rest, domains);
+            let mut hazards = Vec::new();
+            self.queries.retain(|query| {
+                let effects = effects_of(&self.catalogue, lists, &query.text);
+                hazards.extend(
+                    effects
+                        .map(|effects| (query.schema.clone(), query.name.clone(), Hazard { why: query.why, effects })),
+                );
+                effects.is_none()
+            });
+            let mut types = Vec::new();
+            self.domains.retain(|(name, text)| {
+                let hazard = effects_of(&self.catalogue, lists, text).is_some();
+                types.extend(hazard.then(|| name.clone()));
+                !hazard
+            });
             if hazards.is_empty() && types.is_empty() {
                 return self.catalogue;
             }
-            for hazard in hazards {
-                self.catalogue.add_relation(&hazard.schema, &hazard.name, hazard.why);
+            for (schema, name, hazard) in hazards {
+                self.catalogue.add_relation(&schema, &name, hazard);
             }
-            self.catalogue.types.extend(types.into_iter().map(|(name, _)| name));
+            self.catalogue.types.extend(types);
         }
     }
+}
+
+/// What a definition's query leaves behind, if it needs the primary.
+fn effects_of(catalogue: &Catalogue, lists: &FunctionLists, text: &str) -> Option<Effects> {
+    let facts = Facts { catalogue, overrides: lists, max_parse: MAX_DEFINITION };
+    let classified = classify(text, &facts);
+    let mut hazards = classified.statements.iter().filter(|verdict| verdict.intent != Intent::Read).peekable();
+    hazards.peek()?;
+    // A setting that a view changes by name is changed unseen.
+    Some(hazards.fold(Effects::empty(), |all, verdict| {
+        all | verdict.effects | if verdict.settings.is_empty() { Effects::empty() } else { Effects::SETTINGS }
+    }))
 }
 
 /// What tells a function's nature.
@@ -144,8 +160,7 @@ struct Origin<'a> {
 
 impl Origin<'_> {
     fn nature(&self) -> Nature {
-        let writes = Effects::empty();
-        let mentioned = self.words.split_ascii_whitespace().fold(writes, |all, word| {
+        let mentioned = self.words.split_ascii_whitespace().fold(Effects::empty(), |all, word| {
             all | match word {
                 "set_config" => Effects::SETTINGS,
                 "nextval" | "setval" | "txid_current" | "pg_current_xact_id" | "pg_notify" => Effects::WRITES,
@@ -164,7 +179,7 @@ impl Origin<'_> {
 }
 
 impl Catalogue {
-    fn add_relation(&mut self, schema: &str, name: &str, why: &'static str) {
-        self.relations.entry(name.into()).or_default().push(Relation { schema: schema.into(), why });
+    fn add_relation(&mut self, schema: &str, name: &str, hazard: Hazard) {
+        self.relations.entry(name.into()).or_default().push(Relation { schema: schema.into(), hazard });
     }
 }

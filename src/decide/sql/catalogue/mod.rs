@@ -51,7 +51,14 @@ enum Nature {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Relation {
     schema: Box<str>,
-    why: &'static str,
+    hazard: Hazard,
+}
+
+/// Why reading a relation needs the primary, and what doing so may leave behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hazard {
+    pub why: &'static str,
+    pub effects: Effects,
 }
 
 /// What a call of a function means for the route.
@@ -110,12 +117,13 @@ impl Catalogue {
         self.functions.contains_key(name)
     }
 
-    /// Why reading this relation needs the primary; `None`: it does not, as far as is known.
-    pub fn relation(&self, schema: Option<&str>, name: &str) -> Option<&'static str> {
+    /// Whether reading this relation needs the primary; `None`: it does not, as far as is known.
+    pub fn relation(&self, schema: Option<&str>, name: &str) -> Option<Hazard> {
         // Whatever the schema: extensions make views of the same kind and name elsewhere.
-        self.builtin.relation(name).or_else(|| {
+        let builtin = self.builtin.relation(name).map(|why| Hazard { why, effects: Effects::empty() });
+        builtin.or_else(|| {
             let mut own = self.relations.get(name).into_iter().flatten();
-            own.find(|r| schema.is_none_or(|s| s == &*r.schema)).map(|r| r.why)
+            own.find(|r| schema.is_none_or(|s| s == &*r.schema)).map(|r| r.hazard)
         })
     }
 
@@ -153,3 +161,6 @@ impl Standing {
 }
 
 const BUILTIN_SCHEMA: &str = "pg_catalog";
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,7 @@ impl CatalogueQuery {
 /// schema, name, volatile, language, words, extension, field; one row per schema and name, over all overloads.
 ///
 /// - volatile: an aggregate is as volatile as the functions it is made of, whatever it was declared as.
+/// - language: of an aggregate, that of its transition function.
 /// - words: what the sources mention of session state and of writes, separated by blanks. A function that is declared stable may still call `nextval`.
 /// - field: a function of one composite argument, which can be called as `row.name`.
 const FUNCTIONS: &str = r"
@@ -37,9 +38,9 @@ SELECT n.nspname::text, p.proname::text,
        bool_or(p.pronargs = 1 AND a.typtype = 'c')::text
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-JOIN pg_catalog.pg_language l ON l.oid = p.prolang
 LEFT JOIN pg_catalog.pg_aggregate g ON g.aggfnoid = p.oid
 LEFT JOIN pg_catalog.pg_proc t ON t.oid = g.aggtransfn
+JOIN pg_catalog.pg_language l ON l.oid = coalesce(t.prolang, p.prolang)
 LEFT JOIN pg_catalog.pg_proc f ON f.oid = g.aggfinalfn
 LEFT JOIN pg_catalog.pg_type a ON a.oid = p.proargtypes[0]
 LEFT JOIN pg_catalog.pg_depend d

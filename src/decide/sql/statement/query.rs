@@ -10,10 +10,10 @@ use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
 pub(super) fn read(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     let Scan { cause, doubts, effects, settings } = scan(tokens, facts);
     let confirmed = parse::judge(tokens, &doubts, facts);
-    let effects = effects | confirmed.iter().map(implied).fold(Effects::empty(), Effects::union);
+    let effects = effects | confirmed.iter().fold(Effects::empty(), |all, cause| all | cause.effects);
     let mut verdict = match cause.or_else(|| confirmed.into_iter().next()) {
         None => Verdict::new(Intent::Read, Reason::PlainRead),
-        Some(Cause { reason, object }) => Verdict { object, ..Verdict::new(Intent::Write, reason) },
+        Some(Cause { reason, object, .. }) => Verdict { object, ..Verdict::new(Intent::Write, reason) },
     };
     verdict.settings = settings.into();
     verdict.with(effects)
@@ -34,17 +34,15 @@ pub(super) fn refresh() -> Verdict {
 /// Adds the effects of the functions that a query or modification calls.
 pub(super) fn leave_behind(verdict: &mut Verdict, tokens: Tokens<'_>, facts: &Facts<'_>) {
     let Scan { doubts, effects, settings, .. } = scan(tokens, facts);
-    let calls: Vec<Doubt> = doubts.into_iter().filter(|doubt| matches!(doubt, Doubt::Call { .. })).collect();
-    let implied = parse::judge(tokens, &calls, facts).iter().map(implied).fold(Effects::empty(), Effects::union);
+    let matters = |doubt: &Doubt| match doubt {
+        Doubt::Call { .. } => true,
+        Doubt::Relation { schema, name } => {
+            facts.catalogue.relation(schema.as_deref(), name).is_some_and(|hazard| !hazard.effects.is_empty())
+        }
+        Doubt::Modification => false,
+    };
+    let doubts: Vec<Doubt> = doubts.into_iter().filter(matters).collect();
+    let implied = parse::judge(tokens, &doubts, facts).iter().fold(Effects::empty(), |all, cause| all | cause.effects);
     verdict.effects |= effects | implied;
     verdict.settings = settings.into();
-}
-
-/// What must be expected of a cause that the parser confirmed.
-fn implied(cause: &Cause) -> Effects {
-    match cause.reason {
-        Reason::UnknownFunction => Effects::SETTINGS,
-        Reason::Dml | Reason::DmlInCte => Effects::WRITES,
-        _ => Effects::empty(),
-    }
 }

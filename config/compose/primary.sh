@@ -1,0 +1,15 @@
+#!/bin/bash
+# Run once by the postgres image, on a new primary: the roles, a replication slot for each node, and access for replicas.
+set -euo pipefail
+
+psql --no-psqlrc --username postgres --dbname postgres --set ON_ERROR_STOP=1 \
+    --set replicator="$REPLICATOR_PASSWORD" --set pgpilot="$PGPILOT_PASSWORD" --set app="$APP_PASSWORD" <<'END'
+CREATE ROLE replicator LOGIN REPLICATION PASSWORD :'replicator';
+CREATE ROLE pgpilot LOGIN PASSWORD :'pgpilot' IN ROLE pg_monitor;
+GRANT SELECT ON pg_catalog.pg_shadow TO pgpilot;
+CREATE ROLE app LOGIN PASSWORD :'app';
+GRANT CREATE ON SCHEMA public TO app;
+SELECT pg_create_physical_replication_slot(node) FROM unnest(ARRAY['pg1', 'pg2', 'pg3']) AS node;
+END
+
+echo "host replication replicator all scram-sha-256" >>"$PGDATA/pg_hba.conf"

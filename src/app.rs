@@ -1,0 +1,164 @@
+//! The composition root: builds everything, starts it, drains it in order.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::cluster::{Cluster, Settings};
+use crate::config::{Config, Listen};
+use crate::decide::route::{Role, Snapshot, State};
+use crate::proxy::{self, Listener, Shared};
+use crate::telemetry::Telemetry;
+
+/// A running pgpilot. Dropped, it stops at once.
+pub struct App {
+    shared: Arc<Shared>,
+    telemetry: Arc<Telemetry>,
+    addresses: Vec<SocketAddr>,
+    sockets: Vec<PathBuf>,
+    _background: Vec<AbortOnDropHandle<()>>,
+}
+
+/// How often idle connections are looked over.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+impl App {
+    /// Binds the listeners and begins to serve. Nodes are discovered in the background: the first clients may wait for that.
+    ///
+    /// # Errors
+    /// A listener cannot be bound, or TLS files cannot be used.
+    pub async fn start(config: Config) -> anyhow::Result<App> {
+        let telemetry = Arc::new(Telemetry::new());
+        let cluster = Cluster::start(&Settings::from(&config));
+        let listeners = bind(&config).await?;
+        let stop = CancellationToken::new();
+        let shared = Shared::new(config, cluster, telemetry.metrics().clone(), stop)?;
+        let mut app = App {
+            addresses: listeners.iter().filter_map(|(_, address)| *address).collect(),
+            sockets: listeners.iter().filter_map(|(listener, _)| path_of(listener)).collect(),
+            _background: vec![
+                telemetry.keep_up(),
+                AbortOnDropHandle::new(tokio::spawn(keep_house(shared.clone()))),
+                AbortOnDropHandle::new(tokio::spawn(follow(shared.clone()))),
+            ],
+            shared,
+            telemetry,
+        };
+        for (listener, _) in listeners {
+            let serving = tokio::spawn(proxy::serve(listener, app.shared.clone()));
+            app._background.push(AbortOnDropHandle::new(serving));
+        }
+        Ok(app)
+    }
+
+    /// Where clients connect by TCP, with the ports that were really bound.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
+    }
+
+    /// Stops in order: no new clients, idle clients are told to go, those in a transaction get `drain_timeout` to finish it.
+    pub async fn shutdown(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        let limit = self.shared.config.load().drain_timeout;
+        if tokio::time::timeout(limit, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                clients = self.shared.registry.len(),
+                "clients were still busy when the time to drain was over"
+            );
+        }
+        for (_, pool) in self.shared.pools.all() {
+            pool.clear();
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        for socket in &self.sockets {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
+}
+
+async fn bind(config: &Config) -> anyhow::Result<Vec<(Listener, Option<SocketAddr>)>> {
+    let mut listeners = Vec::new();
+    for listen in &config.listen {
+        match listen {
+            Listen::Tcp(address) => {
+                let listener =
+                    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+                let address = listener.local_addr()?;
+                listeners.push((Listener::Tcp(listener), Some(address)));
+            }
+            Listen::Unix(directory) => {
+                let path = directory.join(format!(".s.PGSQL.{}", config.socket_port()));
+                listeners.push((Listener::Unix(bind_unix(&path)?), None));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+/// Binds a Unix socket, in place of one that nobody listens on any more.
+fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
+    let say = || format!("cannot listen on {}", path.display());
+    if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path).with_context(say)?;
+    }
+    let listener = UnixListener::bind(path).with_context(say)?;
+    // As PostgreSQL's: authentication decides, not the file's permissions.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).with_context(say)?;
+    Ok(listener)
+}
+
+fn path_of(listener: &Listener) -> Option<PathBuf> {
+    match listener {
+        Listener::Tcp(_) => None,
+        Listener::Unix(listener) => listener.local_addr().ok()?.as_pathname().map(Path::to_owned),
+    }
+}
+
+async fn keep_house(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        interval.tick().await;
+        for (_, pool) in shared.pools.all() {
+            pool.tick();
+        }
+    }
+}
+
+/// When a node changes its role or goes down, its idle connections are closed, and those who wait for one are routed anew.
+async fn follow(shared: Arc<Shared>) {
+    let mut seen = shared.cluster.snapshot();
+    loop {
+        let next = shared.cluster.wait_change(&seen, Instant::now() + Duration::from_secs(3600)).await;
+        for (id, pool) in shared.pools.all() {
+            if standing(&seen, id) != standing(&next, id) && standing(&seen, id).is_some_and(|(_, up)| up) {
+                pool.clear();
+            }
+        }
+        seen = next;
+    }
+}
+
+/// A node's role, and whether it is believed to answer.
+fn standing(snapshot: &Snapshot, id: crate::decide::route::NodeId) -> Option<(Role, bool)> {
+    snapshot.node(id).map(|node| (node.role, matches!(node.state, State::Up | State::Suspect)))
+}

@@ -1,0 +1,127 @@
+use super::super::{Facts, classify};
+use super::*;
+use crate::decide::sql::types::{Intent, Verdict};
+
+/// Rows as PostgreSQL 15 answers the catalogue's queries.
+fn catalogue() -> Catalogue {
+    let mut builder = Catalogue::builtin().rebuild();
+    let mut add = |query, rows: &[&[Option<&str>]]| rows.iter().for_each(|row| builder.add(query, row).unwrap());
+    let (yes, no) = (Some("true"), Some("false"));
+    add(
+        CatalogueQuery::Functions,
+        &[
+            &[Some("public"), Some("vol"), yes, Some("plpgsql"), None, None, no],
+            &[Some("public"), Some("stab"), no, Some("sql"), None, None, no],
+            &[Some("public"), Some("sneaky"), no, Some("sql"), Some("nextval"), None, no],
+            &[Some("public"), Some("twice"), no, Some("sql"), None, None, no],
+            &[Some("app"), Some("twice"), yes, Some("sql"), None, None, no],
+            &[Some("app"), Some("lower"), yes, Some("sql"), None, None, no],
+            &[Some("public"), Some("make_temp"), yes, Some("plpgsql"), Some("create temp"), None, no],
+            &[Some("public"), Some("native"), yes, Some("c"), None, Some("some_extension"), no],
+            &[Some("public"), Some("uuid_generate_v4"), yes, Some("c"), None, Some("uuid-ossp"), no],
+            &[Some("public"), Some("dblink_connect"), yes, Some("c"), None, Some("dblink"), no],
+            &[Some("public"), Some("price"), yes, Some("sql"), None, None, yes],
+            &[Some("public"), Some("first"), yes, Some("sql"), None, None, no],
+            &[Some("pg_catalog"), Some("added_in_99"), no, Some("internal"), None, None, no],
+            &[Some("pg_catalog"), Some("nextval"), no, Some("internal"), None, None, no],
+        ],
+    );
+    add(
+        CatalogueQuery::Relations,
+        &[
+            // A view before the one it reads from: the order must not matter.
+            &[Some("public"), Some("v2"), Some("view"), Some("SELECT v1.a FROM v1")],
+            &[Some("public"), Some("v1"), Some("view"), Some("SELECT vol() AS a")],
+            &[Some("public"), Some("good"), Some("view"), Some("SELECT lower(x.b) FROM t x(a, b)")],
+            &[Some("public"), Some("act"), Some("view"), Some("SELECT pid FROM pg_stat_activity")],
+            &[Some("public"), Some("odd"), Some("view"), Some("SELECT ' unfinished")],
+            &[Some("public"), Some("s"), Some("sequence"), None],
+            &[Some("app"), Some("u"), Some("unlogged"), None],
+            &[Some("public"), Some("guarded"), Some("policy"), Some("SELECT (vol() > 0)")],
+            &[Some("public"), Some("guarded_well"), Some("policy"), Some("SELECT (owner = CURRENT_USER)")],
+        ],
+    );
+    add(CatalogueQuery::Operators, &[&[Some("###")]]);
+    add(
+        CatalogueQuery::Types,
+        &[
+            &[Some("casty"), None],
+            &[Some("positive"), Some("SELECT (VALUE > 0)")],
+            &[Some("volatile_domain"), Some("SELECT (VALUE > vol())")],
+        ],
+    );
+    builder.finish(&FunctionLists::default())
+}
+
+fn verdict(catalogue: &Catalogue, text: &str) -> Verdict {
+    let facts = Facts { catalogue, overrides: &FunctionLists::default(), max_parse: 64 * 1024 };
+    classify(text, &facts).statements[0].clone()
+}
+
+#[test]
+fn what_a_server_tells_decides() {
+    let catalogue = catalogue();
+    let settings = Effects::SETTINGS;
+    for (text, intent, effects) in [
+        ("SELECT vol()", Intent::Write, settings),
+        ("SELECT PUBLIC.VOL()", Intent::Write, settings),
+        ("SELECT app.vol()", Intent::Write, settings),
+        ("SELECT stab()", Intent::Read, Effects::empty()),
+        ("SELECT sneaky()", Intent::Write, settings),
+        ("SELECT twice()", Intent::Write, settings),
+        ("SELECT public.twice()", Intent::Read, Effects::empty()),
+        ("SELECT lower('A')", Intent::Write, settings),
+        ("SELECT pg_catalog.lower('A')", Intent::Read, Effects::empty()),
+        ("SELECT make_temp()", Intent::Write, settings | Effects::PINS),
+        ("SELECT native()", Intent::Write, Effects::empty()),
+        ("SELECT uuid_generate_v4()", Intent::Read, Effects::empty()),
+        ("SELECT dblink_connect('x')", Intent::Write, Effects::PINS),
+        ("SELECT (t).price FROM t", Intent::Write, settings),
+        ("SELECT t.price FROM t", Intent::Write, settings),
+        ("SELECT price FROM t", Intent::Read, Effects::empty()),
+        ("SELECT first(a) FROM t", Intent::Write, settings),
+        ("SELECT a FROM t FETCH FIRST (1) ROWS ONLY", Intent::Write, settings),
+        ("SELECT added_in_99()", Intent::Read, Effects::empty()),
+        ("SELECT nextval('s')", Intent::Write, Effects::WRITES),
+        ("SELECT * FROM v1", Intent::Write, settings),
+        ("SELECT * FROM public.v2", Intent::Write, settings),
+        ("SELECT * FROM other.v2", Intent::Read, Effects::empty()),
+        ("SELECT * FROM good", Intent::Read, Effects::empty()),
+        ("SELECT * FROM act", Intent::Write, Effects::empty()),
+        ("SELECT * FROM odd", Intent::Write, Effects::ANYTHING),
+        ("SELECT last_value FROM s", Intent::Write, Effects::empty()),
+        ("SELECT s FROM t", Intent::Read, Effects::empty()),
+        ("SELECT s.a FROM t s", Intent::Read, Effects::empty()),
+        ("SELECT * FROM \"u\"", Intent::Write, Effects::empty()),
+        ("SELECT * FROM \"U\"", Intent::Read, Effects::empty()),
+        ("SELECT * FROM t WHERE EXISTS (SELECT 1 FROM app.u)", Intent::Write, Effects::empty()),
+        ("SELECT * FROM guarded", Intent::Write, settings),
+        ("SELECT * FROM guarded_well", Intent::Read, Effects::empty()),
+        ("SELECT 1 ### 2", Intent::Write, settings),
+        ("SELECT 1 OPERATOR(public.###) 2", Intent::Write, settings),
+        ("SELECT 1 #### 2", Intent::Read, Effects::empty()),
+        ("SELECT 1::casty", Intent::Write, settings),
+        ("SELECT CAST(1 AS public.casty)", Intent::Write, settings),
+        ("SELECT 1::positive", Intent::Read, Effects::empty()),
+        ("SELECT volatile_domain '1'", Intent::Write, settings),
+        ("COPY app.u TO STDOUT", Intent::Write, Effects::empty()),
+        ("INSERT INTO t SELECT * FROM v2", Intent::Write, Effects::WRITES | settings),
+    ] {
+        let found = verdict(&catalogue, text);
+        assert_eq!((found.intent, found.effects), (intent, effects), "{text}");
+    }
+}
+
+#[test]
+fn rows_of_another_form_are_refused() {
+    let mut builder = Catalogue::builtin().rebuild();
+    assert_eq!(builder.add(CatalogueQuery::Operators, &[None]), Err(BadRow(CatalogueQuery::Operators)));
+    assert_eq!(builder.add(CatalogueQuery::Functions, &[Some("a")]), Err(BadRow(CatalogueQuery::Functions)));
+}
+
+#[test]
+fn reasons_are_kept_for_people() {
+    let catalogue = Catalogue::builtin();
+    assert_eq!(catalogue.why("nextval").as_deref(), Some("writes: advances a sequence"));
+    assert_eq!(catalogue.why("lower"), None);
+}

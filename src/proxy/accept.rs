@@ -1,0 +1,44 @@
+//! Taking clients in, as many as are allowed.
+
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UnixListener};
+
+use super::handshake::{self, Arrival};
+use super::shared::Shared;
+use crate::net::stream::tune;
+
+/// Where clients come in.
+pub enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Accepts clients until pgpilot stops.
+pub async fn serve(listener: Listener, shared: Arc<Shared>) {
+    loop {
+        let arrival = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            arrival = accept(&listener, &shared) => arrival,
+        };
+        match arrival {
+            Ok(arrival) => drop(shared.tasks.spawn(handshake::welcome(arrival, shared.clone()))),
+            Err(error) => {
+                // Out of file descriptors, most likely: those of clients that leave come back.
+                tracing::warn!(%error, "cannot accept a client");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn accept(listener: &Listener, shared: &Shared) -> std::io::Result<Arrival> {
+    match listener {
+        Listener::Tcp(listener) => {
+            let (socket, address) = listener.accept().await?;
+            tune(&socket, shared.config.load().clients.keepalive)?;
+            Ok(Arrival::Tcp(socket, address.ip()))
+        }
+        Listener::Unix(listener) => Ok(Arrival::Unix(listener.accept().await?.0)),
+    }
+}

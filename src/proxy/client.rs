@@ -1,0 +1,328 @@
+//! The one loop of a client: gather a batch, route it, lease a server connection, forward, exchange, settle.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::assess::{Assessed, frames};
+use super::batch::{Batch, BatchEnd, Gathered, gather};
+use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
+use super::fault::End;
+use super::link::{CopyIn, Grant, Link, LinkRole};
+use super::registry::Registration;
+use super::scan::Signal;
+use super::session::{Session, Transaction};
+use super::shared::{Shared, Who};
+use super::verdicts::Verdicts;
+use crate::cluster::Reader;
+use crate::pool::PoolHandle;
+use crate::wire::backend::{self, Report, TransactionStatus};
+use crate::wire::{Header, SqlState, frontend};
+
+pub(super) struct Client {
+    pub shared: Arc<Shared>,
+    pub who: Who,
+    pub verdicts: Arc<Verdicts>,
+    pub snapshots: Reader,
+    pub side: Side,
+    /// A server connection, while one is held.
+    pub link: Option<Link>,
+    pub transaction: Transaction,
+    pub session: Session,
+    pub registration: Registration,
+    /// This session's handle on each node's pool, by `NodeId`, once it has been used.
+    pub pools: Vec<Option<PoolHandle>>,
+    /// After an error of pgpilot's own in an extended batch: everything up to the Sync is ignored.
+    pub skipping: bool,
+    pub stop: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Client {
+    /// Serves the client until it leaves.
+    pub(super) async fn run(mut self) {
+        let end = loop {
+            if let Err(end) = self.step().await {
+                break end;
+            }
+        };
+        self.finish(end).await;
+    }
+
+    async fn step(&mut self) -> Result<(), End> {
+        if self.skipping {
+            return self.skip().await;
+        }
+        match gather(self.side.fresh())? {
+            Gathered::More => self.wait_for_input().await,
+            Gathered::Terminate => Err(End::Left),
+            Gathered::StaleCopy(header) => {
+                self.drop_frame(header);
+                Ok(())
+            }
+            Gathered::Batch(batch) => self.serve(batch).await,
+        }
+    }
+
+    async fn serve(&mut self, batch: Batch) -> Result<(), End> {
+        let assessed = {
+            // Taken out for the time being, so that the frames can be read while the session changes.
+            let input = std::mem::take(&mut self.side.input);
+            let assessed = self.assess(&input[..batch.len]);
+            self.side.input = input;
+            assessed?
+        };
+        self.flush_output().await?;
+        if self.answer(batch, &assessed).await? {
+            return Ok(());
+        }
+        if let Err(fault) = self.connect(batch, &assessed).await? {
+            return self.refuse(batch, &fault.report());
+        }
+        self.grant(batch, assessed);
+        self.exchange().await?;
+        self.settle().await
+    }
+
+    /// Lets a batch flow to the server connection that has been chosen for it.
+    fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
+        self.session.note_left(&mut assessed.needs);
+        self.session.batch_sent();
+        let Some(link) = self.link.as_mut() else { return };
+        link.may_commit |= assessed.commits;
+        link.grant = match batch.end {
+            BatchEnd::Open => Grant::ToEndOfBatch,
+            BatchEnd::Simple | BatchEnd::Sync | BatchEnd::Flush => Grant::Bytes(batch.len),
+        };
+        link.batch_open = !matches!(batch.end, BatchEnd::Simple | BatchEnd::Sync);
+        // The first batch on a replica can be sent elsewhere, should the replica refuse it.
+        if link.role == LinkRole::Replica && link.is_new && !link.batch_open {
+            link.kept.push_back(batch.len);
+        }
+        link.is_new = false;
+        link.started = Instant::now();
+    }
+
+    /// Moves bytes both ways until the server has answered everything.
+    async fn exchange(&mut self) -> Result<(), End> {
+        loop {
+            self.pump()?;
+            let moved = {
+                let Client { side, link, session, .. } = self;
+                poll_fn(|cx| poll_move(side, link.as_mut(), &mut session.reported, Until::Answered, cx)).await
+            };
+            match moved {
+                Ok(Moved::Input) => {}
+                Ok(Moved::Quiet) => return Ok(()),
+                Ok(Moved::Signal(signal)) => self.on_signal(signal).await?,
+                Err(Gone::Client(error)) => return Err(End::ClientLost(error)),
+                Err(Gone::Server(error)) => self.server_lost(&error.to_string()).await?,
+                Err(Gone::Broken(error)) => self.server_lost(&error.to_string()).await?,
+            }
+            if self.link.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Forwards what may be forwarded of what the client has sent.
+    pub(super) fn pump(&mut self) -> Result<(), End> {
+        loop {
+            let Some(link) = self.link.as_mut() else { return Ok(()) };
+            if link.lease.output.len() > SERVER_OUTPUT_MAX {
+                return Ok(());
+            }
+            let progress = if self.side.rest != Passing::Nothing {
+                self.pass_rest()
+            } else if link.copy_in == CopyIn::Active {
+                self.forward_copy()?
+            } else {
+                match link.grant {
+                    Grant::Bytes(0) => self.join()?,
+                    Grant::Bytes(n) => self.forward_granted(n)?,
+                    Grant::ToEndOfBatch => self.forward_open()?,
+                }
+            };
+            if !progress {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Forwards whole frames that have been assessed.
+    fn forward_granted(&mut self, granted: usize) -> Result<bool, End> {
+        let input = std::mem::take(&mut self.side.input);
+        let fresh = &input[self.side.kept..self.side.kept + granted];
+        let mut used = 0;
+        let mut result = Ok(());
+        for frame in frames(fresh) {
+            result = self.forward_frame(frame);
+            used += frame.bytes.len();
+            let full = self.link.as_ref().is_some_and(|link| link.lease.output.len() > SERVER_OUTPUT_MAX);
+            if result.is_err() || full {
+                break;
+            }
+        }
+        self.side.input = input;
+        result?;
+        let Some(link) = self.link.as_mut() else { return Ok(false) };
+        link.grant = Grant::Bytes(granted - used);
+        if link.kept.is_empty() {
+            self.side.input.advance(used);
+        } else {
+            self.side.kept += used;
+        }
+        Ok(used > 0)
+    }
+
+    /// While a server works, the next batch can be sent behind the one before it, if it would go to the same place anyway.
+    fn join(&mut self) -> Result<bool, End> {
+        let Some(link) = self.link.as_ref() else { return Ok(false) };
+        if link.batch_open || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
+            return Ok(false);
+        }
+        let Gathered::Batch(batch) = gather(self.side.fresh())? else { return Ok(false) };
+        if matches!(batch.end, BatchEnd::Open | BatchEnd::Flush) || link.role != LinkRole::Primary {
+            return Ok(false);
+        }
+        if self.may_answer(batch) || self.transaction_may_end_lease() {
+            return Ok(false);
+        }
+        let input = std::mem::take(&mut self.side.input);
+        let assessed = self.assess(&input[self.side.kept..self.side.kept + batch.len]);
+        self.side.input = input;
+        self.grant(batch, assessed?);
+        Ok(true)
+    }
+
+    async fn wait_for_input(&mut self) -> Result<(), End> {
+        let limit = self.idle_limit();
+        let Client { side, link, session, stop, transaction, .. } = self;
+        let draining = transaction.is_idle() && link.is_none();
+        let waiting = poll_fn(|cx| {
+            if draining && stop.as_mut().poll_stop(cx) {
+                return Poll::Ready(Err(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down")));
+            }
+            poll_move(side, link.as_mut(), &mut session.reported, Until::Input, cx).map(Ok)
+        });
+        let moved = match limit {
+            None => waiting.await?,
+            Some((limit, code, message)) => match tokio::time::timeout(limit, waiting).await {
+                Ok(moved) => moved?,
+                Err(_) => return Err(End::fatal(code, message)),
+            },
+        };
+        match moved {
+            Ok(Moved::Input | Moved::Quiet) => Ok(()),
+            Ok(Moved::Signal(signal)) => self.on_signal(signal).await,
+            Err(Gone::Client(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(End::Left),
+            Err(Gone::Client(error)) => Err(End::ClientLost(error)),
+            Err(Gone::Server(error)) => self.server_lost(&error.to_string()).await,
+            Err(Gone::Broken(error)) => self.server_lost(&error.to_string()).await,
+        }
+    }
+
+    fn idle_limit(&self) -> Option<(Duration, SqlState, &'static str)> {
+        let limits = &self.who.limits;
+        let (limit, code, message) = match self.transaction {
+            Transaction::Idle => (
+                limits.idle_timeout,
+                SqlState::IDLE_SESSION_TIMEOUT,
+                "terminating connection due to idle-session timeout",
+            ),
+            _ => (
+                limits.idle_transaction_timeout,
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout",
+            ),
+        };
+        (!limit.is_zero()).then_some((limit, code, message))
+    }
+
+    async fn on_signal(&mut self, signal: Signal) -> Result<(), End> {
+        match signal {
+            Signal::Batch(status) => self.batch_answered(status),
+            Signal::Skipped(dues) => self.batch_skipped(&dues),
+            Signal::Error { code, fatal, len } => return self.server_error(code, fatal, len).await,
+        }
+        Ok(())
+    }
+
+    /// An error of pgpilot's own in place of the batch's reply.
+    pub(super) fn refuse(&mut self, batch: Batch, report: &Report) -> Result<(), End> {
+        if !matches!(self.transaction, Transaction::Idle) {
+            self.transaction = Transaction::Lost;
+        }
+        report.put(&mut self.side.output);
+        self.session.batch_sent();
+        match batch.end {
+            BatchEnd::Simple | BatchEnd::Sync => {
+                self.side.input.advance(batch.len);
+                self.session.batch_done();
+                let status = self.status();
+                backend::put_ready(&mut self.side.output, status);
+            }
+            BatchEnd::Flush | BatchEnd::Open => {
+                self.side.input.advance(batch.len);
+                self.skipping = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// What ReadyForQuery would say now.
+    pub(super) fn status(&self) -> TransactionStatus {
+        match self.transaction {
+            Transaction::Idle => TransactionStatus::Idle,
+            Transaction::Deferred(_) | Transaction::Open => TransactionStatus::InTransaction,
+            Transaction::Failed | Transaction::Lost => TransactionStatus::Failed,
+        }
+    }
+
+    /// Ignores what a server would ignore after an error: everything up to the Sync.
+    async fn skip(&mut self) -> Result<(), End> {
+        let Some(header) = Header::peek(self.side.fresh())? else { return self.wait_for_input().await };
+        match header.tag {
+            frontend::TERMINATE => return Err(End::Left),
+            frontend::SYNC => {
+                self.skipping = false;
+                self.session.batch_done();
+                let status = self.status();
+                backend::put_ready(&mut self.side.output, status);
+            }
+            _ => {}
+        }
+        self.drop_frame(header);
+        if self.side.rest != Passing::Nothing {
+            return self.wait_for_input().await;
+        }
+        Ok(())
+    }
+
+    /// Drops a frame, also the part of it that has not come yet.
+    pub(super) fn drop_frame(&mut self, header: Header) {
+        let here = header.frame_len().min(self.side.input.len());
+        self.side.input.advance(here);
+        if here < header.frame_len() {
+            self.side.rest = Passing::Drop(header.frame_len() - here);
+        }
+    }
+}
+
+/// Replies due from one server at once, at most: a client that sends more without reading waits.
+const MAX_PIPELINE: usize = 4096;
+
+/// Whether pgpilot is to stop; registers for being told.
+trait PollStop {
+    fn poll_stop(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> bool;
+}
+
+impl PollStop for WaitForCancellationFutureOwned {
+    fn poll_stop(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> bool {
+        self.poll(cx).is_ready()
+    }
+}

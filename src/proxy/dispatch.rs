@@ -1,0 +1,380 @@
+//! From what a batch needs to a server connection in the session's state; and what happens when that connection fails it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::assess::{Assessed, frames};
+use super::batch::{Batch, BatchEnd};
+use super::client::Client;
+use super::exchange::{Passing, keep_reply};
+use super::fault::{End, Fault};
+use super::link::{Delivered, Grant, Link, LinkRole};
+use super::session::Transaction;
+use super::settle;
+use crate::config::PoolMode;
+use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, Route, Snapshot, route};
+use crate::decide::session::{Due, Fate, Kind, Needs, Origin};
+use crate::decide::sql::{Hint, Reason};
+use crate::pool::{Lease, LeaseError, ServerConnection};
+use crate::telemetry::{Count, RetryCause};
+use crate::wire::backend::{self, Report, TransactionStatus};
+use crate::wire::{SqlState, frontend};
+
+/// After a lost or unreachable node, the cluster gets so long to find out before the statement is routed again.
+const SETTLE_DOWN: Duration = Duration::from_millis(50);
+
+impl Client {
+    /// Makes sure that a server connection is held that may run the batch.
+    pub(super) async fn connect(&mut self, batch: Batch, assessed: &Assessed) -> Result<Result<(), Fault>, End> {
+        let (mut need, mut reason) = assessed.needs.server.unwrap_or((Need::Read, Reason::Empty));
+        if need != Need::Primary
+            && matches!(batch.end, BatchEnd::Open | BatchEnd::Flush)
+            && self.is_undecided(batch, assessed)
+        {
+            (need, reason) = (Need::Primary, Reason::OpenBatch);
+        }
+        if let Some(hint) = self.session.hint {
+            (need, reason) = match (hint, need) {
+                (Hint::Primary, _) => (Need::Primary, Reason::Hint),
+                (Hint::Replica, Need::Read) => (Need::Replica, Reason::Hint),
+                (Hint::Replica, need) => (need, reason),
+            };
+        }
+        if let Transaction::Deferred(deferred) = &self.transaction {
+            let mut begun = Needs::default();
+            begun.add_begin(deferred.mode, self.session.defaults);
+            if let Some((Need::Primary, why)) = begun.server {
+                (need, reason) = (Need::Primary, why);
+            }
+        }
+        if self.who.mode == PoolMode::Session && need == Need::Read {
+            // The connection stays for the whole session, which may write later.
+            (need, reason) = (Need::Primary, Reason::Pinned);
+        }
+        if self.must_leave_replica(need) {
+            self.leave_replica();
+        }
+        if self.link.is_some() {
+            return Ok(Ok(()));
+        }
+        match self.lease(need, reason, None).await {
+            Ok(link) => {
+                self.link = Some(link);
+                Ok(Ok(()))
+            }
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    /// A part of a batch whose continuation is not known may run on a replica only if it executes nothing.
+    fn is_undecided(&self, batch: Batch, assessed: &Assessed) -> bool {
+        assessed.executes || batch.end == BatchEnd::Open
+    }
+
+    /// A batch that began with a Flush on a replica goes on with something that needs the primary.
+    fn must_leave_replica(&self, need: Need) -> bool {
+        need == Need::Primary
+            && self.transaction.is_idle()
+            && self.link.as_ref().is_some_and(|link| link.is_replica() && link.batch_open && !link.executing)
+    }
+
+    /// Nothing has been executed there, and what has been prepared can be prepared elsewhere.
+    fn leave_replica(&mut self) {
+        let Some(mut link) = self.link.take() else { return };
+        keep_reply(&mut self.side, &mut link);
+        frontend::put_sync(&mut link.lease.output);
+        link.dues.push(Kind::Sync, Fate::Us);
+        self.registration.slot.set_idle();
+        tokio::spawn(settle::drain(link));
+    }
+
+    /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
+    async fn lease(&mut self, need: Need, reason: Reason, avoid: Option<NodeId>) -> Result<Link, Fault> {
+        let demand = Demand { need, reason, arrived: Instant::now() };
+        loop {
+            let snapshot = self.snapshots.snapshot().clone();
+            let decision = self.decide(&demand, &snapshot, avoid);
+            if decision.ask == Ask::Mark {
+                self.shared.cluster.want_mark();
+            }
+            let (node, role) = match decision.route {
+                Route::Primary(node) => (node, LinkRole::Primary),
+                Route::Replica(node) => (node, LinkRole::Replica),
+                Route::Refuse(refusal) => return Err(refusal.into()),
+                Route::Wait(wait) => {
+                    self.shared.cluster.wait_change(&snapshot, wait.until()).await;
+                    continue;
+                }
+            };
+            match self.lease_on(node).await {
+                Ok(lease) => return Ok(self.attach(lease, role, decision.reason)),
+                Err(Fault::Lease(error)) if self.may_route_again(&error, &demand) => {
+                    self.shared.cluster.nudge(node);
+                    let until = Instant::now() + SETTLE_DOWN;
+                    self.shared.cluster.wait_change(&snapshot, until).await;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, avoid: Option<NodeId>) -> Decision {
+        let pools = &self.shared.pools;
+        let load = |node| if Some(node) == avoid { u32::MAX } else { pools.leased(node) };
+        let session = &mut self.session;
+        route(demand, &mut session.freshness, snapshot, &session.policy, load, fastrand::u64(..), demand.arrived)
+    }
+
+    /// Whether another node, or the same one a moment later, may do better.
+    fn may_route_again(&self, error: &LeaseError, demand: &Demand) -> bool {
+        let about_the_node = match error {
+            LeaseError::Dismissed => true,
+            LeaseError::Dial(error) => error.is_about_the_node(),
+            LeaseError::Timeout | LeaseError::QueueFull => false,
+        };
+        about_the_node && demand.arrived.elapsed() < self.session.policy.primary_wait
+    }
+
+    /// A connection to `node`, brought to the session's state.
+    async fn lease_on(&mut self, node: NodeId) -> Result<Lease, Fault> {
+        let index = usize::from(node.0);
+        if self.pools.len() <= index {
+            self.pools.resize(index + 1, None);
+        }
+        if self.pools[index].is_none() {
+            self.pools[index] = self.shared.pools.handle(node, &self.who);
+        }
+        let Some(pool) = self.pools[index].clone() else { return Err(LeaseError::Dismissed.into()) };
+        let settings = self.session.settings.clone();
+        let suits = |c: &ServerConnection| Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings;
+        let waited = Instant::now();
+        let mut lease = pool.lease(suits).await?;
+        self.shared.metrics.checkout(waited.elapsed());
+        settle::bring_to(&mut lease, &self.session.settings).await?;
+        Ok(lease)
+    }
+
+    fn attach(&mut self, lease: Lease, role: LinkRole, reason: Reason) -> Link {
+        settle::tell_parameters(&mut self.session.reported, &lease.parameters, &mut self.side.output);
+        self.registration.slot.set_busy(&lease.cancel_key, lease.node);
+        Link::new(lease, role, reason, Instant::now())
+    }
+
+    /// Sends the batches that a replica did not answer to another server.
+    async fn move_on(&mut self, need: Need, cause: RetryCause) -> Result<(), End> {
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        self.shared.metrics.count(Count::Retry(cause));
+        let (from, length) = (link.node(), link.kept.iter().sum());
+        if let Some(began) = link.began.take() {
+            self.transaction = Transaction::Deferred(began);
+        }
+        let settled = link.reply.discard_batch(&mut link.lease.input);
+        self.side.output.extend_from_slice(&settled);
+        self.side.kept = 0;
+        self.session.unsend();
+        self.release_slot().await;
+        drop(link);
+        match self.lease(need, Reason::Retried, Some(from)).await {
+            Ok(link) => {
+                let link = self.link.insert(link);
+                link.grant = Grant::Bytes(length);
+                link.is_new = false;
+                if link.role == LinkRole::Replica {
+                    link.kept.push_back(length);
+                }
+                Ok(())
+            }
+            Err(fault) => {
+                let batch = Batch { len: length, end: BatchEnd::Sync };
+                self.refuse(batch, &fault.report())
+            }
+        }
+    }
+
+    /// An error has come; nothing has been done about it yet.
+    pub(super) async fn server_error(&mut self, code: SqlState, fatal: bool, len: usize) -> Result<(), End> {
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        if fatal {
+            return self.server_died(len).await;
+        }
+        if link.can_move()
+            && let Some(retry) = retry_for(code)
+        {
+            let (need, cause) = match retry {
+                Retry::Elsewhere => (Need::Read, RetryCause::RecoveryConflict),
+                Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, RetryCause::Refused),
+            };
+            let lesson = if retry == Retry::OnPrimaryAndLearn { self.texts_kept() } else { Vec::new() };
+            self.move_on(need, cause).await?;
+            if let Some(link) = self.link.as_mut() {
+                link.lesson = lesson;
+            }
+            return Ok(());
+        }
+        match link.pass_error(len) {
+            Ok(Some(signal)) => {
+                if let super::scan::Signal::Skipped(dues) = signal {
+                    self.batch_skipped(&dues);
+                }
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => self.server_lost(&error.to_string()).await,
+        }
+    }
+
+    /// A FATAL error: the connection is about to be closed by the server.
+    async fn server_died(&mut self, len: usize) -> Result<(), End> {
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        let message = link.drop_error(len);
+        let why = backend::ErrorView::parse(&message[crate::wire::HEADER_LEN..])
+            .map_or_else(|_| "unknown".to_owned(), |view| format!("{} ({})", view.message, view.code));
+        self.server_lost(&why).await
+    }
+
+    /// The texts of the batches that a replica has not answered.
+    fn texts_kept(&self) -> Vec<Box<[u8]>> {
+        let Some(link) = self.link.as_ref() else { return Vec::new() };
+        let length: usize = link.kept.iter().sum();
+        frames(&self.side.input[..length])
+            .filter_map(|frame| match frame.tag {
+                frontend::QUERY => frontend::query(frame.body()).ok().map(Box::from),
+                frontend::PARSE => frontend::Parse::read(frame.body()).ok().map(|parse| Box::from(parse.query)),
+                frontend::BIND => {
+                    let head = frontend::BindHead::parse(frame.body()).ok()?;
+                    match &self.session.find(head.statement)?.statement.origin {
+                        Origin::Parse { query, .. } => Some(query.clone()),
+                        Origin::Sql { .. } => None,
+                    }
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn batch_skipped(&mut self, dues: &[Due]) {
+        self.session.skipped(dues);
+        let Some(link) = self.link.as_mut() else { return };
+        for due in dues {
+            match due.kind {
+                Kind::Parse(Some(id)) => {
+                    link.lease.statements.remove(id);
+                    if link.lease.unnamed == Some(id) {
+                        link.lease.unnamed = None;
+                    }
+                }
+                // It was to be closed, and was not.
+                Kind::Close(Some(id)) => drop(link.lease.statements.insert(id)),
+                _ => {}
+            }
+        }
+        // A BEGIN of ours failed before a simple Query, which the server has skipped with it: it waits for a Sync that the client does not send.
+        if link.dues.is_skipping() && dues.iter().any(|due| due.kind == Kind::Query) {
+            frontend::put_sync(&mut link.lease.output);
+            link.dues.push(Kind::Sync, Fate::Client);
+        }
+    }
+
+    /// The server connection is gone. What it had not answered is sent elsewhere if that is safe; else the client is told what is known of it.
+    pub(super) async fn server_lost(&mut self, why: &str) -> Result<(), End> {
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        self.shared.cluster.nudge(link.node());
+        tracing::info!(node = link.node().0, why, "a server connection was lost");
+        if link.can_move() {
+            return self.move_on(Need::Read, RetryCause::ConnectionLost).await;
+        }
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        self.release_slot().await;
+        keep_reply(&mut self.side, &mut link);
+        if link.reply.delivered == Delivered::PartOfMessage || matches!(link.reply.rest, super::link::Rest::Forward(_))
+        {
+            return Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost in the middle of its reply"));
+        }
+        self.report_loss(&mut link, why);
+        Ok(())
+    }
+
+    fn report_loss(&mut self, link: &mut Link, why: &str) {
+        let busy = !link.is_quiet() || link.batch_open;
+        let in_transaction = !matches!(self.transaction, Transaction::Idle);
+        let lost_pins = std::mem::take(&mut self.session.pins);
+        self.registration.slot.set_pins(&[]);
+        self.side.rest = match self.side.rest {
+            Passing::Forward(n) => Passing::Drop(n),
+            other => other,
+        };
+        if in_transaction {
+            self.transaction = Transaction::Lost;
+        }
+        if !busy {
+            // Between statements there is nothing to answer; the next statement of a lost transaction is told.
+            return;
+        }
+        let report = loss_report(link, in_transaction, why, !lost_pins.is_empty());
+        let status = if in_transaction { TransactionStatus::Failed } else { TransactionStatus::Idle };
+        let mut ends = link.dues.batches();
+        if ends == 0 || link.grant != Grant::NOTHING {
+            report.put(&mut self.side.output);
+            self.skipping = true;
+        }
+        while ends > 0 {
+            report.put(&mut self.side.output);
+            backend::put_ready(&mut self.side.output, status);
+            self.session.batch_done();
+            ends -= 1;
+        }
+    }
+
+    /// No cancel request may reach the server connection any more: it is about to be somebody else's, or nobody's.
+    pub(super) async fn release_slot(&self) {
+        let slot = &self.registration.slot;
+        if slot.set_idle() == super::registry::Quiet::CancelOnItsWay {
+            slot.wait_quiet().await;
+        }
+    }
+}
+
+fn loss_report(link: &Link, in_transaction: bool, why: &str, lost_state: bool) -> Report {
+    let unknown = link.role == LinkRole::Primary && link.may_commit && link.executing;
+    let mut report = if unknown {
+        Report::error(
+            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            "the server was lost while it ran this statement: it may have been committed, or not",
+        )
+        .hint("Look whether it has taken effect before you repeat it.")
+    } else if in_transaction {
+        Report::error(SqlState::CONNECTION_FAILURE, "the server was lost: the transaction is rolled back")
+            .hint("The session goes on: roll back, and repeat the transaction.")
+    } else {
+        Report::error(SqlState::CONNECTION_FAILURE, "the server was lost while it ran this statement")
+            .hint("It changed nothing: it can be repeated.")
+    };
+    if lost_state {
+        report = report
+            .detail(format!("{why}. What the session kept on that server (temporary tables, locks, LISTEN) is lost."));
+    } else {
+        report = report.detail(why);
+    }
+    report
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    OnPrimary,
+    OnPrimaryAndLearn,
+    /// On any other node.
+    Elsewhere,
+}
+
+/// What may be done about a replica's error, by its code. The primary answers the same error if it was not about being a replica.
+fn retry_for(code: SqlState) -> Option<Retry> {
+    match &code.0 {
+        // A standby's refusals, with the codes that it refuses with.
+        b"25006" | b"55000" | b"0A000" | b"XX000" | b"22023" => Some(Retry::OnPrimaryAndLearn),
+        // What the replica may not have replayed yet, or what lives elsewhere.
+        b"42P01" | b"42883" | b"42703" | b"42704" | b"3F000" | b"34000" | b"26000" => Some(Retry::OnPrimary),
+        // A conflict with recovery.
+        b"40001" | b"40P01" => Some(Retry::Elsewhere),
+        _ => None,
+    }
+}

@@ -1,0 +1,296 @@
+//! Sending a client's frames to its server connection, in the server's names, with what the server lacks before them.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+
+use super::assess::{Assessed, Frame};
+use super::client::Client;
+use super::fault::End;
+use super::link::Link;
+use super::session::{Deferred, Session, SessionStatement, Transaction};
+use super::statements::Statements;
+use crate::decide::session::{Fate, Kind, Origin, Statement, StatementId, server_name};
+use crate::decide::sql::Intent;
+use crate::wire::backend::{self, Report};
+use crate::wire::frontend::{self, BindHead, Parse, Target};
+use crate::wire::{HEADER_LEN, SqlState};
+
+impl Client {
+    /// Appends one whole frame to what goes to the server.
+    pub(super) fn forward_frame(&mut self, frame: Frame<'_>) -> Result<(), End> {
+        let Client { session, link, transaction, shared, verdicts, .. } = self;
+        let Some(link) = link.as_mut() else { return Ok(()) };
+        if let Transaction::Deferred(deferred) = transaction {
+            begin(link, &shared.statements, deferred);
+            link.began = Some(deferred.clone());
+            *transaction = Transaction::Open;
+        }
+        match frame.tag {
+            frontend::QUERY => {
+                link.executing = true;
+                let text = frontend::query(frame.body())?;
+                if may_name_a_statement(text)
+                    && let [verdict] = &*verdicts.of(text).statements
+                    && forward_sql_prepared(link, session, &shared.statements, text, &verdict.intent)
+                {
+                    return Ok(());
+                }
+                link.dues.push(Kind::Query, Fate::Client);
+                link.lease.unnamed = None;
+                link.lease.output.extend_from_slice(frame.bytes);
+            }
+            frontend::PARSE => forward_parse(link, session, Parse::read(frame.body())?, frame),
+            frontend::BIND => {
+                let body = frame.body();
+                let head = BindHead::parse(body)?;
+                forward_bind(link, session, head, body.len() - head.rest_at);
+                link.lease.output.extend_from_slice(&body[head.rest_at..]);
+            }
+            frontend::DESCRIBE => match frontend::target(frame.tag, frame.body())? {
+                (Target::Statement, name) => {
+                    if let Some(name) = known_name(link, session, name) {
+                        frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, &name);
+                        link.dues.push(Kind::Describe, Fate::Client);
+                    }
+                }
+                (Target::Portal, _) => pass(link, frame, Kind::Describe),
+            },
+            frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
+                (Target::Statement, name) => {
+                    // The server may go on knowing it: others use it, too.
+                    session.forget(name);
+                    own(link, backend::CLOSE_COMPLETE, None);
+                }
+                (Target::Portal, _) => pass(link, frame, Kind::Close(None)),
+            },
+            frontend::EXECUTE => {
+                link.executing = true;
+                pass(link, frame, Kind::Execute);
+            }
+            frontend::SYNC => pass(link, frame, Kind::Sync),
+            frontend::FUNCTION_CALL => {
+                link.executing = true;
+                pass(link, frame, Kind::Query);
+            }
+            // Flush; a CopyData that comes too late is dropped, as the server would.
+            frontend::FLUSH => link.lease.output.extend_from_slice(frame.bytes),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Assesses and forwards a frame of a batch whose end was not in sight when it was routed.
+    pub(super) fn forward_unseen(&mut self, frame: Frame<'_>) -> Result<(), End> {
+        let mut assessed = Assessed::default();
+        self.assess_frame(frame, &mut assessed)?;
+        self.session.note_left(&mut assessed.needs);
+        self.forward_frame(frame)
+    }
+}
+
+/// Whether a text can be a PREPARE or EXECUTE at all, as most are not: those begin with the word, or with EXPLAIN or CREATE, or with a comment.
+fn may_name_a_statement(text: &[u8]) -> bool {
+    text.trim_ascii_start().first().is_some_and(|first| b"pPeEcC-/".contains(first))
+}
+
+fn pass(link: &mut Link, frame: Frame<'_>, kind: Kind) {
+    link.dues.push(kind, Fate::Client);
+    link.lease.output.extend_from_slice(frame.bytes);
+}
+
+/// A reply without a body that pgpilot gives itself, in its turn.
+fn own(link: &mut Link, tag: u8, statement: Option<StatementId>) {
+    link.dues.push(Kind::Own(Box::new([tag, 0, 0, 0, 4]), statement), Fate::Client);
+}
+
+/// The server is made to fail here, so that it is in the same state as a server that had failed by itself, and the client is told `report`.
+fn fail(link: &mut Link, report: &Report) {
+    let mut message = BytesMut::new();
+    report.put(&mut message);
+    frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, NOBODY);
+    link.dues.push(Kind::Describe, Fate::Fail(message.to_vec().into()));
+}
+
+/// A statement that no server has.
+const NOBODY: &[u8] = b"pgpilot_does_not_exist";
+
+fn no_such_statement(name: &[u8]) -> Report {
+    let message = match name {
+        b"" => "unnamed prepared statement does not exist".to_owned(),
+        name => format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name)),
+    };
+    Report::error(SqlState::INVALID_SQL_STATEMENT_NAME, message)
+}
+
+/// BEGIN, in the extended protocol and without a Sync: should it fail, what follows is skipped and not run outside a transaction.
+fn begin(link: &mut Link, statements: &Statements, deferred: &Deferred) {
+    let origin = Origin::Parse { query: deferred.text.clone(), types: Box::new([0, 0]) };
+    let statement = statements.intern(origin, "");
+    teach(link, &statement);
+    frontend::put_bind_execute(&mut link.lease.output, server_name(statement.id).as_bytes());
+    link.dues.push(Kind::Bind, Fate::Us);
+    link.dues.push(Kind::Execute, Fate::Us);
+}
+
+/// Makes sure that the server knows a named statement.
+fn teach(link: &mut Link, statement: &Arc<Statement>) {
+    if link.dues.is_skipping() || link.lease.statements.touch(statement.id) {
+        return;
+    }
+    make_room(link, statement.id);
+    let name = server_name(statement.id);
+    match &statement.origin {
+        Origin::Parse { query, types } => {
+            Parse { name: name.as_bytes(), query, types }.put(&mut link.lease.output);
+            link.dues.push(Kind::Parse(Some(statement.id)), Fate::Us);
+        }
+        Origin::Sql { before, after } => {
+            frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
+            link.dues.push(Kind::Query, Fate::Us);
+        }
+    }
+}
+
+/// The server is about to know `id`: what it has not used for longest is closed.
+fn make_room(link: &mut Link, id: StatementId) {
+    if let Some(evicted) = link.lease.statements.insert(id) {
+        let name = server_name(evicted);
+        frontend::put_statement_target(&mut link.lease.output, frontend::CLOSE, name.as_bytes());
+        link.dues.push(Kind::Close(Some(evicted)), Fate::Us);
+    }
+}
+
+fn forward_parse(link: &mut Link, session: &mut Session, parse: Parse<'_>, frame: Frame<'_>) {
+    if link.dues.is_skipping() {
+        return session.forget(parse.name);
+    }
+    let Some(SessionStatement { statement, .. }) = session.find(parse.name) else { return };
+    let statement = statement.clone();
+    if parse.name.is_empty() {
+        link.lease.unnamed = Some(statement.id);
+        link.dues.push(Kind::Parse(Some(statement.id)), Fate::Client);
+        return link.lease.output.extend_from_slice(frame.bytes);
+    }
+    let same = matches!(&statement.origin, Origin::Parse { query, types } if (&**query, &**types) == (parse.query, parse.types));
+    if !same || !session.take_unsent(parse.name) {
+        let name = String::from_utf8_lossy(parse.name);
+        let message = format!("prepared statement \"{name}\" already exists");
+        return fail(link, &Report::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message));
+    }
+    if link.lease.statements.touch(statement.id) {
+        return own(link, backend::PARSE_COMPLETE, Some(statement.id));
+    }
+    make_room(link, statement.id);
+    let name = server_name(statement.id);
+    Parse { name: name.as_bytes(), ..parse }.put(&mut link.lease.output);
+    link.dues.push(Kind::Parse(Some(statement.id)), Fate::Client);
+}
+
+/// Sends the beginning of a Bind; its formats and parameters follow.
+pub(super) fn forward_bind(link: &mut Link, session: &Session, head: BindHead<'_>, rest: usize) {
+    match known_name(link, session, head.statement) {
+        Some(name) => {
+            BindHead::put(&mut link.lease.output, head.portal, &name, rest);
+            link.dues.push(Kind::Bind, Fate::Client);
+        }
+        // The caller appends the rest of the message, so there has to be a message: one that fails, too, but is skipped.
+        None => BindHead::put(&mut link.lease.output, head.portal, NOBODY, rest),
+    }
+}
+
+/// The server's name for what the session calls `name`, after the server has been taught it. If the session has no such statement, the server is made to
+/// fail instead.
+fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<Vec<u8>> {
+    let Some(SessionStatement { statement, .. }) = session.find(name) else {
+        fail(link, &no_such_statement(name));
+        return None;
+    };
+    if !name.is_empty() {
+        teach(link, statement);
+        return Some(server_name(statement.id).into_bytes());
+    }
+    if link.lease.unnamed != Some(statement.id)
+        && let Origin::Parse { query, types } = &statement.origin
+    {
+        Parse { name: b"", query, types }.put(&mut link.lease.output);
+        link.dues.push(Kind::Parse(Some(statement.id)), Fate::Us);
+        link.lease.unnamed = Some(statement.id);
+    }
+    Some(Vec::new())
+}
+
+/// PREPARE and EXECUTE in a message of their own: the name in the text is replaced by the server's. Returns whether it was one that pgpilot keeps track of.
+fn forward_sql_prepared(
+    link: &mut Link,
+    session: &mut Session,
+    statements: &Statements,
+    text: &[u8],
+    intent: &Intent,
+) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    match intent {
+        Intent::Prepare { name, name_at, statement: verdict } => {
+            if session.statements.contains_key(name.as_bytes()) {
+                let message = format!("prepared statement \"{name}\" already exists");
+                let report = Report::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message);
+                fail_query(link, &report);
+                return true;
+            }
+            let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
+            let origin = Origin::Sql { before: before.into(), after: after.into() };
+            let statement = statements.intern(origin, &session.naming_context());
+            let verdict = crate::decide::sql::Classified { statements: Box::new([(**verdict).clone()]) };
+            let entry =
+                SessionStatement { statement: statement.clone(), verdict: Arc::new(verdict), stamp: 0, sent: true };
+            if link.lease.statements.touch(statement.id) {
+                // The server would say that the name is taken; so it prepares it anew.
+                frontend::put_query(
+                    &mut link.lease.output,
+                    format!("DEALLOCATE {}", server_name(statement.id)).as_bytes(),
+                );
+                link.dues.push(Kind::Query, Fate::Us);
+            } else if let Some(evicted) = link.lease.statements.insert(statement.id) {
+                let name = server_name(evicted);
+                frontend::put_query(&mut link.lease.output, format!("DEALLOCATE {name}").as_bytes());
+                link.dues.push(Kind::Query, Fate::Us);
+            }
+            let name_there = server_name(statement.id);
+            frontend::put_query(&mut link.lease.output, format!("{before}{name_there}{after}").as_bytes());
+            link.preparing.push((name.as_bytes().into(), statement.id));
+            session.statements.insert(name.as_bytes().into(), entry);
+        }
+        Intent::Execute { name, name_at } => {
+            let Some(known) = session.statements.get(name.as_bytes()) else { return false };
+            let statement = known.statement.clone();
+            teach(link, &statement);
+            if matches!(statement.origin, Origin::Parse { .. }) && !link.dues.is_empty() {
+                // A Parse and perhaps a Close were put before this Query: they need their own end, or the Query would be skipped without a word should they fail.
+                frontend::put_sync(&mut link.lease.output);
+                link.dues.push(Kind::Sync, Fate::Us);
+            }
+            let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
+            let name = server_name(statement.id);
+            frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
+        }
+        _ => return false,
+    }
+    link.lease.unnamed = None;
+    link.dues.push(Kind::Query, Fate::Client);
+    true
+}
+
+fn fail_query(link: &mut Link, report: &Report) {
+    let mut message = BytesMut::new();
+    report.put(&mut message);
+    let name = String::from_utf8_lossy(NOBODY);
+    frontend::put_query(&mut link.lease.output, format!("EXECUTE {name}").as_bytes());
+    link.dues.push(Kind::Query, Fate::Fail(message.to_vec().into()));
+}
+
+/// Appends the header of a message whose body follows in pieces.
+pub(super) fn put_header(out: &mut BytesMut, header: crate::wire::Header) {
+    out.put_u8(header.tag);
+    out.put_u32(u32::try_from(header.body + 4).unwrap_or(u32::MAX));
+    debug_assert_eq!(HEADER_LEN, 5);
+}

@@ -1,0 +1,159 @@
+//! What does not fit into a buffer: COPY data, batches without an end in sight, messages larger than memory should hold. It streams through.
+
+use bytes::Buf;
+
+use super::assess::Frame;
+use super::client::Client;
+use super::exchange::{CLIENT_INPUT_MAX, Passing, SERVER_OUTPUT_MAX};
+use super::fault::End;
+use super::forward::{forward_bind, put_header};
+use super::link::{CopyIn, Grant};
+use crate::decide::session::{Fate, Kind};
+use crate::decide::sql::Effects;
+use crate::wire::frontend::{self, BindHead};
+use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
+
+/// A named statement has to be kept, so it has to fit.
+const MAX_PREPARED: usize = 16 << 20;
+
+impl Client {
+    /// Passes on, or drops, the rest of a message whose beginning has been dealt with. Returns whether anything moved.
+    pub(super) fn pass_rest(&mut self) -> bool {
+        let n = match self.side.rest {
+            Passing::Nothing => return false,
+            Passing::Forward(n) | Passing::Drop(n) => n,
+        };
+        let mut here = n.min(self.side.input.len());
+        if let (Passing::Forward(_), Some(link)) = (self.side.rest, self.link.as_mut()) {
+            here = here.min(SERVER_OUTPUT_MAX);
+            link.lease.output.extend_from_slice(&self.side.input[..here]);
+        }
+        self.side.input.advance(here);
+        self.side.rest = match self.side.rest {
+            _ if here == n => Passing::Nothing,
+            Passing::Forward(_) => Passing::Forward(n - here),
+            _ => Passing::Drop(n - here),
+        };
+        here > 0
+    }
+
+    /// While the server reads COPY data, what may come is passed on as it is.
+    pub(super) fn forward_copy(&mut self) -> Result<bool, End> {
+        let Some(header) = Header::peek(self.side.fresh())? else { return Ok(false) };
+        let Some(link) = self.link.as_mut() else { return Ok(false) };
+        match header.tag {
+            frontend::COPY_DATA => {
+                self.stream_frame(header);
+                return Ok(true);
+            }
+            frontend::COPY_DONE | frontend::COPY_FAIL | frontend::FLUSH | frontend::SYNC => {}
+            frontend::TERMINATE => return Err(End::Left),
+            other => return Err(WireError::Unexpected(char::from(other)).into()),
+        }
+        if self.side.fresh().len() < header.frame_len() {
+            return Ok(false);
+        }
+        if matches!(header.tag, frontend::COPY_DONE | frontend::COPY_FAIL) {
+            link.copy_in = CopyIn::No;
+        }
+        self.stream_frame(header);
+        Ok(true)
+    }
+
+    /// Forwards the next frame of a batch whose end has not been seen.
+    pub(super) fn forward_open(&mut self) -> Result<bool, End> {
+        let Some(header) = Header::peek(self.side.fresh())? else { return Ok(false) };
+        let whole = self.side.fresh().len() >= header.frame_len();
+        if !whole && header.frame_len() <= self.side.input_limit {
+            return Ok(false);
+        }
+        match header.tag {
+            frontend::TERMINATE => return Err(End::Left),
+            // The server has not begun to read them: their turn comes when it has, or they are dropped when it will not.
+            frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => return self.early_copy(header),
+            _ if !whole => return self.forward_large(header),
+            _ => {}
+        }
+        let frame = self.side.input.split_to(header.frame_len());
+        self.forward_unseen(Frame { tag: header.tag, bytes: &frame })?;
+        if matches!(header.tag, frontend::SYNC | frontend::QUERY | frontend::FUNCTION_CALL) {
+            self.end_of_open_batch();
+        }
+        Ok(true)
+    }
+
+    fn early_copy(&mut self, header: Header) -> Result<bool, End> {
+        if self.link.as_ref().is_some_and(|link| link.dues.is_empty()) {
+            self.drop_frame(header);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn end_of_open_batch(&mut self) {
+        if let Some(link) = self.link.as_mut() {
+            link.grant = Grant::NOTHING;
+            link.batch_open = false;
+        }
+    }
+
+    /// Forwards the beginning of a frame that is larger than the buffer; the rest follows as it comes.
+    fn forward_large(&mut self, header: Header) -> Result<bool, End> {
+        match header.tag {
+            frontend::BIND => return self.forward_large_bind(header),
+            frontend::PARSE if self.side.fresh().get(HEADER_LEN) != Some(&0) => {
+                return self.make_room_for_parse(header);
+            }
+            frontend::PARSE | frontend::QUERY | frontend::FUNCTION_CALL => {}
+            other => {
+                let message = format!("message {:?} of {} bytes is too long", char::from(other), header.body);
+                return Err(End::fatal(SqlState::PROTOCOL_VIOLATION, message));
+            }
+        }
+        let Some(link) = self.link.as_mut() else { return Ok(false) };
+        link.executing = true;
+        link.lease.unnamed = None;
+        link.may_commit = true;
+        // Its text is not looked at: whatever it may leave is asked for afterwards.
+        self.session.left.effects |= Effects::ANYTHING;
+        self.session.unnamed = None;
+        if header.tag == frontend::PARSE {
+            link.dues.push(Kind::Parse(None), Fate::Client);
+        } else {
+            link.dues.push(Kind::Query, Fate::Client);
+            self.end_of_open_batch();
+        }
+        self.stream_frame(header);
+        Ok(true)
+    }
+
+    fn forward_large_bind(&mut self, header: Header) -> Result<bool, End> {
+        let body = self.side.fresh()[HEADER_LEN..].to_vec();
+        let head = BindHead::parse(&body)?;
+        let Client { session, link, side, .. } = self;
+        let Some(link) = link.as_mut() else { return Ok(false) };
+        forward_bind(link, session, head, header.body - head.rest_at);
+        side.input.advance(HEADER_LEN + head.rest_at);
+        side.rest = Passing::Forward(header.body - head.rest_at);
+        Ok(true)
+    }
+
+    fn make_room_for_parse(&mut self, header: Header) -> Result<bool, End> {
+        if header.frame_len() > MAX_PREPARED {
+            let message = format!("a prepared statement may have {MAX_PREPARED} bytes at most");
+            return Err(End::fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
+        }
+        self.side.input_limit = header.frame_len().max(CLIENT_INPUT_MAX);
+        Ok(false)
+    }
+
+    /// Forwards a frame as it is, as much of it as has come.
+    fn stream_frame(&mut self, header: Header) {
+        let Some(link) = self.link.as_mut() else { return };
+        put_header(&mut link.lease.output, header);
+        self.side.input.advance(HEADER_LEN);
+        if header.body > 0 {
+            self.side.rest = Passing::Forward(header.body);
+        }
+    }
+}

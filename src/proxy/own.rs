@@ -1,0 +1,413 @@
+//! What pgpilot answers without a server: BEGIN (until there is something to run), SHOW and SET of its own settings, DEALLOCATE, empty batches.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+
+use super::assess::{Assessed, Frame, frames};
+use super::batch::{Batch, BatchEnd};
+use super::client::Client;
+use super::fault::End;
+use super::session::{Deferred, Transaction};
+use crate::config::Consistency;
+use crate::decide::position::Position;
+use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, TransactionEnd, Verdict};
+use crate::wire::SqlState;
+use crate::wire::backend::{self, Report, Severity, TransactionStatus};
+use crate::wire::frontend::{self, BindHead, Target};
+
+/// A result of pgpilot's own: at most one row of one column.
+struct Answer {
+    column: Option<(&'static str, String)>,
+    tag: &'static str,
+}
+
+const NO_TRANSACTION: &str = "there is no transaction in progress";
+
+impl Client {
+    /// Answers the batch if no server is needed for it. Returns whether it did.
+    pub(super) async fn answer(&mut self, batch: Batch, assessed: &Assessed) -> Result<bool, End> {
+        if matches!(self.transaction, Transaction::Lost) {
+            self.answer_lost(batch);
+            return Ok(true);
+        }
+        if assessed.own && self.asks_for_position(batch) {
+            self.await_position().await;
+        }
+        let input = std::mem::take(&mut self.side.input);
+        let answered = self.answer_frames(&input[..batch.len], batch, assessed);
+        self.side.input = input;
+        let answered = answered?;
+        if answered {
+            self.session.batch_sent();
+            self.session.batch_done();
+            self.side.input.advance(batch.len);
+        }
+        Ok(answered)
+    }
+
+    fn asks_for_position(&self, batch: Batch) -> bool {
+        let bytes = &self.side.input[..batch.len];
+        frames(bytes).any(|frame| {
+            let verdict = match frame.tag {
+                frontend::QUERY => self.verdicts.of(frontend::query(frame.body()).unwrap_or_default()),
+                _ => return self.own_of(frame).is_some_and(|verdict| shows_position(&verdict)),
+            };
+            shows_position(&verdict)
+        })
+    }
+
+    /// Waits until a position that covers what the session wrote is known, which takes one question to the primary.
+    async fn await_position(&mut self) {
+        let until = Instant::now() + POSITION_WAIT;
+        while self.session.has_run {
+            let snapshot = self.snapshots.snapshot().clone();
+            if self.session.freshness.position(&snapshot).is_some() || Instant::now() >= until {
+                return;
+            }
+            self.shared.cluster.want_mark();
+            self.shared.cluster.wait_change(&snapshot, until).await;
+        }
+    }
+
+    fn answer_frames(&mut self, bytes: &[u8], batch: Batch, assessed: &Assessed) -> Result<bool, End> {
+        // With something under way, or in a failed transaction, the server's answers are the right ones.
+        let open = self.link.as_ref().is_some_and(|link| link.batch_open);
+        if open || matches!(self.transaction, Transaction::Failed) {
+            return Ok(false);
+        }
+        match batch.end {
+            BatchEnd::Simple => self.answer_simple(bytes, assessed),
+            BatchEnd::Sync => self.answer_extended(bytes, assessed),
+            BatchEnd::Flush | BatchEnd::Open => Ok(false),
+        }
+    }
+
+    fn answer_simple(&mut self, bytes: &[u8], assessed: &Assessed) -> Result<bool, End> {
+        let (Some(frame), Some(verdict)) = (frames(bytes).next(), &assessed.query) else { return Ok(false) };
+        let text = frontend::query(frame.body())?;
+        let result = match &*verdict.statements {
+            [] if self.link.is_none() && matches!(self.transaction, Transaction::Idle) => {
+                backend::put_empty(&mut self.side.output, backend::EMPTY_QUERY_RESPONSE);
+                backend::put_ready(&mut self.side.output, TransactionStatus::Idle);
+                return Ok(true);
+            }
+            [verdict] => self.run_own(text, verdict),
+            _ => None,
+        };
+        let Some(result) = result else { return Ok(false) };
+        let out = &mut self.side.output;
+        match result {
+            Ok(answer) => {
+                if let Some((column, value)) = &answer.column {
+                    backend::put_text_columns(out, &[column]);
+                    backend::put_text_row(out, [Some(value.as_str())].into_iter());
+                }
+                backend::put_command_complete(out, answer.tag);
+            }
+            Err(report) => report.put(out),
+        }
+        let status = self.status();
+        backend::put_ready(&mut self.side.output, status);
+        Ok(true)
+    }
+
+    /// Does what a statement of pgpilot's own says. `None`: it is a server's.
+    fn run_own(&mut self, text: &[u8], verdict: &Verdict) -> Option<Result<Answer, Report>> {
+        let done = |tag| Some(Ok(Answer { column: None, tag }));
+        match (&verdict.intent, &self.transaction) {
+            (Intent::Begin(mode), Transaction::Idle) if self.link.is_none() => {
+                self.transaction = Transaction::Deferred(Deferred { text: text.into(), mode: *mode });
+                let starts = text.trim_ascii_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"start"));
+                done(if starts { "START TRANSACTION" } else { "BEGIN" })
+            }
+            (Intent::End(end), Transaction::Deferred(_)) => {
+                if *end != TransactionEnd::Chain {
+                    self.transaction = Transaction::Idle;
+                }
+                let commit = *end == TransactionEnd::Commit
+                    || (*end == TransactionEnd::Chain
+                        && text.trim_ascii_start().first().is_some_and(|b| b"cCeE".contains(b)));
+                done(if commit { "COMMIT" } else { "ROLLBACK" })
+            }
+            (Intent::End(_), Transaction::Idle) if self.link.is_none() => {
+                let mut warning = Report::error(SqlState::NO_ACTIVE_SQL_TRANSACTION, NO_TRANSACTION);
+                warning.severity = Severity::Warning;
+                warning.put(&mut self.side.output);
+                let rolls_back = text.trim_ascii_start().first().is_some_and(|b| b"rRaA".contains(b));
+                done(if rolls_back { "ROLLBACK" } else { "COMMIT" })
+            }
+            (Intent::Own(command), _) => Some(self.run_command(command)),
+            (Intent::Deallocate { name: Some(name) }, _) => {
+                self.session.statements.remove(name.as_bytes())?;
+                done("DEALLOCATE")
+            }
+            (Intent::Deallocate { name: None }, _) if self.session.pins.is_empty() => {
+                self.session.statements.clear();
+                done("DEALLOCATE ALL")
+            }
+            _ => None,
+        }
+    }
+
+    fn run_command(&mut self, command: &OwnCommand) -> Result<Answer, Report> {
+        match command {
+            OwnCommand::Show { name } => {
+                let (column, value) = self.show(name)?;
+                Ok(Answer { column: Some((column, value)), tag: "SHOW" })
+            }
+            OwnCommand::Set { name, value, .. } => {
+                self.set(name, value.as_deref())?;
+                Ok(Answer { column: None, tag: "SET" })
+            }
+        }
+    }
+
+    fn show(&mut self, name: &str) -> Result<(&'static str, String), Report> {
+        Ok(match name {
+            "lsn" => {
+                let snapshot = self.snapshots.snapshot().clone();
+                let newest =
+                    || snapshot.marks.last().map(|mark| Position { timeline: snapshot.timeline, lsn: mark.lsn });
+                let position = match self.session.freshness.position(&snapshot) {
+                    None if self.session.has_run => None,
+                    known => known.or_else(newest),
+                };
+                let Some(position) = position else {
+                    return Err(Report::error(SqlState::CANNOT_CONNECT_NOW, "the primary does not tell its position"));
+                };
+                ("pgpilot.lsn", position.to_string())
+            }
+            "consistency" => ("pgpilot.consistency", consistency_name(self.session.policy.consistency).to_owned()),
+            "route" => ("pgpilot.route", hint_name(self.session.hint).to_owned()),
+            "pins" => {
+                let pins: Vec<_> = self.session.pins.iter().map(|pin| pin.label()).collect();
+                ("pgpilot.pins", pins.join(", "))
+            }
+            "version" => ("pgpilot.version", env!("CARGO_PKG_VERSION").to_owned()),
+            _ => return Err(unknown(name)),
+        })
+    }
+
+    fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), Report> {
+        match name {
+            "consistency" => {
+                self.session.policy.consistency = match value {
+                    None => self.session.configured.consistency,
+                    Some(value) => parse_consistency(value).ok_or_else(|| invalid(name, value))?,
+                };
+            }
+            "route" => {
+                self.session.hint = match value {
+                    None | Some("auto" | "") => None,
+                    Some("primary") => Some(Hint::Primary),
+                    Some("replica") => Some(Hint::Replica),
+                    Some(value) => return Err(invalid(name, value)),
+                };
+            }
+            "min_lsn" => match value {
+                None | Some("") => self.session.freshness.require_nothing(),
+                Some(value) => {
+                    let position: Position = value.parse().map_err(|_| invalid(name, value))?;
+                    self.session.freshness.require(position);
+                }
+            },
+            _ => return Err(unknown(name)),
+        }
+        Ok(())
+    }
+
+    /// Applies one of the client's start-up settings that are pgpilot's own.
+    pub(super) fn set_at_startup(&mut self, name: &str, value: &str) -> Result<(), Report> {
+        self.set(name, Some(value))
+    }
+
+    /// An extended batch of which nothing needs a server: only Close and Sync, or one statement of pgpilot's own.
+    fn answer_extended(&mut self, bytes: &[u8], assessed: &Assessed) -> Result<bool, End> {
+        if assessed.needs.server.is_some() || (!assessed.own && self.link.is_some()) {
+            return Ok(false);
+        }
+        let mut current = None;
+        for frame in frames(bytes) {
+            if let Some(verdict) = self.own_of(frame) {
+                current = Some(verdict);
+            }
+            if let Err(report) = self.answer_frame(frame, current.as_deref())? {
+                report.put(&mut self.side.output);
+                break;
+            }
+        }
+        let status = self.status();
+        backend::put_ready(&mut self.side.output, status);
+        Ok(true)
+    }
+
+    fn answer_frame(&mut self, frame: Frame<'_>, own: Option<&Classified>) -> Result<Result<(), Report>, End> {
+        let command = own.and_then(|classified| match &classified.statements[0].intent {
+            Intent::Own(command) => Some(command.clone()),
+            _ => None,
+        });
+        let out = &mut self.side.output;
+        match frame.tag {
+            frontend::PARSE => backend::put_empty(out, backend::PARSE_COMPLETE),
+            frontend::BIND => backend::put_empty(out, backend::BIND_COMPLETE),
+            frontend::CLOSE => {
+                if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
+                    self.session.forget(name);
+                }
+                backend::put_empty(&mut self.side.output, backend::CLOSE_COMPLETE);
+            }
+            frontend::DESCRIBE => {
+                if let (Target::Statement, _) = frontend::target(frame.tag, frame.body())? {
+                    crate::wire::frame::put(out, backend::PARAMETER_DESCRIPTION, |out| out.extend_from_slice(&[0, 0]));
+                }
+                describe(out, command.as_ref());
+            }
+            frontend::EXECUTE => {
+                if let Some(command) = command {
+                    match self.run_command(&command) {
+                        Err(report) => return Ok(Err(report)),
+                        Ok(answer) => {
+                            let out = &mut self.side.output;
+                            if let Some((_, value)) = &answer.column {
+                                backend::put_text_row(out, [Some(value.as_str())].into_iter());
+                            }
+                            backend::put_command_complete(out, answer.tag);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(Ok(()))
+    }
+
+    /// The verdict on the statement that a frame is about, if it is one of pgpilot's own.
+    fn own_of(&self, frame: Frame<'_>) -> Option<std::sync::Arc<Classified>> {
+        let classified = match frame.tag {
+            frontend::PARSE => self.verdicts.of(frontend::Parse::read(frame.body()).ok()?.query),
+            frontend::BIND => self.session.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone(),
+            frontend::DESCRIBE => match frontend::target(frame.tag, frame.body()).ok()? {
+                (Target::Statement, name) => self.session.find(name)?.verdict.clone(),
+                (Target::Portal, _) => return None,
+            },
+            _ => return None,
+        };
+        matches!(&*classified.statements, [Verdict { intent: Intent::Own(_), .. }]).then_some(classified)
+    }
+
+    /// Whether a batch may have to be answered here, in its turn.
+    pub(super) fn may_answer(&self, batch: Batch) -> bool {
+        let bytes = &self.side.fresh()[..batch.len];
+        match batch.end {
+            BatchEnd::Simple => frames(bytes).next().is_some_and(|frame| {
+                let text = frontend::query(frame.body()).unwrap_or_default();
+                let verdict = self.verdicts.of(text);
+                verdict.statements.iter().any(|verdict| {
+                    matches!(
+                        verdict.intent,
+                        Intent::Own(_) | Intent::Deallocate { .. } | Intent::Begin(_) | Intent::End(_)
+                    )
+                })
+            }),
+            _ => frames(bytes).any(|frame| self.own_of(frame).is_some()),
+        }
+    }
+
+    /// Whether what the server is working at may change the session's state, so that the next batch has to wait for the inventory.
+    pub(super) fn transaction_may_end_lease(&self) -> bool {
+        self.session.left.need_inventory() || self.session.left.forgets_statements
+    }
+
+    /// The transaction's server is gone: the client has to end it, and gets an error until it does.
+    fn answer_lost(&mut self, batch: Batch) {
+        let bytes = &self.side.input[..batch.len];
+        let ends = frames(bytes).find_map(|frame| {
+            let text = match frame.tag {
+                frontend::QUERY => frontend::query(frame.body()).ok()?,
+                frontend::PARSE => frontend::Parse::read(frame.body()).ok()?.query,
+                _ => return None,
+            };
+            let verdict = self.verdicts.of(text);
+            matches!(&*verdict.statements, [Verdict { intent: Intent::End(_), .. }]).then_some(frame.tag)
+        });
+        let mut reply = BytesMut::new();
+        if ends.is_some() {
+            self.transaction = Transaction::Idle;
+            for frame in frames(bytes) {
+                match frame.tag {
+                    frontend::PARSE => backend::put_empty(&mut reply, backend::PARSE_COMPLETE),
+                    frontend::BIND => backend::put_empty(&mut reply, backend::BIND_COMPLETE),
+                    frontend::DESCRIBE => backend::put_empty(&mut reply, backend::NO_DATA),
+                    frontend::CLOSE => backend::put_empty(&mut reply, backend::CLOSE_COMPLETE),
+                    frontend::EXECUTE | frontend::QUERY => backend::put_command_complete(&mut reply, "ROLLBACK"),
+                    _ => {}
+                }
+            }
+        } else {
+            Report::error(
+                SqlState(*b"25P02"),
+                "current transaction is aborted, commands ignored until end of transaction block",
+            )
+            .detail("The transaction's server was lost.")
+            .put(&mut reply);
+        }
+        match batch.end {
+            BatchEnd::Simple | BatchEnd::Sync => backend::put_ready(&mut reply, self.status()),
+            BatchEnd::Flush | BatchEnd::Open => self.skipping = ends.is_none(),
+        }
+        self.side.output.extend_from_slice(&reply);
+        self.side.input.advance(batch.len);
+        self.session.batch_sent();
+        self.session.batch_done();
+    }
+}
+
+/// The primary answers in a fraction of this, if it answers.
+const POSITION_WAIT: Duration = Duration::from_secs(2);
+
+fn shows_position(classified: &Classified) -> bool {
+    classified.statements.iter().any(|verdict| match &verdict.intent {
+        Intent::Own(OwnCommand::Show { name }) => &**name == "lsn",
+        _ => false,
+    })
+}
+
+fn describe(out: &mut BytesMut, command: Option<&OwnCommand>) {
+    match command {
+        Some(OwnCommand::Show { name }) => backend::put_text_columns(out, &[&format!("pgpilot.{name}")]),
+        _ => backend::put_empty(out, backend::NO_DATA),
+    }
+}
+
+fn consistency_name(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Eventual => "eventual",
+        Consistency::Session => "session",
+        Consistency::Strong => "strong",
+        Consistency::Primary => "primary",
+    }
+}
+
+fn parse_consistency(text: &str) -> Option<Consistency> {
+    [Consistency::Eventual, Consistency::Session, Consistency::Strong, Consistency::Primary]
+        .into_iter()
+        .find(|consistency| consistency_name(*consistency).eq_ignore_ascii_case(text))
+}
+
+fn hint_name(hint: Option<Hint>) -> &'static str {
+    match hint {
+        None => "auto",
+        Some(Hint::Primary) => "primary",
+        Some(Hint::Replica) => "replica",
+    }
+}
+
+fn unknown(name: &str) -> Report {
+    Report::error(SqlState::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"pgpilot.{name}\""))
+        .hint("pgpilot knows consistency, lsn, min_lsn, pins, route and version.")
+}
+
+fn invalid(name: &str, value: &str) -> Report {
+    Report::error(SqlState::INVALID_PARAMETER_VALUE, format!("invalid value for \"pgpilot.{name}\": \"{value}\""))
+}

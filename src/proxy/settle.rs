@@ -1,0 +1,292 @@
+//! Between batches: bringing a connection to a session's state, finding out what the session left on it, and letting it go.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+
+use super::client::Client;
+use super::exchange::{Side, keep_reply};
+use super::fault::End;
+use super::link::Link;
+use super::scan::is_told;
+use super::session::{Leftovers, Transaction};
+use crate::decide::session::{Inventory, ParameterMap, Pin, Settings, inventory_sql};
+use crate::decide::sql::Effects;
+use crate::pool::{Lease, QueryError, ServerConnection};
+use crate::telemetry::Count;
+use crate::wire::SqlState;
+use crate::wire::backend::{self, TransactionStatus};
+
+/// Sets what differs between a connection and a session.
+///
+/// # Errors
+/// The server refuses a setting (a role that was revoked, for instance), or is lost. Either way the connection must be closed.
+pub(super) async fn bring_to(connection: &mut ServerConnection, wanted: &Arc<Settings>) -> Result<(), QueryError> {
+    if Arc::ptr_eq(&connection.settings, wanted) {
+        return Ok(());
+    }
+    if let Some(sql) = connection.settings.sql_to(wanted) {
+        connection.query(&sql).await?;
+        // It was a simple Query.
+        connection.unnamed = None;
+    }
+    connection.settings = wanted.clone();
+    Ok(())
+}
+
+/// Tells the client of parameters that this server has otherwise than the one before.
+pub(super) fn tell_parameters(reported: &mut Arc<ParameterMap>, theirs: &Arc<ParameterMap>, out: &mut BytesMut) {
+    if Arc::ptr_eq(reported, theirs) || **reported == **theirs {
+        return;
+    }
+    for (name, value) in theirs.iter().filter(|(name, _)| is_told(name)) {
+        if reported.get(name) != Some(value) {
+            backend::put_parameter_status(out, name, value);
+            Arc::make_mut(reported).set(name, value);
+        }
+    }
+}
+
+/// Nobody waits for a connection that is being cleaned up for longer.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Lets a server finish what nobody wants any more, then gives the connection back.
+pub(super) async fn drain(mut link: Link) {
+    let finished = async {
+        let lease = &mut *link.lease;
+        while !lease.output.is_empty() {
+            lease.stream.write_buf(&mut lease.output).await.ok()?;
+        }
+        let mut nobody = Arc::new(ParameterMap::default());
+        loop {
+            // The client has no part in this: its end is played by a reply that is thrown away.
+            link.reply.take_passable(&mut link.lease.input);
+            if link.dues.is_empty() {
+                return Some(());
+            }
+            match link.scan(&mut nobody).ok()? {
+                Some(super::scan::Signal::Error { fatal: false, len, .. }) => drop(link.pass_error(len).ok()?),
+                Some(super::scan::Signal::Error { .. }) => return None,
+                Some(_) => {}
+                None if link.dues.is_empty() => return Some(()),
+                None => {
+                    let lease = &mut *link.lease;
+                    lease.input.reserve(4096);
+                    let read = tokio_util::io::read_buf(&mut lease.stream, &mut lease.input).await.ok()?;
+                    (read > 0).then_some(())?;
+                }
+            }
+        }
+    };
+    if let Ok(Some(())) = tokio::time::timeout(DRAIN, finished).await {
+        link.lease.release();
+    }
+}
+
+impl Client {
+    /// A batch has been answered in full.
+    pub(super) fn batch_answered(&mut self, status: TransactionStatus) {
+        let Client { side, link, session, transaction, shared, verdicts, .. } = self;
+        let Some(link) = link.as_mut() else { return };
+        side.batch_answered(link);
+        session.batch_done();
+        *transaction = match status {
+            TransactionStatus::Idle => Transaction::Idle,
+            TransactionStatus::InTransaction => Transaction::Open,
+            TransactionStatus::Failed => Transaction::Failed,
+        };
+        let now = Instant::now();
+        if link.executing {
+            session.has_run = true;
+            if link.is_replica() {
+                session.freshness.read_from(link.node(), now);
+            } else {
+                session.freshness.wrote(now);
+            }
+            shared.metrics.statement(link.served(), link.reason, now - link.started);
+        }
+        for text in std::mem::take(&mut link.lesson) {
+            if !link.failed {
+                tracing::info!(
+                    node = link.node().0,
+                    "a replica refused a statement: its like goes to the primary from now on"
+                );
+                verdicts.learn_refused(&text);
+            }
+        }
+        for (name, id) in std::mem::take(&mut link.preparing) {
+            if link.failed {
+                link.lease.statements.remove(id);
+                session.statements.remove(&name);
+            }
+        }
+        if session.left.forgets_statements && !link.failed {
+            session.statements.clear();
+            session.unnamed = None;
+        }
+        if link.dues.is_empty() {
+            link.executing = false;
+            link.may_commit = false;
+        }
+        link.failed = false;
+        link.began = None;
+    }
+
+    /// After an exchange: asks the server what the session has left, and gives the connection back if nothing holds it.
+    pub(super) async fn settle(&mut self) -> Result<(), End> {
+        let Some(link) = self.link.as_ref() else { return Ok(()) };
+        if link.batch_open || !self.transaction.is_idle() || !link.is_quiet() {
+            return Ok(());
+        }
+        if self.session.left.forgets_statements || self.session.left.need_inventory() {
+            self.take_inventory().await?;
+        }
+        if self.session.pins.is_empty() {
+            self.release().await;
+        }
+        Ok(())
+    }
+
+    async fn take_inventory(&mut self) -> Result<(), End> {
+        let left = std::mem::take(&mut self.session.left);
+        if left.effects.contains(Effects::CATALOGUE) {
+            self.shared.catalogue_changed(&self.who.database);
+        }
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        let inventory = match ask(&mut link.lease, &left, &self.session.settings).await {
+            Ok(inventory) => inventory,
+            Err(error) => return self.inventory_failed(&error),
+        };
+        let Inventory { settings, mut pins } = inventory;
+        let settings = Arc::new(settings);
+        link.lease.settings = settings.clone();
+        let startup = &self.session.startup;
+        let lacks = startup.names().any(|name| settings.get(name).is_none());
+        self.session.settings = if lacks { Arc::new(settings.over(startup)) } else { settings };
+        if *self.session.settings == *link.lease.settings {
+            link.lease.settings = self.session.settings.clone();
+        }
+        self.session.settings_changed();
+        if self.who.mode == crate::config::PoolMode::Session {
+            pins.push(Pin::SessionMode);
+        }
+        if pins != self.session.pins {
+            tracing::debug!(?pins, "the session's pins have changed");
+            pins.iter()
+                .filter(|pin| !self.session.pins.contains(pin))
+                .for_each(|pin| self.shared.metrics.count(Count::Pin(*pin)));
+            self.registration.slot.set_pins(&pins);
+            self.session.pins = pins;
+        }
+        Ok(())
+    }
+
+    /// Without the inventory nobody knows what the session is: better to end it than to go on with other settings than it believes in.
+    fn inventory_failed(&mut self, error: &QueryError) -> Result<(), End> {
+        if let Some(link) = self.link.take() {
+            self.shared.cluster.nudge(link.node());
+        }
+        self.registration.slot.set_idle();
+        tracing::warn!(%error, "cannot ask a server for the session's state");
+        Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost, and the session's settings with it"))
+    }
+
+    /// Gives the connection back. It is idle, and what the session left on it is known.
+    async fn release(&mut self) {
+        self.release_slot().await;
+        let Some(mut link) = self.link.take() else { return };
+        keep_reply(&mut self.side, &mut link);
+        if std::mem::take(&mut self.session.left).effects.contains(Effects::CATALOGUE) {
+            self.shared.catalogue_changed(&self.who.database);
+        }
+        link.lease.last_session = u64::from(self.registration.slot.pid());
+        link.lease.release();
+    }
+
+    /// The session is over: whatever it holds is cleaned up, and the client is told why, if it does not know.
+    pub(super) async fn finish(mut self, end: End) {
+        if let End::Fatal(report) = &end {
+            report.put(&mut self.side.output);
+        }
+        if let Some(side) = end.side() {
+            self.shared.metrics.count(Count::Error(side));
+        }
+        if let Some(link) = self.link.take() {
+            self.abandon(link).await;
+        }
+        let goodbye = async {
+            let Side { stream, output, .. } = &mut self.side;
+            while !output.is_empty() {
+                stream.write_buf(output).await?;
+            }
+            stream.shutdown().await
+        };
+        // A client that does not read is not waited for.
+        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        match end {
+            End::Left => tracing::debug!(user = %self.who.user, "client left"),
+            end => {
+                tracing::info!(user = %self.who.user, database = %self.who.database, why = %end, "client disconnected")
+            }
+        }
+    }
+
+    /// A connection that was in use when its session ended: what runs is cancelled, what is open is rolled back, what was left is discarded.
+    async fn abandon(&self, mut link: Link) {
+        self.release_slot().await;
+        if !link.is_quiet() || link.batch_open {
+            let key = link.lease.cancel_key.clone();
+            tokio::spawn(async move {
+                // Closing the connection alone would let the statement run on.
+                let _ = key.send().await;
+                drop(link);
+            });
+            return;
+        }
+        tokio::spawn(async move {
+            let clean = async {
+                if link.status != TransactionStatus::Idle {
+                    link.lease.query("ROLLBACK").await?;
+                }
+                link.lease.query("DISCARD ALL").await?;
+                Ok::<_, QueryError>(())
+            };
+            if let Ok(Ok(())) = tokio::time::timeout(DRAIN, clean).await {
+                link.lease.statements.clear();
+                link.lease.unnamed = None;
+                link.lease.settings = Arc::new(Settings::default());
+                link.lease.release();
+            }
+        });
+    }
+
+    /// Waits until what the client is owed has been written, or it is clear that it will not read.
+    pub(super) async fn flush_output(&mut self) -> Result<(), End> {
+        let Side { stream, output, .. } = &mut self.side;
+        while output.len() > OUTPUT_MAX {
+            stream.write_buf(output).await.map_err(End::ClientLost)?;
+        }
+        Ok(())
+    }
+}
+
+const GOODBYE: Duration = Duration::from_secs(1);
+/// A client that owes so much reading is not served further.
+const OUTPUT_MAX: usize = 64 * 1024;
+
+async fn ask(lease: &mut Lease, left: &Leftovers, settings: &Settings) -> Result<Inventory, QueryError> {
+    if left.forgets_statements {
+        // The client's DISCARD ALL or DEALLOCATE ALL took all statements of this connection, if it succeeded. Now they are gone for certain.
+        lease.query("DEALLOCATE ALL").await?;
+        lease.statements.clear();
+    }
+    lease.unnamed = None;
+    let names = settings.names().chain(left.names.iter().map(|name| &**name));
+    let names: std::collections::BTreeSet<&str> = names.collect();
+    let rows = lease.query(&inventory_sql(names)).await?;
+    let user = lease.user.clone();
+    Inventory::read(rows.iter().map(Vec::as_slice), &user)
+        .map_err(|error| QueryError::Server { code: SqlState::INTERNAL_ERROR, message: error.to_string() })
+}

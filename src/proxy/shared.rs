@@ -1,0 +1,233 @@
+//! What all clients of one pgpilot share.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::registry::Registry;
+use super::statements::Statements;
+use super::verdicts::{CatalogueRecipe, Verdicts};
+use super::verifiers::Verifiers;
+use super::welcome::Greetings;
+use crate::cluster::{Catalogues, Cluster};
+use crate::config::{Clients, Config, PoolMode};
+use crate::decide::auth::{Credential, MockSecret};
+use crate::decide::route::{NodeId, Policy};
+use crate::net::Stream;
+use crate::net::Target;
+use crate::net::tls::{Acceptor, TlsError};
+use crate::pool::{NodePool, PoolHandle, PoolKey, SameTarget};
+use crate::telemetry::Metrics;
+
+/// Built once by the composition root.
+pub struct Shared {
+    pub config: ArcSwap<Config>,
+    pub cluster: Arc<Cluster>,
+    pub pools: Pools,
+    pub registry: Arc<Registry>,
+    pub metrics: Arc<Metrics>,
+    pub catalogues: Catalogues<CatalogueRecipe>,
+    /// `None`: clients get no TLS.
+    pub acceptor: ArcSwap<Option<Acceptor>>,
+    /// Cancelled when no new statement is to begin.
+    pub stop: CancellationToken,
+    pub tasks: TaskTracker,
+    pub(super) statements: Statements,
+    pub(super) verifiers: Verifiers,
+    pub(super) greetings: Greetings,
+    pub(super) mock: MockSecret,
+    verdicts: Mutex<HashMap<Arc<str>, Arc<Verdicts>>>,
+    /// Who serves the database `pgpilot`; set once by the composition root.
+    pub console: OnceLock<Box<dyn Console>>,
+}
+
+/// The admin console, as the proxy sees it.
+pub trait Console: Send + Sync {
+    /// Serves one visitor, who has been let in and greeted, until it leaves.
+    fn serve(&self, visit: ConsoleVisit) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// Somebody at the admin console.
+pub struct ConsoleVisit {
+    pub stream: Stream,
+    /// What the client has sent already.
+    pub input: BytesMut,
+    pub user: String,
+    pub level: ConsoleLevel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleLevel {
+    /// May do everything.
+    Admin,
+    /// May look.
+    Reader,
+}
+
+/// Who a client is, once it has been let in, and what holds for it.
+#[derive(Clone)]
+pub(super) struct Who {
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub credential: Credential,
+    pub mode: PoolMode,
+    pub limits: Clients,
+    /// Server connections per node, at most.
+    pub max_connections: usize,
+}
+
+impl Shared {
+    /// # Errors
+    /// TLS files that cannot be used, or no randomness.
+    pub fn new(
+        config: Config,
+        cluster: Arc<Cluster>,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, SetupError> {
+        let mut mock = [0; 32];
+        getrandom::fill(&mut mock).map_err(SetupError::Random)?;
+        let pools = Pools::default();
+        pools.update(&config, &cluster)?;
+        let catalogues = CatalogueRecipe::catalogues(&config.routing, &cluster);
+        Ok(Arc::new(Self {
+            acceptor: ArcSwap::from_pointee(Acceptor::new(&config.tls)?),
+            config: ArcSwap::from_pointee(config),
+            cluster,
+            pools,
+            registry: Arc::default(),
+            metrics,
+            catalogues,
+            stop,
+            tasks: TaskTracker::new(),
+            statements: Statements::default(),
+            verifiers: Verifiers::default(),
+            greetings: Greetings::default(),
+            mock: MockSecret(mock),
+            verdicts: Mutex::default(),
+            console: OnceLock::new(),
+        }))
+    }
+
+    /// The verdicts of a database: one cache for all its clients.
+    pub fn verdicts(&self, database: &Arc<str>) -> Arc<Verdicts> {
+        let mut all = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(verdicts) = all.get(database) {
+            return verdicts.clone();
+        }
+        let verdicts = Arc::new(Verdicts::new(&self.config.load().routing, self.catalogues.database(database)));
+        if all.len() < MAX_DATABASES {
+            all.insert(database.clone(), verdicts.clone());
+        }
+        verdicts
+    }
+
+    /// DDL has been committed in this database.
+    pub(super) fn catalogue_changed(&self, database: &str) {
+        self.catalogues.invalidate(database);
+    }
+
+    /// Takes over a changed topology file.
+    ///
+    /// # Errors
+    /// TLS files that cannot be used: nothing is changed then.
+    pub fn reload(&self, config: Config) -> Result<(), SetupError> {
+        let acceptor = Acceptor::new(&config.tls)?;
+        self.cluster.reload(&(&config).into());
+        self.pools.update(&config, &self.cluster)?;
+        self.acceptor.store(Arc::new(acceptor));
+        self.verifiers.forget();
+        self.config.store(Arc::new(config));
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(())
+    }
+
+    pub(super) fn policy(&self, who: &Who) -> Policy {
+        let config = self.config.load();
+        let user = config.users.iter().find(|user| *user.name == *who.user);
+        let database = config.databases.iter().find(|database| *database.name == *who.database);
+        Policy::new(&config.routing, user, database)
+    }
+}
+
+/// Verdicts are cached for so many databases; a name that does not exist costs nothing for long.
+const MAX_DATABASES: usize = 1024;
+
+/// pgpilot cannot begin, or a changed file cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// The pools of every node, by `NodeId`.
+#[derive(Default)]
+pub struct Pools {
+    nodes: RwLock<Vec<Option<Node>>>,
+}
+
+struct Node {
+    pool: Arc<NodePool>,
+    settings: crate::config::Node,
+}
+
+impl Pools {
+    /// Makes the pools of new nodes, empties those of changed ones, drops those of nodes that are gone.
+    fn update(&self, config: &Config, cluster: &Cluster) -> Result<(), TlsError> {
+        let targets = config.nodes.iter().map(Target::try_from).collect::<Result<Vec<_>, _>>()?;
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        for (settings, target) in config.nodes.iter().zip(targets) {
+            let Some(id) = cluster.find(settings.name.as_str()) else { continue };
+            let index = usize::from(id.0);
+            if nodes.len() <= index {
+                nodes.resize_with(index + 1, || None);
+            }
+            match &mut nodes[index] {
+                Some(node) => {
+                    let same = if node.settings == *settings { SameTarget::Yes } else { SameTarget::No };
+                    node.pool.update(target, config.pool.clone(), same);
+                    node.settings = settings.clone();
+                }
+                empty => {
+                    let pool = NodePool::new(id, target, config.pool.clone());
+                    *empty = Some(Node { pool, settings: settings.clone() });
+                }
+            }
+        }
+        for node in nodes.iter_mut() {
+            let gone = |node: &Node| !config.nodes.iter().any(|n| n.name == node.settings.name);
+            if let Some(gone) = node.take_if(|node| gone(node)) {
+                gone.pool.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Connections of a node that are on lease: what balancing weighs.
+    pub fn leased(&self, node: NodeId) -> u32 {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(usize::from(node.0)).and_then(Option::as_ref).map_or(0, |node| node.pool.leased())
+    }
+
+    /// Every node's pools.
+    pub fn all(&self) -> Vec<(NodeId, Arc<NodePool>)> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        let present = nodes.iter().enumerate().filter_map(|(index, node)| Some((index, node.as_ref()?)));
+        present.filter_map(|(index, node)| Some((NodeId(u16::try_from(index).ok()?), node.pool.clone()))).collect()
+    }
+
+    /// A client's pool on a node; `None` if the node is gone.
+    pub(super) fn handle(&self, node: NodeId, who: &Who) -> Option<PoolHandle> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        let pool = &nodes.get(usize::from(node.0))?.as_ref()?.pool;
+        let key = PoolKey { user: who.user.clone(), database: who.database.clone() };
+        Some(pool.pool(&key, who.max_connections, &who.credential))
+    }
+}

@@ -1,0 +1,248 @@
+//! What an authenticated client is told before its first statement, and the session that begins with it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::io::AsyncWriteExt;
+
+use super::client::Client;
+use super::exchange::Side;
+use super::fault::{Fault, dial_report};
+use super::handshake::{Authenticated, Request, turn_away};
+use super::registry::ClientInfo;
+use super::scan::is_told;
+use super::session::{Session, Transaction};
+use super::settle;
+use super::shared::{ConsoleLevel, ConsoleVisit, Shared, Who};
+use crate::config::PoolMode;
+use crate::decide::route::{NodeId, Role, State};
+use crate::decide::session::{ParameterMap, Pin, Settings};
+use crate::pool::{LeaseError, QueryError};
+use crate::telemetry::{Count, Login};
+use crate::wire::SqlState;
+use crate::wire::backend::{self, Report, TransactionStatus};
+
+/// What servers report after a login with given settings, so that not every login needs a server.
+#[derive(Default)]
+pub(super) struct Greetings {
+    known: Mutex<HashMap<GreetingKey, Greeting>>,
+}
+
+type GreetingKey = (Arc<str>, Arc<str>, Settings);
+
+#[derive(Clone)]
+struct Greeting {
+    /// The settings as the server prints them.
+    settings: Settings,
+    parameters: Arc<ParameterMap>,
+}
+
+const MAX_GREETINGS: usize = 4096;
+
+/// Greets the client and serves it until it leaves.
+pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
+    let config = shared.config.load_full();
+    if shared.registry.len() >= config.clients.max {
+        shared.metrics.count(Count::Login(Login::Refused));
+        let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already");
+        return turn_away(client.stream, &report).await;
+    }
+    let who = who(&client, &shared);
+    if client.request.is_for_console() {
+        return console(client, &shared).await;
+    }
+    let Authenticated { stream, input, request, address, .. } = client;
+    match session(&who, &request, &shared).await {
+        Err(report) => {
+            shared.metrics.count(Count::Login(Login::Refused));
+            turn_away(stream, &report).await;
+        }
+        Ok((session, own)) => {
+            let application = session.settings.get("application_name").unwrap_or("").into();
+            let info = ClientInfo {
+                user: who.user.clone(),
+                database: who.database.clone(),
+                address,
+                application,
+                since: Instant::now(),
+            };
+            let Ok(registration) = shared.registry.register(info) else { return };
+            let mut side = Side::new(stream, input);
+            let out = &mut side.output;
+            for (name, value) in session.reported.iter().filter(|(name, _)| is_told(name)) {
+                backend::put_parameter_status(out, name, value);
+            }
+            backend::put_backend_key(out, registration.slot.pid(), registration.slot.secret(request.version));
+            backend::put_ready(out, TransactionStatus::Idle);
+            let verdicts = shared.verdicts(&who.database);
+            let snapshots = shared.cluster.reader();
+            let stop = Box::pin(shared.stop.clone().cancelled_owned());
+            let mut client = Client {
+                verdicts,
+                snapshots,
+                side,
+                link: None,
+                transaction: Transaction::Idle,
+                session,
+                registration,
+                pools: Vec::new(),
+                skipping: false,
+                stop,
+                who,
+                shared,
+            };
+            for (name, value) in own {
+                if let Err(report) = client.set_at_startup(&name, &value) {
+                    let report = Report { severity: backend::Severity::Fatal, ..report };
+                    return turn_away(client.side.stream, &report).await;
+                }
+            }
+            client.shared.metrics.count(Count::Login(Login::Accepted));
+            client.run().await;
+        }
+    }
+}
+
+/// Hands a client over to the admin console, if it is allowed there.
+async fn console(client: Authenticated, shared: &Arc<Shared>) {
+    let Authenticated { mut stream, input, request, .. } = client;
+    let config = shared.config.load_full();
+    let level = if config.admin.users.contains(&request.user) {
+        ConsoleLevel::Admin
+    } else if config.admin.readers.contains(&request.user) {
+        ConsoleLevel::Reader
+    } else {
+        let message = format!("user \"{}\" is not allowed to use the admin console", request.user);
+        return turn_away(stream, &Report::fatal(SqlState::INSUFFICIENT_PRIVILEGE, message)).await;
+    };
+    let Some(console) = shared.console.get() else { return };
+    let mut greeting = console_greeting();
+    while !greeting.is_empty() {
+        if stream.write_buf(&mut greeting).await.is_err() {
+            return;
+        }
+    }
+    if stream.flush().await.is_ok() {
+        console.serve(ConsoleVisit { stream, input, user: request.user, level }).await;
+    }
+}
+
+fn who(client: &Authenticated, shared: &Shared) -> Who {
+    let config = shared.config.load();
+    let Request { user, database, .. } = &client.request;
+    let user_settings = config.users.iter().find(|known| known.name == *user);
+    let database_settings = config.databases.iter().find(|known| known.name == *database);
+    let mode = user_settings.and_then(|u| u.pool_mode).or(database_settings.and_then(|d| d.pool_mode));
+    let limits = [
+        user_settings.and_then(|u| u.max_server_connections),
+        database_settings.and_then(|d| d.max_server_connections),
+    ];
+    Who {
+        user: user.as_str().into(),
+        database: database.as_str().into(),
+        credential: client.credential.clone(),
+        mode: mode.unwrap_or(config.pool.mode),
+        limits: config.clients.clone(),
+        max_connections: limits.into_iter().flatten().min().unwrap_or(config.pool.max_server_connections),
+    }
+}
+
+/// The session as it begins, and the start-up settings that are pgpilot's own.
+async fn session(
+    who: &Who,
+    request: &Request,
+    shared: &Arc<Shared>,
+) -> Result<(Session, Vec<(String, String)>), Report> {
+    let (own, theirs): (Vec<_>, Vec<_>) =
+        request.settings.iter().cloned().partition(|(name, _)| name.starts_with("pgpilot."));
+    let wanted = Settings::from_iter(theirs);
+    let greeting = greeting(who, wanted, shared).await?;
+    let mut session = Session::new(greeting.settings, greeting.parameters, shared.policy(who));
+    if who.mode == PoolMode::Session {
+        session.pins = vec![Pin::SessionMode];
+    }
+    let own = own.into_iter().map(|(name, value)| (name["pgpilot.".len()..].to_owned(), value)).collect();
+    Ok((session, own))
+}
+
+/// What a server says to these settings: asked once, and then remembered.
+async fn greeting(who: &Who, wanted: Settings, shared: &Arc<Shared>) -> Result<Greeting, Report> {
+    let key = (who.user.clone(), who.database.clone(), wanted);
+    let known = shared.greetings.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+    if let Some(greeting) = known {
+        return Ok(greeting);
+    }
+    let greeting = ask(who, &key.2, shared).await?;
+    let mut known = shared.greetings.known.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= MAX_GREETINGS {
+        known.clear();
+    }
+    known.insert(key, greeting.clone());
+    Ok(greeting)
+}
+
+/// Logs in to a server as the client would have, with the client's settings.
+async fn ask(who: &Who, wanted: &Settings, shared: &Arc<Shared>) -> Result<Greeting, Report> {
+    let until = Instant::now() + shared.policy(who).primary_wait;
+    let mut failure = Report::error(SqlState::CANNOT_CONNECT_NOW, "no server is available");
+    loop {
+        let snapshot = shared.cluster.snapshot();
+        let mut nodes: Vec<(bool, NodeId)> = snapshot
+            .nodes
+            .iter()
+            .filter(|node| node.state == State::Up && matches!(node.role, Role::Primary | Role::Replica))
+            .map(|node| (node.role != Role::Primary, node.id))
+            .collect();
+        nodes.sort_unstable();
+        for (_, node) in nodes {
+            let Some(pool) = shared.pools.handle(node, who) else { continue };
+            let settings = Arc::new(wanted.clone());
+            match pool.lease(|c| *c.settings == *settings).await {
+                Ok(mut lease) => {
+                    if let Err(error) = settle::bring_to(&mut lease, &settings).await {
+                        match error {
+                            QueryError::Server { code, message } => return Err(Report::fatal(code, message)),
+                            _ => continue,
+                        }
+                    }
+                    let parameters = lease.parameters.clone();
+                    lease.release();
+                    return Ok(Greeting { settings: wanted.clone(), parameters });
+                }
+                Err(LeaseError::Dial(error)) if !error.is_about_the_node() => {
+                    return Err(Report { severity: backend::Severity::Fatal, ..dial_report(&error) });
+                }
+                Err(error) => {
+                    failure = Fault::Lease(error).report();
+                    shared.cluster.nudge(node);
+                }
+            }
+        }
+        if Instant::now() >= until {
+            return Err(Report { severity: backend::Severity::Fatal, ..failure });
+        }
+        let soon = (Instant::now() + std::time::Duration::from_millis(200)).min(until);
+        shared.cluster.wait_change(&snapshot, soon).await;
+    }
+}
+
+/// The first messages of a console session.
+fn console_greeting() -> BytesMut {
+    let mut out = BytesMut::new();
+    let parameters = [
+        ("server_version", concat!("15.0 (pgpilot ", env!("CARGO_PKG_VERSION"), ")")),
+        ("server_encoding", "UTF8"),
+        ("client_encoding", "UTF8"),
+        ("DateStyle", "ISO, MDY"),
+        ("integer_datetimes", "on"),
+        ("standard_conforming_strings", "on"),
+    ];
+    for (name, value) in parameters {
+        backend::put_parameter_status(&mut out, name, value);
+    }
+    backend::put_backend_key(&mut out, 0, &[0; 4]);
+    backend::put_ready(&mut out, TransactionStatus::Idle);
+    out
+}
