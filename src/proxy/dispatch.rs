@@ -9,6 +9,7 @@ use super::client::Client;
 use super::exchange::{Passing, keep_reply};
 use super::fault::{End, Fault};
 use super::link::{Delivered, Grant, Link, LinkRole};
+use super::registry::{Quiet, Rest};
 use super::session::Transaction;
 use super::settle;
 use crate::config::PoolMode;
@@ -54,7 +55,11 @@ impl Client {
         if self.must_leave_replica(need) {
             self.leave_replica();
         }
+        if self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open) {
+            self.shared.gate.pass().await;
+        }
         if self.link.is_some() {
+            self.registration.slot.set_rest(Rest::Working);
             return Ok(Ok(()));
         }
         match self.lease(need, reason, None).await {
@@ -328,7 +333,7 @@ impl Client {
     /// No cancel request may reach the server connection any more: it is about to be somebody else's, or nobody's.
     pub(super) async fn release_slot(&self) {
         let slot = &self.registration.slot;
-        if slot.set_idle() == super::registry::Quiet::CancelOnItsWay {
+        if slot.set_idle() == Quiet::CancelOnItsWay {
             slot.wait_quiet().await;
         }
     }

@@ -9,6 +9,7 @@ mod dispatch;
 mod exchange;
 mod fault;
 mod forward;
+mod gate;
 mod handshake;
 mod large;
 mod link;
@@ -24,6 +25,7 @@ mod verifiers;
 mod welcome;
 
 pub use accept::{Listener, serve};
+pub use gate::{Gate, Passage};
 pub use registry::{ClientInfo, ClientRow, Registry};
 pub use shared::{Console, ConsoleLevel, ConsoleVisit, Pools, SetupError, Shared};
 pub use verdicts::{CatalogueRecipe, Verdicts};

@@ -50,7 +50,17 @@ struct State {
     busy_with: Option<Arc<CancelKey>>,
     node: Option<NodeId>,
     pins: Vec<Pin>,
+    rest: Rest,
     cancels_in_flight: u32,
+}
+
+/// Whether a session that holds a server connection has anything running there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Rest {
+    #[default]
+    Working,
+    /// Pinned, and outside a transaction.
+    Resting,
 }
 
 /// One row of SHOW CLIENTS.
@@ -60,6 +70,10 @@ pub struct ClientRow {
     pub info: ClientInfo,
     /// Where its server connection is, if it has one.
     pub node: Option<NodeId>,
+    /// The process that serves it there.
+    pub backend: Option<u32>,
+    /// It has a statement or a transaction under way there.
+    pub working: bool,
     pub pins: Vec<Pin>,
 }
 
@@ -130,6 +144,7 @@ impl Slot {
     pub(super) fn set_busy(&self, key: &Arc<CancelKey>, node: NodeId) {
         let mut state = self.lock();
         state.busy_with = Some(key.clone());
+        state.rest = Rest::Working;
         state.node = Some(node);
     }
 
@@ -155,6 +170,10 @@ impl Slot {
         }
     }
 
+    pub(super) fn set_rest(&self, rest: Rest) {
+        self.lock().rest = rest;
+    }
+
     pub(super) fn set_pins(&self, pins: &[Pin]) {
         self.lock().pins = pins.to_vec();
     }
@@ -172,7 +191,14 @@ impl Slot {
 
     fn row(&self) -> ClientRow {
         let state = self.lock();
-        ClientRow { pid: self.pid, info: self.info.clone(), node: state.node, pins: state.pins.clone() }
+        ClientRow {
+            pid: self.pid,
+            info: self.info.clone(),
+            node: state.node,
+            backend: state.busy_with.as_ref().map(|key| key.pid),
+            working: state.node.is_some() && state.rest == Rest::Working,
+            pins: state.pins.clone(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -10,6 +10,7 @@ use super::client::Client;
 use super::exchange::{Side, keep_reply};
 use super::fault::End;
 use super::link::Link;
+use super::registry::Rest;
 use super::scan::is_told;
 use super::session::{Leftovers, Transaction};
 use crate::decide::session::{Inventory, ParameterMap, Pin, Settings, inventory_sql};
@@ -145,6 +146,8 @@ impl Client {
         }
         if self.session.pins.is_empty() {
             self.release().await;
+        } else {
+            self.registration.slot.set_rest(Rest::Resting);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::gate::Gate;
 use super::registry::Registry;
 use super::statements::Statements;
 use super::verdicts::{CatalogueRecipe, Verdicts};
@@ -42,6 +43,8 @@ pub struct Shared {
     pub(super) greetings: Greetings,
     pub(super) mock: MockSecret,
     verdicts: Mutex<HashMap<Arc<str>, Arc<Verdicts>>>,
+    /// Closed while an operator has paused pgpilot.
+    pub gate: Gate,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
 }
@@ -110,6 +113,7 @@ impl Shared {
             greetings: Greetings::default(),
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
+            gate: Gate::default(),
             console: OnceLock::new(),
         }))
     }
@@ -120,7 +124,11 @@ impl Shared {
         if let Some(verdicts) = all.get(database) {
             return verdicts.clone();
         }
-        let verdicts = Arc::new(Verdicts::new(&self.config.load().routing, self.catalogues.database(database)));
+        let verdicts = Arc::new(Verdicts::new(
+            &self.config.load().routing,
+            self.catalogues.database(database),
+            self.metrics.clone(),
+        ));
         if all.len() < MAX_DATABASES {
             all.insert(database.clone(), verdicts.clone());
         }

@@ -11,6 +11,7 @@ use crate::config::Routing;
 use crate::decide::sql::{
     Catalogue, CatalogueQuery, Classified, Facts, FunctionLists, Intent, Reason, Verdict, classify,
 };
+use crate::telemetry::{Count, Lookup, Metrics};
 
 /// The verdicts of one database.
 pub struct Verdicts {
@@ -20,6 +21,7 @@ pub struct Verdicts {
     max_parse: usize,
     /// Grows when a single verdict was wrong.
     lessons: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 /// A catalogue, and the number by which verdicts that were given under it are known.
@@ -100,7 +102,7 @@ impl Weighter<Key, Arc<Classified>> for Weight {
 const TYPICAL_ENTRY: u64 = 512;
 
 impl Verdicts {
-    pub fn new(routing: &Routing, database: Arc<Database<Loaded>>) -> Self {
+    pub fn new(routing: &Routing, database: Arc<Database<Loaded>>, metrics: Arc<Metrics>) -> Self {
         let bytes = routing.cache.0.max(TYPICAL_ENTRY);
         let items = usize::try_from(bytes / TYPICAL_ENTRY).unwrap_or(usize::MAX);
         Self {
@@ -109,6 +111,7 @@ impl Verdicts {
             lists: lists(routing),
             max_parse: usize::try_from(routing.max_parse.0).unwrap_or(usize::MAX),
             lessons: AtomicU64::new(0),
+            metrics,
         }
     }
 
@@ -117,9 +120,14 @@ impl Verdicts {
         let loaded = self.database.current();
         let key = KeyRef { generation: loaded.generation, text };
         if let Some(known) = self.cache.get(&key) {
+            self.metrics.count(Count::Verdict(Lookup::Hit));
             return known;
         }
+        self.metrics.count(Count::Verdict(Lookup::Miss));
         let verdict = Arc::new(self.judge(text, &loaded.catalogue));
+        if verdict.statements.iter().any(|verdict| verdict.reason == Reason::Unparsable) {
+            self.metrics.count(Count::Unparsable);
+        }
         if text.len() <= self.max_parse {
             self.cache.insert(Key { generation: loaded.generation, text: text.into() }, verdict.clone());
         }

@@ -8,8 +8,8 @@ use super::statement;
 use super::tokens::{Tokens, split};
 use super::types::{Classified, Effects, Reason};
 
-/// What a verdict depends on besides the text. (It also depends on `standard_conforming_strings`, which must be on, and on the encoding, which must
-/// be UTF-8: where they are not, use [`Classified::opaque`].)
+/// What a verdict depends on besides the text. (It also depends on `standard_conforming_strings`, which must be on,
+/// and on the encoding, which must be UTF-8: where they are not, use [`Classified::opaque`].)
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     pub catalogue: &'a Catalogue,
@@ -19,10 +19,11 @@ pub struct Facts<'a> {
     pub max_parse: usize,
 }
 
-/// Judges each statement of `text`. Takes time linear in the text, apart from texts in doubt, for which the parser's limits hold.
+/// Judges each statement of `text`. Takes time linear in the text, apart from texts in doubt, for which the parser's
+/// limits hold.
 ///
-/// The server parses a whole text before it runs any of it, so a text that cannot be split into tokens does nothing at all; it still gets the verdict that
-/// supposes the worst.
+/// The server parses a whole text before it runs any of it, so a text that cannot be split into tokens does nothing
+/// at all; it still gets the verdict that supposes the worst.
 pub fn classify(text: &str, facts: &Facts<'_>) -> Classified {
     if text.len() > facts.max_parse {
         return oversized::classify(text);

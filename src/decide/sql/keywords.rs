@@ -25,7 +25,8 @@ impl<'a> Lower<'a> {
     }
 }
 
-/// Reserved words: neither functions nor relations, unless quoted. (Those that may be functions, such as `left`, are not among them.)
+/// Reserved words: neither functions nor relations, unless quoted. (Those that may be functions, such as `left`, are
+/// not among them.)
 pub(super) fn is_never_a_name(word: &str) -> bool {
     matches!(
         word,
@@ -109,8 +110,8 @@ pub(super) fn is_never_a_name(word: &str) -> bool {
     )
 }
 
-/// Words that stand before a parenthesis without being the call of a function in `pg_proc`: constructs of the grammar, types with a modifier.
-/// `previous` is the token before the word, in lower case.
+/// Words that stand before a parenthesis without being the call of a function in `pg_proc`: constructs of the
+/// grammar, types with a modifier. `previous` is the token before the word, in lower case.
 pub(super) fn takes_parenthesis(word: &str, previous: &str) -> bool {
     is_construct(word) || is_type(word) || is_clause(word, previous)
 }
@@ -192,7 +193,8 @@ fn is_type(word: &str) -> bool {
     )
 }
 
-/// Words of clauses: `OVER (`, `FILTER (`, `ORDER BY (`, `GROUPING SETS (`, `AS MATERIALIZED (`, .. Most may name functions elsewhere.
+/// Words of clauses: `OVER (`, `FILTER (`, `ORDER BY (`, `GROUPING SETS (`, `AS MATERIALIZED (`, .. Most may name
+/// functions elsewhere.
 fn is_clause(word: &str, previous: &str) -> bool {
     match word {
         "cross" | "full" | "inner" | "join" | "natural" | "ilike" | "like" | "is" | "outer" | "similar" => true,
@@ -207,10 +209,17 @@ fn is_clause(word: &str, previous: &str) -> bool {
         "conflict" => previous == "on",
         "document" | "content" => previous == "(",
         "set" => previous == "update",
-        "escape" | "passing" | "columns" => previous != "select" && previous != "," && previous != "(",
-        "operator" => !matches!(previous, "select" | "," | "."),
+        "escape" | "passing" | "columns" | "operator" => ends_value(previous),
         _ => false,
     }
+}
+
+/// Whether an expression may end with this token, so that no call can follow it.
+fn ends_value(token: &str) -> bool {
+    let last = token.bytes().last();
+    last.is_some_and(|c| {
+        c.is_ascii_alphanumeric() || c >= 0x80 || matches!(c, b'_' | b'"' | b'\'' | b')' | b']' | b'$')
+    }) && !is_never_a_name(token)
 }
 
 #[cfg(test)]

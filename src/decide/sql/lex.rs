@@ -1,9 +1,7 @@
 //! PostgreSQL's own lexical rules (`src/backend/parser/scan.l`), as far as they say where a token begins and ends.
 //!
-//! Exactness matters more than detail here: what this scanner takes for text cannot hide a statement. It follows the server under
-//! `standard_conforming_strings = on`; sessions that turn it off are not classified at all.
-
-use std::borrow::Cow;
+//! Exactness matters more than detail here: what this scanner takes for text cannot hide a statement. It follows the
+//! server under `standard_conforming_strings = on`; sessions that turn it off are not classified at all.
 
 /// A token as a byte range of the text. Texts are capped well below 4 GiB before they are scanned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +24,14 @@ pub(super) enum Kind {
     Number,
     /// `$1`
     Parameter,
-    /// One or more operator characters; also `::`, `:=` and `=>`.
+    /// One or more operator characters; also `::`, `:=`, `=>` and `..`.
     Operator,
     /// One of `( ) [ ] , ; : .`
     Punctuation(u8),
 }
 
-/// The text ends inside a string, a quoted identifier or a comment, or holds a byte that begins no token: the server refuses it as a whole.
+/// The text ends inside a string, a quoted identifier or a comment, or holds a byte that begins no token: the server
+/// refuses it as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no token begins at byte {at}, or the one that does never ends")]
 pub(super) struct LexError {
@@ -101,6 +100,10 @@ impl<'a> Lexer<'a> {
                 self.at += 2;
                 Kind::Operator
             }
+            b'.' if self.peek(1) == b'.' => {
+                self.at += 2;
+                Kind::Operator
+            }
             b'(' | b')' | b'[' | b']' | b',' | b';' | b':' | b'.' => {
                 self.at += 1;
                 Kind::Punctuation(first)
@@ -114,8 +117,8 @@ impl<'a> Lexer<'a> {
         Ok(Some(Token { kind, start: offset(start), end: offset(self.at) }))
     }
 
-    /// A string constant and its continuations: `'a'` newline `'b'` is one constant, and what the first part's prefix says of
-    /// backslashes holds in all of them.
+    /// A string constant and its continuations: `'a'` newline `'b'` is one constant, and what the first part's prefix
+    /// says of backslashes holds in all of them.
     fn text(&mut self, start: usize, quote: usize, quoting: Quoting) -> Result<Kind, LexError> {
         let mut quote = quote;
         loop {
@@ -168,8 +171,13 @@ impl<'a> Lexer<'a> {
 impl Iterator for Lexer<'_> {
     type Item = Result<Token, LexError>;
 
+    /// After an error there is nothing more.
     fn next(&mut self) -> Option<Self::Item> {
-        self.token().transpose()
+        let token = self.token();
+        if token.is_err() {
+            self.at = self.bytes.len();
+        }
+        token.transpose()
     }
 }
 
@@ -232,7 +240,8 @@ fn quoted_end(bytes: &[u8], open: usize, quoting: Quoting) -> Option<usize> {
     }
 }
 
-/// Where the next part of a string constant opens: white space with a line break in it (line comments count), then a quote.
+/// Where the next part of a string constant opens: white space with a line break in it (line comments count), then a
+/// quote.
 fn continuation(bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut broken = false;
     loop {
@@ -250,7 +259,7 @@ fn continuation(bytes: &[u8], mut at: usize) -> Option<usize> {
 }
 
 /// The length of the `$tag$` that begins at `at`.
-fn dollar_tag(bytes: &[u8], at: usize) -> Option<usize> {
+pub(super) fn dollar_tag(bytes: &[u8], at: usize) -> Option<usize> {
     let rest = &bytes[at + 1..];
     let length = rest.iter().take_while(|&&c| is_word(c) && c != b'$').count();
     let closed = rest.get(length) == Some(&b'$');
@@ -258,8 +267,8 @@ fn dollar_tag(bytes: &[u8], at: usize) -> Option<usize> {
     (closed && named).then_some(length + 2)
 }
 
-/// The byte after the operator that begins at `at`: as many operator characters as there are up to a comment, without a trailing `+` or `-` unless
-/// the operator has one of the characters that no standard operator has.
+/// The byte after the operator that begins at `at`: as many operator characters as there are up to a comment, without
+/// a trailing `+` or `-` unless the operator has one of the characters that no standard operator has.
 fn operator_end(bytes: &[u8], at: usize) -> usize {
     let mut end = at + 1;
     while let Some(&c) = bytes.get(end) {
@@ -310,74 +319,46 @@ fn offset(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-/// The longest identifier, in bytes (`NAMEDATALEN - 1`): the server cuts what is longer.
-const NAME_LENGTH: usize = 63;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The identifier that a token spells, as the server understands it: folded to lower case without quotes, cut to 63 bytes.
-/// `None` for a token that is no identifier, or whose Unicode escapes are wrong or not the default ones.
-pub(super) fn identifier<'a>(text: &'a str, token: Token) -> Option<Cow<'a, str>> {
-    let raw = &text[token.start as usize..token.end as usize];
-    let name = match token.kind {
-        Kind::Word if raw.bytes().any(|c| c.is_ascii_uppercase()) => Cow::Owned(raw.to_ascii_lowercase()),
-        Kind::Word => Cow::Borrowed(raw),
-        Kind::Quoted => undouble(&raw[1..raw.len() - 1], "\""),
-        Kind::UnicodeQuoted => Cow::Owned(unicode(&undouble(&raw[3..raw.len() - 1], "\""))?),
-        _ => return None,
-    };
-    Some(cut(name))
-}
-
-/// The value of a string constant, where that is simple to tell: plain and dollar-quoted ones, and `E''` without escapes.
-pub(super) fn string_value<'a>(text: &'a str, token: Token) -> Option<Cow<'a, str>> {
-    let raw = &text[token.start as usize..token.end as usize];
-    if token.kind != Kind::Text {
-        return None;
+    fn tokens(text: &str) -> Vec<&str> {
+        Lexer::new(text).map(|t| t.map(|t| &text[t.start as usize..t.end as usize]).unwrap_or("!")).collect()
     }
-    let inside = match raw.as_bytes()[0] {
-        b'\'' => &raw[1..raw.len() - 1],
-        b'e' | b'E' | b'n' | b'N' if !raw.contains('\\') => &raw[2..raw.len() - 1],
-        b'$' => {
-            let tag = dollar_tag(raw.as_bytes(), 0)?;
-            return Some(Cow::Borrowed(&raw[tag..raw.len() - tag]));
+
+    #[test]
+    fn tokens_end_where_the_server_ends_them() {
+        for (text, expected) in [
+            ("a.b", vec!["a", ".", "b"]),
+            ("1.5e-3.x", vec!["1.5e-3", ".", "x"]),
+            ("1..2", vec!["1", "..", "2"]),
+            (".5", vec![".5"]),
+            ("1e", vec!["1", "e"]),
+            ("0x1F 0b01 1_000", vec!["0x1F", "0b01", "1_000"]),
+            ("a$1 $1", vec!["a$1", "$1"]),
+            ("$1a", vec!["$1", "a"]),
+            ("1+-2", vec!["1", "+", "-", "2"]),
+            ("a@-b", vec!["a", "@-", "b"]),
+            ("a<>-b", vec!["a", "<>", "-", "b"]),
+            ("a*/**/b", vec!["a", "*", "b"]),
+            ("a---b\nc", vec!["a", "c"]),
+            ("a+--b\nc", vec!["a", "+", "c"]),
+            ("a::b:=c", vec!["a", "::", "b", ":=", "c"]),
+            ("$a$ $b$ $a$x", vec!["$a$ $b$ $a$", "x"]),
+            ("a$b$c", vec!["a$b$c"]),
+            ("$é$'$é$", vec!["$é$'$é$"]),
+            ("$1$a$1$", vec!["$1", "!"]),
+            ("'a''b' E'\\'' U&'x' b'1'", vec!["'a''b'", "E'\\''", "U&'x'", "b'1'"]),
+            ("'a' 'b'", vec!["'a'", "'b'"]),
+            ("'a' -- c\n 'b'", vec!["'a' -- c\n 'b'"]),
+            ("E'a'\n'\\''", vec!["E'a'\n'\\''"]),
+            ("'a'\n'\\' ''", vec!["'a'\n'\\'", "''"]),
+            ("U&\"a\"\"b\" u & v", vec!["U&\"a\"\"b\"", "u", "&", "v"]),
+            ("/* /* */ ' */ x", vec!["x"]),
+            ("\\x", vec!["!"]),
+        ] {
+            assert_eq!(tokens(text), expected, "{text}");
         }
-        _ => return None,
-    };
-    // A quote that is not doubled belongs to a continuation.
-    let value = undouble(inside, "'");
-    (inside.matches('\'').count() == 2 * value.matches('\'').count()).then_some(value)
-}
-
-fn undouble<'a>(inside: &'a str, quote: &str) -> Cow<'a, str> {
-    if inside.contains(quote) { Cow::Owned(inside.replace(&quote.repeat(2), quote)) } else { Cow::Borrowed(inside) }
-}
-
-/// `\XXXX` and `\+XXXXXX` in place of characters, `\\` for a backslash.
-fn unicode(escaped: &str) -> Option<String> {
-    let mut name = String::with_capacity(escaped.len());
-    let mut rest = escaped;
-    while let Some(at) = rest.find('\\') {
-        name.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('\\') {
-            name.push('\\');
-            rest = after;
-            continue;
-        }
-        let (digits, after) = match rest.strip_prefix('+') {
-            Some(long) => (long.get(..6)?, long.get(6..)?),
-            None => (rest.get(..4)?, rest.get(4..)?),
-        };
-        name.push(char::from_u32(u32::from_str_radix(digits, 16).ok()?)?);
-        rest = after;
     }
-    name.push_str(rest);
-    Some(name)
-}
-
-fn cut(name: Cow<'_, str>) -> Cow<'_, str> {
-    if name.len() <= NAME_LENGTH {
-        return name;
-    }
-    let end = name.floor_char_boundary(NAME_LENGTH);
-    Cow::Owned(name[..end].to_owned())
 }

@@ -1,8 +1,8 @@
 //! What a statement asks for: SQL text to [`Intent`], with the reason.
 //!
-//! The way of a text: [`lex`] into tokens, split into statements, each judged by its leading keywords ([`statement`]). Queries are judged by what
-//! their tokens can call, lock and write ([`scan`]); where a token may mean two things, the parser is asked ([`parse`]). What neither understands
-//! goes to the primary.
+//! The way of a text: [`lex`] into tokens, split into statements, each judged by its leading keywords
+//! ([`statement`]). Queries are judged by what their tokens can call, lock and write ([`scan`]); where a token may
+//! mean two things, the parser is asked ([`parse`]). What neither understands goes to the primary.
 
 mod catalogue;
 mod classify;
@@ -10,6 +10,7 @@ mod display;
 mod hints;
 mod keywords;
 mod lex;
+mod names;
 mod oversized;
 mod parse;
 mod scan;

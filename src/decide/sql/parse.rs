@@ -1,6 +1,7 @@
 //! The second opinion: `sqlparser` settles what the tokens leave in doubt.
 //!
-//! Its tree is only ever used to dispel a doubt, and only where it says positively what the doubtful token is. What it does not understand stays in doubt.
+//! Its tree is only ever used to dispel a doubt, and only where it says positively what the doubtful token is. What
+//! it does not understand stays in doubt.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -23,7 +24,8 @@ const MAX_RECURSION: usize = 30;
 /// Groups nested deeper are not parsed: not every way of the parser into a group counts against its own limit.
 const MAX_NESTING: usize = 12;
 
-/// Longer chains (`1 + 1 + ..`) are not parsed: they become trees whose height no recursion limit bounds, and which must be walked and dropped.
+/// Longer chains (`1 + 1 + ..`) are not parsed: they become trees whose height no recursion limit bounds, and which
+/// must be walked and dropped.
 const MAX_CHAIN: usize = 1_500;
 
 /// Judges the doubts about one statement: those that hold, as causes. What the parser does not understand holds.
@@ -62,8 +64,8 @@ fn parse(text: &str) -> Option<Statement> {
     (parser.peek_token().token == sqlparser::tokenizer::Token::EOF).then_some(statement)
 }
 
-/// Whether the tree stays low enough to be built, walked and dropped on a small stack. What bounds its height: the tokens of the longest list element, plus those
-/// of the groups inside it.
+/// Whether the tree stays low enough to be built, walked and dropped on a small stack. What bounds its height: the
+/// tokens of the longest list element, plus those of the groups inside it.
 fn is_parsable(tokens: Tokens<'_>) -> bool {
     #[derive(Default, Clone, Copy)]
     struct Level {
@@ -135,7 +137,8 @@ impl Findings {
     }
 
     fn call(&mut self, name: &ObjectName) {
-        // A part that is not an identifier is an expression of another dialect; the name is then not known, and every doubt must stand.
+        // A part that is not an identifier is an expression of another dialect; the name is then not known, and every
+        // doubt must stand.
         self.calls.extend(name.0.iter().filter_map(|part| part.as_ident()).map(identifier));
     }
 
@@ -226,7 +229,8 @@ impl Visitor for Findings {
 fn modifies(body: &SetExpr) -> bool {
     match body {
         SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => true,
-        // The visitor comes to the parts by itself: sub-queries as queries, and a set operation cannot hold a modification without parentheses.
+        // The visitor comes to the parts by itself: sub-queries as queries, and a set operation cannot hold a
+        // modification without parentheses.
         SetExpr::SetOperation { left, right, .. } => modifies(left) || modifies(right),
         SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) | SetExpr::Table(_) => false,
     }

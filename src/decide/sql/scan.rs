@@ -1,7 +1,8 @@
 //! What the tokens of a query say: the functions it calls, the locks it takes, what it writes.
 //!
-//! Every call stands in the text as a name before a parenthesis, every lock and every write as a keyword, whatever the grammar around it. So a text
-//! without any of these is a read, and no parser is needed to know it; a text where a token may mean more than one thing leaves a [`Doubt`].
+//! Every call stands in the text as a name before a parenthesis, every lock and every write as a keyword, whatever
+//! the grammar around it. So a text without any of these is a read, and no parser is needed to know it; a text where
+//! a token may mean more than one thing leaves a [`Doubt`].
 
 use std::borrow::Cow;
 
@@ -58,7 +59,7 @@ impl Cause {
 
 /// Looks at every token of `tokens`, a query or a part of one.
 pub(super) fn scan(tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
-    let mut scanner = Scanner { tokens, facts, found: Scan::default() };
+    let mut scanner = Scanner { tokens, facts, found: Scan::default(), keyword_at: None };
     let mut i = 0;
     while let Some(token) = tokens.get(i) {
         i = match token.kind {
@@ -80,6 +81,8 @@ struct Scanner<'a, 'f> {
     tokens: Tokens<'a>,
     facts: &'f Facts<'f>,
     found: Scan,
+    /// The last word that is no label and no part of a longer name: only such a word can be a keyword.
+    keyword_at: Option<usize>,
 }
 
 impl<'a> Scanner<'a, '_> {
@@ -92,11 +95,14 @@ impl<'a> Scanner<'a, '_> {
         }
         let next = last + 1;
         let after_dot = start > 0 && tokens.is_punctuation(start - 1, b'.');
-        let after_as = start > 0 && tokens.is(start - 1, "as");
+        let after_as = self.follows(start, &["as"]);
+        let columns = self.follows(start, &["into"]);
+        let opens = self.opens_with(start);
         let alone = last == start && !after_dot;
         if alone && !after_as && tokens.get(start).is_some_and(|t| t.kind == Kind::Word) {
             let word = Lower::new(tokens.raw(start));
             self.keyword(start, word.as_str());
+            self.keyword_at = Some(start);
             if keywords::is_never_a_name(word.as_str()) {
                 return next;
             }
@@ -106,8 +112,7 @@ impl<'a> Scanner<'a, '_> {
         let call = tokens.is_punctuation(next, b'(');
         if call {
             // `INSERT INTO name (columns)`, `AS name (columns)`, `WITH name (columns)`: no calls.
-            let columns = start > 0 && tokens.is(start - 1, "into");
-            if !columns && !(alone && (after_as || self.opens_with(start))) {
+            if !columns && !(alone && (after_as || opens)) {
                 self.call(schema.as_deref(), &name, start, next);
             }
         } else {
@@ -129,16 +134,20 @@ impl<'a> Scanner<'a, '_> {
         name
     }
 
+    /// Whether the token before `i` is one of these keywords.
+    fn follows(&self, i: usize, keywords: &[&str]) -> bool {
+        i > 0 && self.keyword_at == Some(i - 1) && self.tokens.is_any(i - 1, keywords)
+    }
+
     /// Whether the name at `i` is that of the first CTE: `WITH name (columns) AS`.
     fn opens_with(&self, i: usize) -> bool {
-        let with = if i > 1 && self.tokens.is(i - 1, "recursive") { i - 2 } else { i.wrapping_sub(1) };
-        self.tokens.is(with, "with")
+        self.follows(i, &["with"]) || self.follows(i, &["recursive"]) && i > 1 && self.tokens.is(i - 2, "with")
     }
 
     fn keyword(&mut self, i: usize, word: &str) {
         let tokens = self.tokens;
         match word {
-            "into" if !(i > 0 && tokens.is_any(i - 1, &["insert", "merge"])) => {
+            "into" if !self.follows(i, &["insert", "merge"]) => {
                 self.cause(Cause::new(Reason::SelectInto).with(into_effects(tokens.from(i + 1))));
             }
             "for" if tokens.is_any(i + 1, &["update", "share", "no", "key"]) => self.cause(Cause::new(Reason::RowLock)),
@@ -149,7 +158,7 @@ impl<'a> Scanner<'a, '_> {
 
     fn modification(&mut self, i: usize) {
         let tokens = self.tokens;
-        if i > 0 && tokens.is_any(i - 1, &["for", "key"]) {
+        if self.follows(i, &["for", "key"]) {
             return;
         }
         let opens_cte = i > 1 && tokens.is_punctuation(i - 1, b'(') && tokens.is_any(i - 2, &["as", "materialized"]);
@@ -192,8 +201,8 @@ impl<'a> Scanner<'a, '_> {
         }
     }
 
-    /// `set_config('name', value, is_local)`: local ones are gone at the end of the transaction; others leave a setting behind, whose name is known
-    /// if it stands there.
+    /// `set_config('name', value, is_local)`: local ones are gone at the end of the transaction; others leave a
+    /// setting behind, whose name is known if it stands there.
     fn set_config(&mut self, open: usize) {
         let tokens = self.tokens;
         let end = tokens.after_group(open).saturating_sub(1);

@@ -5,8 +5,9 @@ pub(super) fn is_transaction_property(name: &str) -> bool {
     matches!(name, "transaction_isolation" | "transaction_read_only" | "transaction_deferrable")
 }
 
-/// Whether reading the setting gives the same value on every node, once the session's own changes have been carried over. Everything not known to do so is the
-/// node's own truth: its configuration file, its role in the cluster, its build.
+/// Whether reading the setting gives the same value on every node, once the session's own changes have been carried
+/// over. Everything not known to do so is the node's own truth: its configuration file, its role in the cluster, its
+/// build.
 pub(super) fn is_same_everywhere(name: &str) -> bool {
     // A name with a dot is an application's own variable; nothing but the session sets it.
     name.contains('.') || is_session_setting(name) || is_cluster_constant(name)

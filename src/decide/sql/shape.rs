@@ -1,4 +1,5 @@
-//! The shape of a text: what is left when its literals are taken out. Texts of one shape have one verdict, so that a cache can answer for all of them.
+//! The shape of a text: what is left when its literals are taken out. Texts of one shape have one verdict, so that a
+//! cache can answer for all of them.
 
 use super::keywords::Lower;
 use super::lex::{Kind, Lexer, Token};
@@ -8,12 +9,14 @@ use super::lex::{Kind, Lexer, Token};
 pub enum Shape {
     /// Any text of this shape has the same verdict.
     Mergeable,
-    /// The verdict depends on the literals, on comments, or on where things stand: only the exact text may be looked up.
+    /// The verdict depends on the literals, on comments, or on where things stand: only the exact text may be looked
+    /// up.
     LiteralMatters,
 }
 
-/// Appends the shape of `text` to `out`: tokens with single spaces between them, every string as `'?'`, every number as `0`, runs of literals
-/// in a list as one. One pass over the bytes. What is appended in the case of [`Shape::LiteralMatters`] has no meaning.
+/// Appends the shape of `text` to `out`: tokens with single spaces between them, every string as `'?'`, every number
+/// as `0`, runs of literals in a list as one. One pass over the bytes. What is appended in the case of
+/// [`Shape::LiteralMatters`] has no meaning.
 ///
 /// Right under `standard_conforming_strings = on`.
 pub fn shape(text: &[u8], out: &mut Vec<u8>) -> Shape {
@@ -60,7 +63,8 @@ fn append(kind: Kind, raw: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Statements whose verdict is in their words. All others are rare, or carry names, values and positions in their verdicts.
+/// Statements whose verdict is in their words. All others are rare, or carry names, values and positions in their
+/// verdicts.
 fn leads_mergeable(raw: &[u8]) -> bool {
     let Ok(word) = std::str::from_utf8(raw) else { return false };
     matches!(

@@ -292,7 +292,12 @@ proptest! {
     }
 
     #[test]
-    fn mutated_statements_get_a_verdict(which in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), insert in "['\"$;()/*\\-E\\\\ a1é.,]{0,4}", cut in 0_usize..6) {
+    fn mutated_statements_get_a_verdict(
+        which in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+        insert in "['\"$;()/*\\-E\\\\ a1é.,]{0,4}",
+        cut in 0_usize..6,
+    ) {
         let all: Vec<String> = corpus().map(|(_, text)| text).collect();
         let mut text: Vec<char> = which.get(&all).chars().collect();
         let at = at.index(text.len() + 1);
@@ -306,7 +311,8 @@ proptest! {
     /// Comments and white space between tokens, and the case of words, change no verdict.
     #[test]
     fn spelling_does_not_matter(which in any::<prop::sample::Index>(), blank in blank(), upper in any::<bool>()) {
-        let all: Vec<(&str, String)> = corpus().filter(|(label, text)| !label.contains("hint") && !label.contains("anything") && !text.contains('\n')).collect();
+        let plain = |(label, text): &(&str, String)| !label.contains("hint") && !label.contains("anything") && !text.contains('\n');
+        let all: Vec<(&str, String)> = corpus().filter(plain).collect();
         let (label, text) = which.get(&all);
         let tokens: Vec<lex::Token> = lex::Lexer::new(text).map(Result::unwrap).collect();
         let mut respelt = String::new();
@@ -324,7 +330,11 @@ proptest! {
 
     /// Texts of one shape have one verdict.
     #[test]
-    fn one_shape_one_verdict(which in any::<prop::sample::Index>(), string in "[a-z;' ]{0,9}", number in 0_u32..1_000_000) {
+    fn one_shape_one_verdict(
+        which in any::<prop::sample::Index>(),
+        string in "[a-z;' ]{0,9}",
+        number in 0_u32..1_000_000,
+    ) {
         let all: Vec<String> = corpus().map(|(_, text)| text).collect();
         let text = which.get(&all);
         let mut first = Vec::new();
@@ -347,4 +357,34 @@ proptest! {
         // The shape is itself a text of its shape.
         prop_assert_eq!(verdicts(text), verdicts(std::str::from_utf8(&first).unwrap()));
     }
+}
+
+/// Each hazard in each clause, in several spellings; and the functions that are safe, which must not be lost.
+#[test]
+fn every_builtin_function_is_judged_wherever_it_is_called() {
+    const CLAUSES: [&str; 9] = [
+        "SELECT {}",
+        "SELECT a, lower({}::text) FROM t",
+        "SELECT * FROM {} AS f",
+        "SELECT 1 FROM t JOIN u ON {} IS NOT NULL",
+        "SELECT 1 FROM t WHERE EXISTS (SELECT 1 WHERE {} IS NULL)",
+        "WITH c AS (SELECT {}) TABLE c",
+        "SELECT 1 FROM t GROUP BY a HAVING {} IS NULL",
+        "SELECT 1 FROM t ORDER BY CASE WHEN a THEN {} END",
+        "VALUES ((({})))",
+    ];
+    let data = |text: &'static str| text.lines().filter(|line| !line.starts_with('#'));
+    let hazards = data(include_str!("data/hazards.tsv")).filter_map(|line| line.split('\t').next());
+    let safe = data(include_str!("data/safe.txt")).flat_map(str::split_ascii_whitespace);
+    let names = hazards.map(|name| (name, Intent::Write)).chain(safe.map(|name| (name, Intent::Read)));
+    with_builtin(|facts| {
+        for (n, (name, expected)) in names.enumerate() {
+            let quoted = format!("\"{name}\" ($1)");
+            let calls = [quoted.clone(), format!("PG_CATALOG.{quoted}"), format!("pg_catalog/**/. {quoted}")];
+            for (call, clause) in calls.iter().cycle().skip(n).zip(CLAUSES) {
+                let text = clause.replace("{}", call);
+                assert_eq!(classify(&text, facts).statements[0].intent, expected, "{text}");
+            }
+        }
+    });
 }

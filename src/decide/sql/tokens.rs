@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::lex::{self, Kind, Token};
+use super::lex::{Kind, Token};
+use super::names;
 
 /// A run of tokens within a text. Indices are relative to the run; asking beyond its ends is fine and finds nothing.
 #[derive(Debug, Clone, Copy)]
@@ -82,12 +83,12 @@ impl<'a> Tokens<'a> {
 
     /// The identifier at `i` as the server understands it.
     pub(super) fn name(self, i: usize) -> Option<Cow<'a, str>> {
-        self.get(i).and_then(|t| lex::identifier(self.text, t))
+        self.get(i).and_then(|t| names::identifier(self.text, t))
     }
 
     /// The value of the string constant at `i`, if it is a simple one.
     pub(super) fn string(self, i: usize) -> Option<Cow<'a, str>> {
-        self.get(i).and_then(|t| lex::string_value(self.text, t))
+        self.get(i).and_then(|t| names::string_value(self.text, t))
     }
 
     /// The index after the parenthesis that closes the one at `open`; the end of the run if it is never closed.
@@ -124,10 +125,11 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// The statements of a text, as runs of token indices without the semicolons between them; empty statements are left out.
+/// The statements of a text, as runs of token indices without the semicolons between them; empty statements are left
+/// out.
 ///
-/// The server's grammar has semicolons elsewhere in two places only: between the parentheses of a CREATE RULE, and in the body of a function that is
-/// written as BEGIN ATOMIC .. END.
+/// The server's grammar has semicolons elsewhere in two places only: between the parentheses of a CREATE RULE, and in
+/// the body of a function that is written as BEGIN ATOMIC .. END.
 pub(super) fn split(text: &str, list: &[Token]) -> Vec<Range<usize>> {
     let tokens = Tokens::new(text, list);
     let mut statements = Vec::with_capacity(1);

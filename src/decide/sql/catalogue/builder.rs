@@ -171,7 +171,8 @@ impl Origin<'_> {
         if !self.volatile && mentioned.is_empty() {
             return Nature::Safe;
         }
-        // A function in C changes no settings on its own; those that do are listed. Any other volatile one may call one that does.
+        // A function in C changes no settings on its own; those that do are listed. Any other volatile one may call
+        // one that does.
         let compiled = self.languages.split_ascii_whitespace().all(|language| matches!(language, "c" | "internal"));
         let unseen = if compiled { Effects::empty() } else { Effects::SETTINGS };
         Nature::Primary(mentioned.difference(Effects::WRITES) | unseen)

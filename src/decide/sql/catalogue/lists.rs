@@ -1,6 +1,7 @@
 //! The operators' own lists of functions.
 
-/// `routing.primary_functions` and `routing.replica_functions`: they overrule the catalogue, and the first overrules the second.
+/// `routing.primary_functions` and `routing.replica_functions`: they overrule the catalogue, and the first overrules
+/// the second.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FunctionLists {
     primary: Vec<Pattern>,
@@ -34,7 +35,8 @@ impl FunctionLists {
         self.find(|list| list.iter().any(|p| matches(&p)))
     }
 
-    /// A function that nothing is known of, as it was called. A name without a schema may be in any, so it is safe only if it is in all.
+    /// A function that nothing is known of, as it was called. A name without a schema may be in any, so it is safe
+    /// only if it is in all.
     pub fn judge_unknown(&self, schema: Option<&str>, name: &str) -> Listed {
         let Some(schema) = schema else {
             if self.primary.iter().any(|p| glob(&p.name, name)) {

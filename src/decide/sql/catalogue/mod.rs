@@ -1,7 +1,8 @@
-//! What is known of a database's functions, relations, operators and types: which of them only the primary answers rightly.
+//! What is known of a database's functions, relations, operators and types: which of them only the primary answers
+//! rightly.
 //!
-//! Without a loaded catalogue the built-in names of PostgreSQL are known, and every other function counts as unknown. Names without a schema are
-//! judged by the worst of what they may mean under any `search_path`.
+//! Without a loaded catalogue the built-in names of PostgreSQL are known, and every other function counts as unknown.
+//! Names without a schema are judged by the worst of what they may mean under any `search_path`.
 
 mod builder;
 mod builtin;

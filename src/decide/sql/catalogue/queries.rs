@@ -1,4 +1,5 @@
-//! The questions to a server whose answers make up a catalogue. All columns are text; they run on PostgreSQL 13 and later with no privilege.
+//! The questions to a server whose answers make up a catalogue. All columns are text; they run on PostgreSQL 13 and
+//! later with no privilege.
 
 /// One question; ask all of [`CatalogueQuery::ALL`], in any order, and hand each row to the builder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +28,8 @@ impl CatalogueQuery {
 ///
 /// - volatile: an aggregate is as volatile as the functions it is made of, whatever it was declared as.
 /// - language: of an aggregate, that of its transition function.
-/// - words: what the sources mention of session state and of writes, separated by blanks. A function that is declared stable may still call `nextval`.
+/// - words: what the sources mention of session state and of writes, separated by blanks. A function that is declared
+///   stable may still call `nextval`.
 /// - field: a function of one composite argument, which can be called as `row.name`.
 const FUNCTIONS: &str = r"
 SELECT n.nspname::text, p.proname::text,
@@ -88,7 +90,8 @@ JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE p.provolatile = 'v' AND n.nspname <> 'pg_catalog'";
 
-/// name, expression. Without an expression, a volatile function of the user's reads or casts to the type; with one, it is the domain's constraint.
+/// name, expression. Without an expression, a volatile function of the user's reads or casts to the type; with one,
+/// it is the domain's constraint.
 const TYPES: &str = r"
 SELECT t.typname::text, NULL::text
 FROM pg_catalog.pg_type t

@@ -32,7 +32,7 @@ fn catalogue() -> Catalogue {
             // A view before the one it reads from: the order must not matter.
             &[Some("public"), Some("v2"), Some("view"), Some("SELECT v1.a FROM v1")],
             &[Some("public"), Some("v1"), Some("view"), Some("SELECT vol() AS a")],
-            &[Some("public"), Some("good"), Some("view"), Some("SELECT lower(x.b) FROM t x(a, b)")],
+            &[Some("public"), Some("good"), Some("view"), Some("SELECT upper(x.b) FROM t x(a, b)")],
             &[Some("public"), Some("act"), Some("view"), Some("SELECT pid FROM pg_stat_activity")],
             &[Some("public"), Some("odd"), Some("view"), Some("SELECT ' unfinished")],
             &[Some("public"), Some("s"), Some("sequence"), None],

@@ -29,7 +29,8 @@ pub(super) fn create(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     verdict
 }
 
-/// Where the query of CREATE TABLE .. AS or CREATE MATERIALIZED VIEW .. AS begins: it runs at once, and a view's does not.
+/// Where the query of CREATE TABLE .. AS or CREATE MATERIALIZED VIEW .. AS begins: it runs at once, and a view's does
+/// not.
 fn created_from(tokens: Tokens<'_>, kind: usize) -> Option<usize> {
     let runs = (kind..kind + 3).any(|i| tokens.is_any(i, &["table", "materialized"]));
     tokens.find(kind, &["as"]).filter(|_| runs).map(|at| at + 1)

@@ -1,4 +1,5 @@
-//! The kinds of statements, by their leading keywords: every kind that PostgreSQL has gets a deliberate verdict, any other goes to the primary.
+//! The kinds of statements, by their leading keywords: every kind that PostgreSQL has gets a deliberate verdict, any
+//! other goes to the primary.
 
 mod copy;
 mod definition;

@@ -50,7 +50,8 @@ pub(super) fn deallocate(tokens: Tokens<'_>) -> Verdict {
     }
 }
 
-/// DECLARE name .. CURSOR [WITH HOLD] FOR query. Without HOLD it lives in its transaction; with, it outlives it on its server connection.
+/// DECLARE name .. CURSOR [WITH HOLD] FOR query. Without HOLD it lives in its transaction; with, it outlives it on
+/// its server connection.
 pub(super) fn declare(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     let Some(at) = tokens.find(1, &["for"]) else { return Verdict::opaque(Reason::Unparsable) };
     let held = (2..at).any(|i| tokens.is(i, "hold") && tokens.is(i - 1, "with"));

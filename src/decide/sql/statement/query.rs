@@ -26,7 +26,8 @@ pub(super) fn modification(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     verdict
 }
 
-/// REFRESH MATERIALIZED VIEW. What its functions do to settings is undone by the server (it runs as a security-restricted operation).
+/// REFRESH MATERIALIZED VIEW. What its functions do to settings is undone by the server (it runs as a
+/// security-restricted operation).
 pub(super) fn refresh() -> Verdict {
     Verdict::new(Intent::Write, Reason::Utility).with(Effects::WRITES)
 }

@@ -41,7 +41,8 @@ pub(super) fn within() -> Verdict {
     Verdict::new(Intent::WithinTransaction, Reason::TransactionControl)
 }
 
-/// SET TRANSACTION, with the modes at `start`. What a replica refuses needs the primary, as do snapshots: they are exported there.
+/// SET TRANSACTION, with the modes at `start`. What a replica refuses needs the primary, as do snapshots: they are
+/// exported there.
 pub(super) fn set(tokens: Tokens<'_>, start: usize) -> Verdict {
     if tokens.is(start, "snapshot") {
         return utility::write(Reason::TransactionControl, Effects::empty());

@@ -14,7 +14,8 @@ pub(super) fn cursor(effects: Effects) -> Verdict {
     Verdict::new(Intent::WithinTransaction, Reason::Utility).with(effects)
 }
 
-/// DO: its body may change any setting; what pins the session cannot be made without one of these words in it, or a function that does it.
+/// DO: its body may change any setting; what pins the session cannot be made without one of these words in it, or a
+/// function that does it.
 pub(super) fn anonymous_block(tokens: Tokens<'_>) -> Verdict {
     const WORDS: [&str; 7] = ["temp", "advisory", "listen", "hold", "setseed", "load", "execute"];
     let mentions = |i: usize| {
