@@ -30,6 +30,7 @@
 //! - Routing reads one immutable snapshot for one decision.
 //! - No lock is held across an await.
 
+pub mod admin;
 pub mod app;
 pub mod cluster;
 pub mod config;

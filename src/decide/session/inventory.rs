@@ -20,6 +20,10 @@ pub enum Pin {
 }
 
 impl Pin {
+    pub const ALL: [Pin; 6] =
+        [Pin::TemporaryObject, Pin::AdvisoryLock, Pin::HoldCursor, Pin::Listen, Pin::HiddenPrepare, Pin::SessionMode];
+
+    /// Stable: a metric label, and part of the console's output.
     pub fn label(self) -> &'static str {
         match self {
             Pin::TemporaryObject => "temporary_object",
