@@ -13,7 +13,7 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let Ok(_app) = pgpilot::app::App::start(config).await else { return ExitCode::FAILURE };
+    let Ok(_app) = pgpilot::app::App::start(config, None).await else { return ExitCode::FAILURE };
     let _ = tokio::signal::ctrl_c().await;
     ExitCode::SUCCESS
 }
