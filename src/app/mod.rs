@@ -156,9 +156,15 @@ async fn bind(config: &Config) -> anyhow::Result<Vec<(Listener, Option<SocketAdd
             }
             Listen::Unix(directory) => {
                 let path = directory.join(format!(".s.PGSQL.{}", config.socket_port()));
-                listeners.push((Listener::Unix(bind_unix(&path)?), None));
+                // As PostgreSQL's: authentication decides, not the file's permissions.
+                listeners.push((Listener::Unix(bind_unix(&path, 0o777)?), None));
             }
         }
+    }
+    if let Some(directory) = &config.admin.socket {
+        let path = directory.join(format!(".s.PGSQL.{}", config.socket_port()));
+        // Who may connect is decided by who runs pgpilot; the file's permissions say so already.
+        listeners.push((Listener::Operators(bind_unix(&path, 0o600)?), None));
     }
     Ok(listeners)
 }
@@ -168,21 +174,22 @@ async fn listen_tcp(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Binds a Unix socket, in place of one that nobody listens on any more.
-fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
+fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     let say = || format!("cannot listen on {}", path.display());
     if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path).with_context(say)?;
     }
     let listener = UnixListener::bind(path).with_context(say)?;
-    // As PostgreSQL's: authentication decides, not the file's permissions.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).with_context(say)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(say)?;
     Ok(listener)
 }
 
 fn path_of(listener: &Listener) -> Option<PathBuf> {
     match listener {
         Listener::Tcp(_) => None,
-        Listener::Unix(listener) => listener.local_addr().ok()?.as_pathname().map(Path::to_owned),
+        Listener::Unix(listener) | Listener::Operators(listener) => {
+            listener.local_addr().ok()?.as_pathname().map(Path::to_owned)
+        }
     }
 }
 
