@@ -112,7 +112,7 @@ impl Served {
 
 impl Count {
     /// In the order of their slots.
-    const ALL: [Count; 21] = [
+    const ALL: [Count; 22] = [
         Count::Connection,
         Count::Login(Login::Accepted),
         Count::Login(Login::Refused),
@@ -128,6 +128,7 @@ impl Count {
         Count::Pin(Pin::HoldCursor),
         Count::Pin(Pin::Listen),
         Count::Pin(Pin::HiddenPrepare),
+        Count::Pin(Pin::SequenceState),
         Count::Pin(Pin::SessionMode),
         Count::Verdict(Lookup::Hit),
         Count::Verdict(Lookup::Miss),
@@ -143,9 +144,9 @@ impl Count {
             Self::Retry(cause) => 3 + cause as usize,
             Self::Error(side) => 6 + side as usize,
             Self::Pin(pin) => 10 + pin as usize,
-            Self::Verdict(lookup) => 16 + lookup as usize,
-            Self::Unparsable => 18,
-            Self::Bytes(direction) => 19 + direction as usize,
+            Self::Verdict(lookup) => 17 + lookup as usize,
+            Self::Unparsable => 19,
+            Self::Bytes(direction) => 20 + direction as usize,
         }
     }
 

@@ -20,8 +20,15 @@ pub enum Pin {
 }
 
 impl Pin {
-    pub const ALL: [Pin; 6] =
-        [Pin::TemporaryObject, Pin::AdvisoryLock, Pin::HoldCursor, Pin::Listen, Pin::HiddenPrepare, Pin::SessionMode];
+    pub const ALL: [Pin; 7] = [
+        Pin::TemporaryObject,
+        Pin::AdvisoryLock,
+        Pin::HoldCursor,
+        Pin::Listen,
+        Pin::HiddenPrepare,
+        Pin::SequenceState,
+        Pin::SessionMode,
+    ];
 
     /// Stable: a metric label, and part of the console's output.
     pub fn label(self) -> &'static str {
