@@ -176,7 +176,9 @@ mod tests {
     #[test]
     fn durations_have_units_and_something_in_them() {
         let demo = |text: &str| Arguments::try_parse_from(["pgpilot", "demo", "--for", text]).map(|it| it.command);
-        assert!(matches!(demo("30s"), Ok(Command::Demo(arguments)) if arguments.limit == Some(Duration::from_secs(30))));
+        assert!(
+            matches!(demo("30s"), Ok(Command::Demo(arguments)) if arguments.limit == Some(Duration::from_secs(30)))
+        );
         assert!(demo("30").is_err() && demo("0").is_err());
         assert!(Arguments::try_parse_from(["pgpilot", "demo", "--exit-after", "1s"]).is_ok());
     }

@@ -192,7 +192,8 @@ fn of_node(config: &Config, node: &Node, facts: &Facts, findings: &mut Findings)
         findings.add(Grade::Bad, about, "does not stream from a primary, or the role may not see pg_stat_wal_receiver");
     }
     if facts.apply_delay > 0 {
-        let text = format!("recovery_min_apply_delay = {} ms: it never takes reads that need fresh data", facts.apply_delay);
+        let text =
+            format!("recovery_min_apply_delay = {} ms: it never takes reads that need fresh data", facts.apply_delay);
         findings.add(Grade::Warning, about, text);
     }
     if facts.receiver_timeout == 0 || facts.receiver_timeout > 30_000 {
@@ -252,7 +253,8 @@ async fn auth_query(config: &Config, node: &Node, query: &AuthQuery, findings: &
 mod tests {
     use super::*;
 
-    const FILE: &str = "[[nodes]]\nname = \"a\"\nhost = \"127.0.0.1\"\n[[nodes]]\nname = \"b\"\nhost = \"127.0.0.1\"\nport = 2\n";
+    const FILE: &str =
+        "[[nodes]]\nname = \"a\"\nhost = \"127.0.0.1\"\n[[nodes]]\nname = \"b\"\nhost = \"127.0.0.1\"\nport = 2\n";
 
     fn facts() -> Facts {
         Facts {

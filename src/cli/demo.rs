@@ -67,7 +67,7 @@ async fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
     logging::apply(&config.log)?;
     let app = App::start(config, None).await?;
     let address = app.addresses().first().copied().context("pgpilot listens on TCP here")?;
-    let sources = app.sources();
+    let sources = app.operations();
     discovered(&*sources, replicas).await?;
     output::say(welcome(&servers, address));
     let _load = arguments.load.then(|| AbortOnDropHandle::new(tokio::spawn(load::run(client(address)))));
@@ -126,7 +126,8 @@ fn url(address: SocketAddr, database: &str) -> String {
 }
 
 fn welcome(servers: &LocalCluster, address: SocketAddr) -> String {
-    let direct: Vec<_> = servers.nodes().iter().map(|node| format!("{} on port {}", node.name(), node.port())).collect();
+    let direct: Vec<_> =
+        servers.nodes().iter().map(|node| format!("{} on port {}", node.name(), node.port())).collect();
     let (database, console) = (url(address, APP), url(address, crate::config::ADMIN_DATABASE));
     format!(
         "\nThe servers: {}.\npgpilot is in front of them:\n\n    {database}\n\nThree things to try in another terminal:\n\n  \

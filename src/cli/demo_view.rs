@@ -39,9 +39,8 @@ impl View {
         };
         let nodes = Rows { columns, rows: self.nodes(sources).into_iter().map(row).collect() };
         let columns = ["route", "reason", "statements"].map(str::to_owned).to_vec();
-        let reasons = reasons(sources).into_iter().map(|(route, reason, count)| {
-            vec![json!(route), json!(reason), json!(count)]
-        });
+        let reasons =
+            reasons(sources).into_iter().map(|(route, reason, count)| vec![json!(route), json!(reason), json!(count)]);
         let reasons = Rows { columns, rows: reasons.take(REASONS).collect() };
         format!("{}\n{}", nodes.to_table(), reasons.to_table())
     }

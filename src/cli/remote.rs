@@ -12,8 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::arguments::Remote;
 use super::exit::Failure;
-use super::output::{self, Rows};
 use super::file;
+use super::output::{self, Rows};
 use crate::config::ADMIN_DATABASE;
 
 /// To be logged in.

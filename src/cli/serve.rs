@@ -1,14 +1,12 @@
 //! `pgpilot serve`.
 
-use std::future::pending;
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::arguments::FileArguments;
 use super::exit::{Exit, Failure};
 use super::file;
-use crate::admin::{Action, Sources};
 use crate::app::App;
 use crate::config::Config;
 use crate::telemetry::logging;
@@ -25,17 +23,22 @@ pub(super) fn run(arguments: &FileArguments) -> Result<Exit, Failure> {
     runtime.block_on(serve(config, path))
 }
 
-async fn serve(config: Config, path: std::path::PathBuf) -> Result<Exit, Failure> {
+async fn serve(config: Config, path: PathBuf) -> Result<Exit, Failure> {
     let (mut hang_up, mut terminate, mut interrupt) =
         (on(SignalKind::hangup())?, on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     let app = App::start(config, Some(path)).await.map_err(|error| Failure { exit: Exit::Failed, error })?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), addresses = ?app.addresses(), "serving");
-    let sources = app.sources();
-    tokio::select! {
-        () = reload_on(&mut hang_up, &sources) => {}
-        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
-        () = app.shutdown_requested() => tracing::info!("SHUTDOWN: draining"),
+    loop {
+        tokio::select! {
+            Some(()) = hang_up.recv() => {
+                app.reload();
+                continue;
+            }
+            _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+            () = app.asked_to_stop() => tracing::info!("SHUTDOWN: draining"),
+        }
+        break;
     }
     tokio::select! {
         () = app.shutdown() => tracing::info!("stopped"),
@@ -47,18 +50,4 @@ async fn serve(config: Config, path: std::path::PathBuf) -> Result<Exit, Failure
 
 fn on(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(Failure::failed)
-}
-
-/// Never returns.
-async fn reload_on(hang_up: &mut Signal, sources: &Arc<dyn Sources>) {
-    while hang_up.recv().await.is_some() {
-        match sources.perform(Action::Reload).await {
-            Ok(outcome) => {
-                tracing::info!("SIGHUP: topology file reloaded");
-                outcome.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
-            }
-            Err(refused) => tracing::error!("SIGHUP: {refused}"),
-        }
-    }
-    pending().await
 }

@@ -12,6 +12,8 @@ use crate::net::stream::tune;
 pub enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+    /// For operators: whoever runs pgpilot gets to the admin console without a password.
+    Operators(UnixListener),
 }
 
 /// Accepts clients until pgpilot stops.
@@ -40,5 +42,6 @@ async fn accept(listener: &Listener, shared: &Shared) -> std::io::Result<Arrival
             Ok(Arrival::Tcp(socket, address.ip()))
         }
         Listener::Unix(listener) => Ok(Arrival::Unix(listener.accept().await?.0)),
+        Listener::Operators(listener) => Ok(Arrival::Operator(listener.accept().await?.0)),
     }
 }

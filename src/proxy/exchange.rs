@@ -53,7 +53,7 @@ pub(super) enum Gone {
 /// What a round of moving bytes has brought.
 #[derive(Debug)]
 pub(super) enum Moved {
-    /// The client has sent something.
+    /// The client has sent something, or there is room again to forward what it has sent before.
     Input,
     /// The server has said something that needs a decision.
     Signal(Signal),
@@ -68,8 +68,6 @@ pub(super) enum Until {
     Input,
     /// When the server has answered; also when the client has sent something.
     Answered,
-    /// As `Answered`, but what the client sends meanwhile is of no interest.
-    AnsweredOnly,
 }
 
 impl Side {
@@ -180,7 +178,12 @@ pub(super) fn poll_move(
         let mut progress = false;
         if let Some(link) = link.as_deref_mut() {
             if let Poll::Ready(wrote) = link.poll_write(cx) {
-                progress |= wrote?;
+                let wrote = wrote?;
+                progress |= wrote;
+                // The rest may be waiting for just this, and the client for room to send more.
+                if wrote && link.lease.output.is_empty() && !side.fresh().is_empty() {
+                    return Poll::Ready(Ok(Moved::Input));
+                }
             }
             // What was read earlier may have been waiting for a decision that is made now.
             if let Some(signal) = link.scan(reported).map_err(Gone::Broken)? {
@@ -203,10 +206,7 @@ pub(super) fn poll_move(
         }
         if let Poll::Ready(read) = side.poll_read(cx) {
             read?;
-            progress = true;
-            if until != Until::AnsweredOnly {
-                return Poll::Ready(Ok(Moved::Input));
-            }
+            return Poll::Ready(Ok(Moved::Input));
         }
         if !progress {
             return Poll::Pending;

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::registry::Rest;
 use super::scan::is_told;
 use super::session::{Leftovers, Transaction};
-use crate::decide::session::{Inventory, ParameterMap, Pin, Settings, inventory_sql};
+use crate::decide::session::{Inventory, ParameterMap, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, ServerConnection};
 use crate::telemetry::Count;
@@ -172,9 +172,7 @@ impl Client {
             link.lease.settings = self.session.settings.clone();
         }
         self.session.settings_changed();
-        if self.who.mode == crate::config::PoolMode::Session {
-            pins.push(Pin::SessionMode);
-        }
+        pins.extend(&self.session.standing_pins);
         if pins != self.session.pins {
             tracing::debug!(?pins, "the session's pins have changed");
             pins.iter()

@@ -13,6 +13,8 @@ pub enum Pin {
     Listen,
     /// Something was prepared by SQL where pgpilot could not see it (in a function, in a text it could not parse).
     HiddenPrepare,
+    /// The session asks for `currval()` or `lastval()` between its transactions: from the first time on it keeps its connection.
+    SequenceState,
     /// The topology file's pool mode.
     SessionMode,
 }
@@ -29,6 +31,7 @@ impl Pin {
             Pin::HoldCursor => "hold_cursor",
             Pin::Listen => "listen",
             Pin::HiddenPrepare => "hidden_prepare",
+            Pin::SequenceState => "sequence_state",
             Pin::SessionMode => "session_mode",
         }
     }
