@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::admin::http;
+use crate::admin::{Sources, http};
 use crate::cluster::{Cluster, Settings};
 use crate::config::{Config, Listen};
 use crate::decide::route::{Role, Snapshot, State};
@@ -104,6 +104,11 @@ impl App {
             Ok(outcome) => tracing::info!(notices = ?outcome.notices, "the topology file was read again"),
             Err(error) => tracing::error!(%error, "nothing was changed"),
         }
+    }
+
+    /// What operators see and can do.
+    pub fn operations(&self) -> Arc<dyn Sources> {
+        self.operations.clone()
     }
 
     pub fn shared(&self) -> &Arc<Shared> {
