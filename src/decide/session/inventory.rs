@@ -20,7 +20,9 @@ pub enum Pin {
 }
 
 impl Pin {
-    pub const ALL: [Pin; 7] = [
+    /// In the order of their declaration; counters are numbered by it. The length is the last one's number, so that a
+    /// new one cannot be forgotten here.
+    pub const ALL: [Pin; Pin::SessionMode as usize + 1] = [
         Pin::TemporaryObject,
         Pin::AdvisoryLock,
         Pin::HoldCursor,
