@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, UnixListener};
 use super::handshake::{self, Arrival};
 use super::shared::Shared;
 use crate::net::stream::tune;
+use crate::telemetry::Count;
 
 /// Where clients come in.
 pub enum Listener {
@@ -24,7 +25,10 @@ pub async fn serve(listener: Listener, shared: Arc<Shared>) {
             arrival = accept(&listener, &shared) => arrival,
         };
         match arrival {
-            Ok(arrival) => drop(shared.tasks.spawn(handshake::welcome(arrival, shared.clone()))),
+            Ok(arrival) => {
+                shared.metrics.count(Count::Connection);
+                drop(shared.tasks.spawn(handshake::welcome(arrival, shared.clone())));
+            }
             Err(error) => {
                 // Out of file descriptors, most likely: those of clients that leave come back.
                 tracing::warn!(%error, "cannot accept a client");
