@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod local;
+mod operating;
 mod placing;
 mod proxying;
 mod support;
