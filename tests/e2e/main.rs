@@ -6,6 +6,7 @@
 mod catalogue;
 mod local;
 mod placing;
+mod protocol;
 mod proxying;
 mod support;
 mod watching;
