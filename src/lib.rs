@@ -30,7 +30,9 @@
 //! - Routing reads one immutable snapshot for one decision.
 //! - No lock is held across an await.
 
+pub mod admin;
 pub mod app;
+pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod decide;

@@ -11,6 +11,9 @@ use tracing::{info, warn};
 use crate::decide::health::{Actions, Answer, Change, Event, Health, Limits, NodeSpec};
 use crate::decide::position::Lsn;
 use crate::decide::route::{NodeId, Snapshot, State};
+use crate::telemetry::Journal;
+
+use super::chronicle::write;
 
 /// The state that all monitors share.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ pub(super) struct Board {
     bells: ArcSwap<Vec<Arc<Bell>>>,
     chase: watch::Sender<Option<Chase>>,
     tally: Tally,
+    journal: Arc<Journal>,
 }
 
 /// A mark that sessions wait for the replicas to reach.
@@ -87,6 +91,7 @@ impl Board {
             bells: ArcSwap::default(),
             chase: watch::Sender::new(None),
             tally: Tally::default(),
+            journal: Arc::default(),
         }
     }
 
@@ -130,6 +135,7 @@ impl Board {
                 self.tally.promotions.fetch_add(1, Ordering::Relaxed);
             }
             log(change, &snapshot);
+            write(&self.journal, change, &snapshot);
         }
         actions.probe.iter().for_each(|&node| self.probe(node));
     }
@@ -158,6 +164,10 @@ impl Board {
             failures: read(&self.tally.failures),
             promotions: read(&self.tally.promotions),
         }
+    }
+
+    pub(super) fn journal(&self) -> &Arc<Journal> {
+        &self.journal
     }
 
     pub(super) async fn wait_change(&self, seen: &Arc<Snapshot>, until: Instant) -> Arc<Snapshot> {

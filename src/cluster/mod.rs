@@ -8,6 +8,7 @@
 
 mod board;
 pub mod catalogue;
+mod chronicle;
 mod control;
 pub mod load;
 mod monitor;
@@ -27,6 +28,7 @@ pub use settings::Settings;
 use crate::config;
 use crate::decide::health::{Answer, Event, NodeSpec};
 use crate::decide::route::{NodeId, Snapshot};
+use crate::telemetry::Journal;
 
 use board::Board;
 use monitor::Monitor;
@@ -140,6 +142,11 @@ impl Cluster {
     /// What a node said of itself last, for the console and the metrics.
     pub fn answer(&self, node: NodeId) -> Option<Answer> {
         self.board.answer(node)
+    }
+
+    /// What happened to the nodes lately.
+    pub fn journal(&self) -> &Arc<Journal> {
+        self.board.journal()
     }
 
     /// How to get to a node.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::client::Client;
 use super::fault::End;
-use super::session::{MAX_STATEMENTS, SessionStatement};
+use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin};
 use crate::decide::sql::{Classified, Intent, Reason};
@@ -64,7 +64,7 @@ impl Client {
         match frame.tag {
             frontend::QUERY => {
                 let text = frontend::query(frame.body())?;
-                let verdict = self.verdicts.of(text);
+                let verdict = self.verdict_on(text);
                 // "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
                 self.session.unnamed = None;
                 assessed.executes = true;
@@ -106,8 +106,16 @@ impl Client {
         Ok(())
     }
 
+    /// The verdict on a text of this session's.
+    pub(super) fn verdict_on(&self, text: &[u8]) -> Arc<Classified> {
+        match self.session.texts {
+            Texts::Legible => self.verdicts.of(text),
+            Texts::Opaque => Arc::new(Classified::opaque(Reason::Encoding)),
+        }
+    }
+
     fn assess_parse(&mut self, parse: Parse<'_>, assessed: &mut Assessed) -> Result<(), End> {
-        let verdict = self.verdicts.of(parse.query);
+        let verdict = self.verdict_on(parse.query);
         self.add(&verdict, assessed);
         if self.session.statements.contains_key(parse.name) {
             // The server is made to say that the name is taken, when it is this message's turn.
@@ -152,7 +160,7 @@ impl Client {
         }
         // What is known of functions has changed since: judge it anew.
         let verdict = match &known.statement.origin {
-            Origin::Parse { query, .. } => self.verdicts.of(query),
+            Origin::Parse { query, .. } => self.verdict_on(query),
             Origin::Sql { .. } => known.verdict.clone(),
         };
         let renewed = SessionStatement { verdict: verdict.clone(), stamp, ..known.clone() };

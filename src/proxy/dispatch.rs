@@ -14,8 +14,8 @@ use super::session::Transaction;
 use super::settle;
 use crate::config::PoolMode;
 use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, Route, Snapshot, route};
-use crate::decide::session::{Due, Fate, Kind, Needs, Origin};
-use crate::decide::sql::{Hint, Reason};
+use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
+use crate::decide::sql::{Effects, Hint, Reason};
 use crate::pool::{Lease, LeaseError, ServerConnection};
 use crate::telemetry::{Count, RetryCause};
 use crate::wire::backend::{self, Report, TransactionStatus};
@@ -65,10 +65,29 @@ impl Client {
         match self.lease(need, reason, None).await {
             Ok(link) => {
                 self.link = Some(link);
+                if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
+                    return Ok(self.claim_sequences().await);
+                }
                 Ok(Ok(()))
             }
             Err(fault) => Ok(Err(fault)),
         }
+    }
+
+    /// `currval()` and `lastval()` must not tell of another session's sequences: on a connection that somebody else used last, there are none.
+    async fn claim_sequences(&mut self) -> Result<(), Fault> {
+        let pid = u64::from(self.registration.slot.pid());
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        if link.lease.last_session != pid {
+            if let Err(error) = link.lease.query("DISCARD SEQUENCES").await {
+                self.link = None;
+                return Err(error.into());
+            }
+            link.lease.unnamed = None;
+        }
+        self.session.pin_for_good(Pin::SequenceState);
+        self.registration.slot.set_pins(&self.session.pins);
+        Ok(())
     }
 
     /// A part of a batch whose continuation is not known may run on a replica only if it executes nothing.
@@ -151,7 +170,11 @@ impl Client {
         }
         let Some(pool) = self.pools[index].clone() else { return Err(LeaseError::Dismissed.into()) };
         let settings = self.session.settings.clone();
-        let suits = |c: &ServerConnection| Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings;
+        let pid = u64::from(self.registration.slot.pid());
+        // The session's own last connection first: it has its statements, and its sequences' state.
+        let suits = |c: &ServerConnection| {
+            c.last_session == pid || Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings
+        };
         let waited = Instant::now();
         let mut lease = pool.lease(suits).await?;
         self.shared.metrics.checkout(waited.elapsed());

@@ -8,7 +8,7 @@ use super::assess::{Assessed, Frame};
 use super::client::Client;
 use super::fault::End;
 use super::link::Link;
-use super::session::{Deferred, Session, SessionStatement, Transaction};
+use super::session::{Deferred, Session, SessionStatement, Texts, Transaction};
 use super::statements::Statements;
 use crate::decide::session::{Fate, Kind, Origin, Statement, StatementId, server_name};
 use crate::decide::sql::Intent;
@@ -30,7 +30,8 @@ impl Client {
             frontend::QUERY => {
                 link.executing = true;
                 let text = frontend::query(frame.body())?;
-                if may_name_a_statement(text)
+                if session.texts == Texts::Legible
+                    && may_name_a_statement(text)
                     && let [verdict] = &*verdicts.of(text).statements
                     && forward_sql_prepared(link, session, &shared.statements, text, &verdict.intent)
                 {

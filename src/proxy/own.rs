@@ -50,7 +50,7 @@ impl Client {
         let bytes = &self.side.input[..batch.len];
         frames(bytes).any(|frame| {
             let verdict = match frame.tag {
-                frontend::QUERY => self.verdicts.of(frontend::query(frame.body()).unwrap_or_default()),
+                frontend::QUERY => self.verdict_on(frontend::query(frame.body()).unwrap_or_default()),
                 _ => return self.own_of(frame).is_some_and(|verdict| shows_position(&verdict)),
             };
             shows_position(&verdict)
@@ -285,7 +285,7 @@ impl Client {
     /// The verdict on the statement that a frame is about, if it is one of pgpilot's own.
     fn own_of(&self, frame: Frame<'_>) -> Option<std::sync::Arc<Classified>> {
         let classified = match frame.tag {
-            frontend::PARSE => self.verdicts.of(frontend::Parse::read(frame.body()).ok()?.query),
+            frontend::PARSE => self.verdict_on(frontend::Parse::read(frame.body()).ok()?.query),
             frontend::BIND => self.session.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone(),
             frontend::DESCRIBE => match frontend::target(frame.tag, frame.body()).ok()? {
                 (Target::Statement, name) => self.session.find(name)?.verdict.clone(),
@@ -302,7 +302,7 @@ impl Client {
         match batch.end {
             BatchEnd::Simple => frames(bytes).next().is_some_and(|frame| {
                 let text = frontend::query(frame.body()).unwrap_or_default();
-                let verdict = self.verdicts.of(text);
+                let verdict = self.verdict_on(text);
                 verdict.statements.iter().any(|verdict| {
                     matches!(
                         verdict.intent,
@@ -328,7 +328,7 @@ impl Client {
                 frontend::PARSE => frontend::Parse::read(frame.body()).ok()?.query,
                 _ => return None,
             };
-            let verdict = self.verdicts.of(text);
+            let verdict = self.verdict_on(text);
             matches!(&*verdict.statements, [Verdict { intent: Intent::End(_), .. }]).then_some(frame.tag)
         });
         let mut reply = BytesMut::new();

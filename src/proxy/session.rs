@@ -15,6 +15,7 @@ pub(super) struct Session {
     /// What the client has been told of the server's parameters.
     pub reported: Arc<ParameterMap>,
     pub defaults: Defaults,
+    pub texts: Texts,
     pub statements: HashMap<Box<[u8]>, SessionStatement>,
     pub unnamed: Option<SessionStatement>,
     /// Names that the server has not confirmed yet, with the batch that brought them.
@@ -30,6 +31,8 @@ pub(super) struct Session {
     /// From `pgpilot.route`.
     pub hint: Option<Hint>,
     pub pins: Vec<Pin>,
+    /// Pins that are the session's own ways, and not something that the server knows of.
+    pub standing_pins: Vec<Pin>,
     pub left: Leftovers,
 }
 
@@ -43,6 +46,18 @@ pub(super) struct SessionStatement {
     /// The message that prepares it has been forwarded.
     pub sent: bool,
 }
+
+/// Whether a statement's bytes can be taken for what they look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Texts {
+    Legible,
+    /// `standard_conforming_strings` is off, or the client's encoding has quotes and backslashes within characters.
+    Opaque,
+}
+
+/// Encodings whose characters' later bytes may be ASCII: those that only clients may use (documentation, "Supported Character Sets").
+const AMBIGUOUS_ENCODINGS: [&str; 8] =
+    ["BIG5", "GB18030", "GBK", "JOHAB", "SJIS", "SHIFT_JIS_2004", "UHC", "MULE_INTERNAL"];
 
 /// What the statements since the last inventory may have left on the server connection.
 #[derive(Debug, Default)]
@@ -81,6 +96,7 @@ impl Session {
             startup,
             reported,
             defaults: Defaults::default(),
+            texts: Texts::Legible,
             statements: HashMap::new(),
             unnamed: None,
             unconfirmed: VecDeque::new(),
@@ -92,6 +108,7 @@ impl Session {
             policy,
             hint: None,
             pins: Vec::new(),
+            standing_pins: Vec::new(),
             left: Leftovers::default(),
         };
         session.settings_changed();
@@ -105,6 +122,11 @@ impl Session {
             read_only: is("default_transaction_read_only", "on"),
             serializable: is("default_transaction_isolation", "serializable"),
         };
+        let reported = |name: &str| self.reported.get(name).unwrap_or("");
+        let lexed_otherwise = reported("standard_conforming_strings") == "off";
+        let encoding = reported("client_encoding");
+        let ambiguous = AMBIGUOUS_ENCODINGS.iter().any(|name| name.eq_ignore_ascii_case(encoding));
+        self.texts = if lexed_otherwise || ambiguous { Texts::Opaque } else { Texts::Legible };
     }
 
     /// What the names in a statement mean depends on these: two sessions share a prepared statement only if they agree.
@@ -184,6 +206,14 @@ impl Session {
         });
         if self.unnamed.as_ref().is_some_and(|unnamed| ids.contains(&unnamed.statement.id)) {
             self.unnamed = None;
+        }
+    }
+
+    /// From now on the session keeps its connection.
+    pub(super) fn pin_for_good(&mut self, pin: Pin) {
+        if !self.standing_pins.contains(&pin) {
+            self.standing_pins.push(pin);
+            self.pins.push(pin);
         }
     }
 

@@ -243,32 +243,55 @@ pub fn put_authentication(out: &mut BytesMut, code: i32, data: &[u8]) {
 
 const TEXT_OID: i32 = 25;
 
-/// RowDescription of columns that are all of type text.
-pub fn put_text_columns(out: &mut BytesMut, names: &[&str]) {
+/// A column of a RowDescription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ColumnHead<'a> {
+    pub name: &'a str,
+    /// `pg_type.oid`
+    pub oid: i32,
+    /// `pg_type.typlen`: bytes, -1 if it varies.
+    pub len: i16,
+    /// 0: text, 1: binary.
+    pub format: i16,
+}
+
+/// RowDescription of columns that belong to no table.
+pub fn put_columns<'a>(out: &mut BytesMut, columns: impl ExactSizeIterator<Item = ColumnHead<'a>>) {
     put(out, ROW_DESCRIPTION, |out| {
-        out.put_i16(i16::try_from(names.len()).unwrap_or(i16::MAX));
-        for name in names {
-            put_cstr(out, name.as_bytes());
+        out.put_i16(i16::try_from(columns.len()).unwrap_or(i16::MAX));
+        for column in columns {
+            put_cstr(out, column.name.as_bytes());
             out.put_i32(0); // table
             out.put_i16(0); // column number
-            out.put_i32(TEXT_OID);
-            out.put_i16(-1); // variable length
+            out.put_i32(column.oid);
+            out.put_i16(column.len);
             out.put_i32(-1); // no type modifier
-            out.put_i16(0); // text format
+            out.put_i16(column.format);
         }
     });
 }
 
+/// RowDescription of columns that are all of type text.
+pub fn put_text_columns(out: &mut BytesMut, names: &[&str]) {
+    put_columns(out, names.iter().map(|name| ColumnHead { name, oid: TEXT_OID, len: -1, format: 0 }));
+}
+
 /// DataRow of text values; `None` is NULL.
 pub fn put_text_row<'a>(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Option<&'a str>>) {
+    put_row(out, values.map(|value| value.map(str::as_bytes)));
+}
+
+/// DataRow of values in whatever format their columns announce; `None` is NULL.
+pub fn put_row<T: AsRef<[u8]>>(out: &mut BytesMut, values: impl ExactSizeIterator<Item = Option<T>>) {
     put(out, DATA_ROW, |out| {
         out.put_i16(i16::try_from(values.len()).unwrap_or(i16::MAX));
         for value in values {
             match value {
                 None => out.put_i32(-1),
-                Some(text) => {
-                    out.put_i32(i32::try_from(text.len()).unwrap_or(0));
-                    out.put_slice(text.as_bytes());
+                Some(bytes) => {
+                    let bytes = bytes.as_ref();
+                    out.put_i32(i32::try_from(bytes.len()).unwrap_or(0));
+                    out.put_slice(bytes);
                 }
             }
         }

@@ -12,8 +12,10 @@ impl SqlState {
     pub const TRANSACTION_RESOLUTION_UNKNOWN: Self = Self(*b"08007");
     pub const PROTOCOL_VIOLATION: Self = Self(*b"08P01");
     pub const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
+    pub const CHARACTER_NOT_IN_REPERTOIRE: Self = Self(*b"22021");
     pub const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
     pub const NO_ACTIVE_SQL_TRANSACTION: Self = Self(*b"25P01");
+    pub const IN_FAILED_SQL_TRANSACTION: Self = Self(*b"25P02");
     pub const READ_ONLY_SQL_TRANSACTION: Self = Self(*b"25006");
     pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: Self = Self(*b"25P03");
     pub const INVALID_SQL_STATEMENT_NAME: Self = Self(*b"26000");
@@ -37,6 +39,7 @@ impl SqlState {
     pub const CRASH_SHUTDOWN: Self = Self(*b"57P02");
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     pub const IDLE_SESSION_TIMEOUT: Self = Self(*b"57P05");
+    pub const CONFIG_FILE_ERROR: Self = Self(*b"F0000");
     pub const INTERNAL_ERROR: Self = Self(*b"XX000");
 
     /// `None` unless `code` is five upper-case letters or digits.

@@ -159,6 +159,6 @@ pub(super) fn has_reached(node: &NodeView, timeline: Timeline, lsn: Lsn) -> bool
 }
 
 /// Whether reads may be sent to this replica at all.
-pub(super) fn is_in_service(node: &NodeView) -> bool {
+pub fn is_in_service(node: &NodeView) -> bool {
     node.role == Role::Replica && node.state == State::Up && !node.drained && node.weight > 0
 }

@@ -124,6 +124,31 @@ pub enum State {
     Removed,
 }
 
+impl Role {
+    /// Stable: a metric label, and part of the console's output.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Stray => "stray",
+        }
+    }
+}
+
+impl State {
+    /// Stable, as [`Role::label`].
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+            Self::Removed => "removed",
+        }
+    }
+}
+
 /// What is wrong with a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {

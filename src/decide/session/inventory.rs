@@ -13,11 +13,26 @@ pub enum Pin {
     Listen,
     /// Something was prepared by SQL where pgpilot could not see it (in a function, in a text it could not parse).
     HiddenPrepare,
+    /// The session asks for `currval()` or `lastval()` between its transactions: from the first time on it keeps its connection.
+    SequenceState,
     /// The topology file's pool mode.
     SessionMode,
 }
 
 impl Pin {
+    /// In the order of their declaration; counters are numbered by it. The length is the last one's number, so that a
+    /// new one cannot be forgotten here.
+    pub const ALL: [Pin; Pin::SessionMode as usize + 1] = [
+        Pin::TemporaryObject,
+        Pin::AdvisoryLock,
+        Pin::HoldCursor,
+        Pin::Listen,
+        Pin::HiddenPrepare,
+        Pin::SequenceState,
+        Pin::SessionMode,
+    ];
+
+    /// Stable: a metric label, and part of the console's output.
     pub fn label(self) -> &'static str {
         match self {
             Pin::TemporaryObject => "temporary_object",
@@ -25,6 +40,7 @@ impl Pin {
             Pin::HoldCursor => "hold_cursor",
             Pin::Listen => "listen",
             Pin::HiddenPrepare => "hidden_prepare",
+            Pin::SequenceState => "sequence_state",
             Pin::SessionMode => "session_mode",
         }
     }

@@ -67,7 +67,7 @@ impl Proxy {
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let config = topology(&servers, more);
         let replicas = config.nodes.len() - 1;
-        let app = App::start(config).await.expect("pgpilot starts");
+        let app = App::start(config, None).await.expect("pgpilot starts");
         let proxy = Self { app, servers };
         wait_for("pgpilot to know the cluster", LIMIT, async || {
             let snapshot = proxy.app.shared().cluster.snapshot();

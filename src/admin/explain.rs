@@ -1,0 +1,100 @@
+//! EXPLAIN ROUTE: the verdict on each statement, and where the whole would go now.
+
+use std::time::Instant;
+
+use super::sources::Sources;
+use super::table::{Column, Table, Value, integer, number, text};
+use super::views::{millis, node_name, takes_reads};
+use crate::config::Consistency;
+use crate::decide::route::{Decision, Demand, Freshness, NodeId, Policy, Route, Snapshot, WaitFor, route};
+use crate::decide::session::{Defaults, Needs};
+use crate::decide::sql::Verdict;
+
+/// The first five are about a statement; the others about the whole text, which is routed as one.
+pub(super) const COLUMNS: &[Column] = &[
+    integer("statement"),
+    text("intent"),
+    text("reason"),
+    text("object"),
+    text("verdict"),
+    text("route"),
+    text("route_reason"),
+    // One of the candidates: which one, is decided anew each time.
+    text("node"),
+    number("lag_ms"),
+    text("candidates"),
+    text("consistency"),
+];
+
+/// `database`: `None` is that of `[health]`.
+pub(super) fn explain(sources: &dyn Sources, sql: &str, user: &str, database: Option<&str>) -> Table {
+    let config = sources.config();
+    let database = database.unwrap_or(&config.health.database);
+    let verdicts = sources.classify(sql, database);
+    let of_user = config.users.iter().find(|it| it.name == user);
+    let of_database = config.databases.iter().find(|it| it.name == database);
+    let policy = Policy::new(&config.routing, of_user, of_database);
+    let snapshot = sources.snapshot();
+    let whole = whole(sources, &snapshot, &verdicts.statements, &policy);
+    let mut rows: Vec<Vec<Value>> = Vec::new();
+    for (number, verdict) in verdicts.statements.iter().enumerate() {
+        let statement: [Value; 5] = [
+            (number + 1).into(),
+            verdict.intent.to_string().into(),
+            verdict.reason.label().into(),
+            verdict.object.as_deref().map(Value::from).into(),
+            verdict.to_string().into(),
+        ];
+        rows.push(statement.into_iter().chain(whole.iter().cloned()).collect());
+    }
+    if rows.is_empty() {
+        let nothing: [Value; 5] = [0_u32.into(), "nothing".into(), "empty".into(), Value::Null, "no statement".into()];
+        rows.push(nothing.into_iter().chain(whole).collect());
+    }
+    Table { columns: COLUMNS, rows }
+}
+
+fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], policy: &Policy) -> [Value; 6] {
+    let mut needs = Needs::default();
+    verdicts.iter().for_each(|verdict| needs.add(verdict, Defaults::default(), &|_| None));
+    let consistency = match policy.consistency {
+        Consistency::Eventual => "eventual",
+        Consistency::Session => "session",
+        Consistency::Strong => "strong",
+        Consistency::Primary => "primary",
+    };
+    let Some((need, reason)) = needs.server else {
+        return ["own".into(), "answered by pgpilot".into(), Value::Null, Value::Null, Value::Null, consistency.into()];
+    };
+    let now = Instant::now();
+    let demand = Demand { need, reason, arrived: now };
+    let load = |node| sources.node(node).outstanding;
+    // A session that has written nothing and seen nothing yet.
+    let decision = route(&demand, &mut Freshness::default(), snapshot, policy, load, fastrand::u64(..), now);
+    let (route, node) = shown(&decision);
+    let candidates = match decision.route {
+        Route::Replica(_) => {
+            let candidates = snapshot.nodes.iter().filter(|node| takes_reads(node));
+            Some(candidates.map(|node| node.name.as_str()).collect::<Vec<_>>().join(", "))
+        }
+        _ => None,
+    };
+    [
+        route.into(),
+        decision.reason.label().into(),
+        node.map(|node| node_name(snapshot, node)).into(),
+        millis(node.and_then(|node| snapshot.node(node)?.lag.time)).into(),
+        candidates.into(),
+        consistency.into(),
+    ]
+}
+
+fn shown(decision: &Decision) -> (String, Option<NodeId>) {
+    match &decision.route {
+        Route::Primary(node) => ("primary".to_owned(), Some(*node)),
+        Route::Replica(node) => ("replica".to_owned(), Some(*node)),
+        Route::Wait(WaitFor::Primary { .. }) => ("wait for a primary".to_owned(), None),
+        Route::Wait(WaitFor::Replica { .. }) => ("wait for a replica".to_owned(), None),
+        Route::Refuse(refusal) => (format!("refuse: {refusal}"), None),
+    }
+}

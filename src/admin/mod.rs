@@ -1,0 +1,28 @@
+//! How operators look at pgpilot and tell it what to do.
+//!
+//! - [`Sources`]: what the rest of pgpilot has to offer for this; the only way from here to there.
+//! - [`console`]: the admin console, a database named `pgpilot` that any PostgreSQL client can talk to. `command` reads
+//!   what is asked, `views` are the tables of `SHOW`, `explain` is `EXPLAIN ROUTE`, `courtesy` answers what drivers ask
+//!   of any server, `session` is the protocol.
+//! - [`http`]: `/metrics` (made by `exposition`), `/healthz`, `/readyz`, and the status page (`page`).
+
+mod command;
+pub mod console;
+mod courtesy;
+mod explain;
+mod exposition;
+pub mod http;
+mod page;
+mod readiness;
+mod session;
+mod sources;
+mod table;
+#[cfg(test)]
+mod tests;
+mod views;
+
+pub use command::COMMANDS;
+pub use console::{ConsoleUser, Level};
+pub use sources::{
+    Action, ClientRow, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow, ServerState, Service, Sources,
+};

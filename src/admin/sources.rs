@@ -1,0 +1,161 @@
+//! What the console and the HTTP endpoint need of the rest of pgpilot.
+
+use std::net::IpAddr;
+use std::pin::Pin as Pinned;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::decide::pool::PoolCounts;
+use crate::decide::route::{NodeId, Snapshot};
+use crate::decide::session::Pin;
+use crate::decide::sql::Classified;
+use crate::telemetry::{Journal, Telemetry};
+use crate::wire::SqlState;
+
+/// A running pgpilot, as seen by its operators. Everything but [`perform`](Sources::perform) answers at once, from memory.
+pub trait Sources: Send + Sync + 'static {
+    fn telemetry(&self) -> &Telemetry;
+
+    fn journal(&self) -> &Journal;
+
+    /// The settings in force.
+    fn config(&self) -> Arc<Config>;
+
+    fn snapshot(&self) -> Arc<Snapshot>;
+
+    /// What is known of a node besides the snapshot.
+    fn node(&self, id: NodeId) -> NodeFacts;
+
+    fn pools(&self) -> Vec<PoolRow>;
+
+    fn clients(&self) -> Vec<ClientRow>;
+
+    /// Server connections one by one.
+    fn servers(&self) -> Vec<ServerRow>;
+
+    /// The verdict that a statement of a client in `database` would get now.
+    fn classify(&self, sql: &str, database: &str) -> Arc<Classified>;
+
+    fn service(&self) -> Service;
+
+    /// Does what an operator asks for, and returns when it is done: `Pause` when no statement runs any more, `Reload`
+    /// when the new settings are in force. `Shutdown` only begins.
+    fn perform(&self, action: Action) -> Performed<'_>;
+}
+
+/// The answer to an [`Action`], to be awaited. Dropped, the action may or may not be carried out; it is never left half-done.
+pub type Performed<'a> = Pinned<Box<dyn Future<Output = Result<Outcome, Refused>> + Send + 'a>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// No new reads for this node.
+    Drain(NodeId),
+    Undrain(NodeId),
+    /// No statement is sent to any server until `Resume`; clients wait.
+    Pause,
+    Resume,
+    /// Reads the topology file again.
+    Reload,
+    /// As SIGTERM: clients may finish their transactions within `drain_timeout`.
+    Shutdown,
+}
+
+/// It is done; what the operator should know of it, one sentence each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    pub notices: Vec<String>,
+}
+
+/// It was not done, and nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// 55000: not in this state: paused already, draining.
+    #[error("{0}")]
+    State(String),
+    /// F0000: the topology file cannot be used; every problem on a line.
+    #[error("the topology file cannot be used:\n{0}")]
+    Config(String),
+}
+
+impl Refused {
+    pub fn sqlstate(&self) -> SqlState {
+        match self {
+            Self::State(_) => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Config(_) => SqlState::CONFIG_FILE_ERROR,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    Running,
+    Paused,
+    /// On the way out: no new clients.
+    Draining,
+}
+
+impl Service {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeFacts {
+    /// Host and port.
+    pub address: String,
+    /// `server_version_num`; `None`: it has not answered yet.
+    pub server_version: Option<u32>,
+    /// Statements under way.
+    pub outstanding: u32,
+    /// Connections opened, and attempts that failed, since the start.
+    pub dials: u64,
+    pub dial_failures: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolRow {
+    pub node: NodeId,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub counts: PoolCounts,
+}
+
+#[derive(Debug, Clone)]
+pub struct ClientRow {
+    /// The process id that the client was told.
+    pub pid: u32,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    /// `None`: a Unix socket.
+    pub address: Option<IpAddr>,
+    pub application: Arc<str>,
+    pub since: Instant,
+    /// Where its server connection is, if it has one.
+    pub node: Option<NodeId>,
+    pub pins: Vec<Pin>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerRow {
+    pub node: NodeId,
+    pub user: Arc<str>,
+    pub database: Arc<str>,
+    pub state: ServerState,
+    /// The server's own process id, as in `pg_stat_activity.pid`, where it is known.
+    pub backend: Option<u32>,
+    /// Since it was opened, where that is known.
+    pub age: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerState {
+    Idle,
+    /// In use by the client with this process id, if it is known.
+    Leased(Option<u32>),
+}

@@ -1,0 +1,145 @@
+//! A cluster that only exists in these tests.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::admin::*;
+use crate::config::{Config, NodeName};
+use crate::decide::pool::PoolCounts;
+use crate::decide::position::{Lsn, Timeline};
+use crate::decide::route::{Lag, NodeId, NodeView, Role, Sample, Snapshot, State};
+use crate::decide::session::Pin;
+use crate::decide::sql::{Catalogue, Classified, Facts, FunctionLists, classify};
+use crate::telemetry::{Journal, Telemetry};
+
+pub(super) struct Fake {
+    pub(super) telemetry: Telemetry,
+    pub(super) journal: Journal,
+    pub(super) snapshot: Mutex<Snapshot>,
+    pub(super) service: Mutex<Service>,
+    pub(super) actions: Mutex<Vec<Action>>,
+    /// PAUSE waits for it.
+    pub(super) quiet: Notify,
+}
+
+impl Fake {
+    /// pg1 is the primary, pg2 a fresh replica, pg3 one that lags.
+    pub(super) fn new() -> Arc<Self> {
+        let node = |id: u16, role, lag: u64, fresh| NodeView {
+            role,
+            fresh,
+            state: State::Up,
+            position: Some(Sample { asked_at: Instant::now(), timeline: Timeline(3), lsn: Lsn(0x16_0000_0100) }),
+            lag: Lag { bytes: Some(lag * 1000), time: Some(Duration::from_micros(lag * 1000)) },
+            ..NodeView::new(NodeId(id), NodeName::new(&format!("pg{}", id + 1)).unwrap())
+        };
+        let nodes = vec![
+            NodeView { lag: Lag::default(), ..node(0, Role::Primary, 0, false) },
+            node(1, Role::Replica, 2, true),
+            node(2, Role::Replica, 9000, false),
+        ];
+        let snapshot = Snapshot { epoch: 7, primary: Some(NodeId(0)), timeline: Timeline(3), nodes, marks: Vec::new() };
+        Arc::new(Self {
+            telemetry: Telemetry::new(),
+            journal: Journal::default(),
+            snapshot: Mutex::new(snapshot),
+            service: Mutex::new(Service::Running),
+            actions: Mutex::default(),
+            quiet: Notify::new(),
+        })
+    }
+}
+
+const FILE: &str = r#"
+[[nodes]]
+name = "pg1"
+host = "10.0.0.1"
+[[nodes]]
+name = "pg2"
+host = "10.0.0.2"
+[health]
+password = "do-not-show-1"
+[[users]]
+name = "app"
+password = "do-not-show-2"
+consistency = "eventual"
+"#;
+
+impl Sources for Fake {
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::new(Config::parse(FILE, "pgpilot.toml", &|_| None).unwrap())
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::new(self.snapshot.lock().unwrap().clone())
+    }
+
+    fn node(&self, id: NodeId) -> NodeFacts {
+        let address = format!("10.0.0.{}:5432", id.0 + 1);
+        NodeFacts { address, server_version: Some(150_004), outstanding: 1, dials: 5, dial_failures: 2 }
+    }
+
+    fn pools(&self) -> Vec<PoolRow> {
+        let counts = PoolCounts { idle: 3, leased: 1, connecting: 0, waiting: 4 };
+        vec![PoolRow { node: NodeId(1), user: "<app>".into(), database: "db".into(), counts }]
+    }
+
+    fn clients(&self) -> Vec<ClientRow> {
+        vec![ClientRow {
+            pid: 42,
+            user: "app".into(),
+            database: "db".into(),
+            address: Some([127, 0, 0, 1].into()),
+            application: "a\0b".into(),
+            since: Instant::now(),
+            node: Some(NodeId(1)),
+            pins: vec![Pin::Listen, Pin::AdvisoryLock],
+        }]
+    }
+
+    fn servers(&self) -> Vec<ServerRow> {
+        let row = |state, age| ServerRow {
+            node: NodeId(9),
+            user: "app".into(),
+            database: "db".into(),
+            state,
+            backend: Some(77),
+            age,
+        };
+        vec![row(ServerState::Idle, None), row(ServerState::Leased(Some(42)), Some(Duration::from_secs(3)))]
+    }
+
+    fn classify(&self, sql: &str, _database: &str) -> Arc<Classified> {
+        let (catalogue, overrides) = (Catalogue::builtin(), FunctionLists::default());
+        Arc::new(classify(sql, &Facts { catalogue: &catalogue, overrides: &overrides, max_parse: 1 << 16 }))
+    }
+
+    fn service(&self) -> Service {
+        *self.service.lock().unwrap()
+    }
+
+    fn perform(&self, action: Action) -> Performed<'_> {
+        Box::pin(async move {
+            self.actions.lock().unwrap().push(action);
+            match action {
+                Action::Pause => self.quiet.notified().await,
+                Action::Resume => return Err(Refused::State("not paused".into())),
+                Action::Reload => {
+                    return Ok(Outcome { notices: vec!["listen takes effect after a restart".into()] });
+                }
+                _ => {}
+            }
+            Ok(Outcome::default())
+        })
+    }
+}
