@@ -7,6 +7,7 @@ mod catalogue;
 mod local;
 mod operating;
 mod placing;
+mod protocol;
 mod proxying;
 mod support;
 mod watching;
