@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod local;
+mod peers;
 mod placing;
 mod proxying;
 mod support;
