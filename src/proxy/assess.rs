@@ -16,7 +16,7 @@ use crate::wire::{HEADER_LEN, Header, SqlState};
 #[derive(Debug, Default)]
 pub(super) struct Assessed {
     pub needs: Needs,
-    /// It asks for something to be executed: a Query, an Execute, a FunctionCall.
+    /// It asks for something to be executed, or for a portal, which no other server would have: a Query, a Bind, an Execute, a FunctionCall.
     pub executes: bool,
     /// It may end a transaction in a way that commits.
     pub commits: bool,
@@ -73,6 +73,7 @@ impl Client {
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed)?,
             frontend::BIND => {
+                assessed.executes = true;
                 let head = BindHead::parse(frame.body())?;
                 self.add_statement(head.statement, assessed);
             }

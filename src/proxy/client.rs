@@ -13,7 +13,7 @@ use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
 use super::fault::End;
-use super::link::{CopyIn, Grant, Link, LinkRole};
+use super::link::{CopyIn, Grant, Link, LinkRole, Withhold};
 use super::registry::Registration;
 use super::scan::Signal;
 use super::session::{Session, Transaction};
@@ -91,7 +91,6 @@ impl Client {
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
-        self.session.batch_sent();
         let Some(link) = self.link.as_mut() else { return };
         link.may_commit |= assessed.commits;
         link.grant = match batch.end {
@@ -99,11 +98,19 @@ impl Client {
             BatchEnd::Simple | BatchEnd::Sync | BatchEnd::Flush => Grant::Bytes(batch.len),
         };
         link.batch_open = !matches!(batch.end, BatchEnd::Simple | BatchEnd::Sync);
-        // The first batch on a replica can be sent elsewhere, should the replica refuse it.
-        if link.role == LinkRole::Replica && link.is_new && !link.batch_open {
-            link.kept.push_back(batch.len);
+        if !link.batch_open {
+            self.session.batch_sent();
         }
-        link.is_new = false;
+        if link.role == LinkRole::Replica {
+            // The first batch on a replica can be sent elsewhere, should the replica refuse it.
+            let movable = link.is_new && !link.batch_open;
+            link.reply.begin(if movable { Withhold::Yes } else { Withhold::No });
+            if movable {
+                link.kept.push_back(batch.len);
+            }
+        }
+        // What was merely prepared can be prepared elsewhere, too.
+        link.is_new &= batch.end == BatchEnd::Flush && !assessed.executes;
         link.started = Instant::now();
     }
 
@@ -182,14 +189,19 @@ impl Client {
     /// While a server works, the next batch can be sent behind the one before it, if it would go to the same place anyway.
     fn join(&mut self) -> Result<bool, End> {
         let Some(link) = self.link.as_ref() else { return Ok(false) };
-        if link.batch_open || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
+        if link.role != LinkRole::Primary || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
             return Ok(false);
         }
+        let continues = link.batch_open;
         let Gathered::Batch(batch) = gather(self.side.fresh())? else { return Ok(false) };
-        if matches!(batch.end, BatchEnd::Open | BatchEnd::Flush) || link.role != LinkRole::Primary {
-            return Ok(false);
-        }
-        if self.may_answer(batch) || self.transaction_may_end_lease() {
+        let joins = match batch.end {
+            BatchEnd::Open => false,
+            BatchEnd::Simple if continues => false,
+            // The rest of a batch goes where its beginning went.
+            BatchEnd::Flush | BatchEnd::Sync if continues => true,
+            _ => !self.may_answer(batch) && !self.transaction_may_end_lease(),
+        };
+        if !joins {
             return Ok(false);
         }
         let input = std::mem::take(&mut self.side.input);

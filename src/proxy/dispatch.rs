@@ -99,7 +99,10 @@ impl Client {
     fn must_leave_replica(&self, need: Need) -> bool {
         need == Need::Primary
             && self.transaction.is_idle()
-            && self.link.as_ref().is_some_and(|link| link.is_replica() && link.batch_open && !link.executing)
+            && self.link.as_ref().is_some_and(|link| {
+                // After an error there the rest is skipped, wherever it would have run.
+                link.is_replica() && link.batch_open && !link.executing && !link.dues.is_skipping()
+            })
     }
 
     /// Nothing has been executed there, and what has been prepared can be prepared elsewhere.
@@ -340,16 +343,18 @@ impl Client {
         }
         let report = loss_report(link, in_transaction, why, !lost_pins.is_empty());
         let status = if in_transaction { TransactionStatus::Failed } else { TransactionStatus::Idle };
-        let mut ends = link.dues.batches();
-        if ends == 0 || link.grant != Grant::NOTHING {
-            report.put(&mut self.side.output);
-            self.skipping = true;
-        }
-        while ends > 0 {
+        let ends = link.dues.batches();
+        for _ in 0..ends {
             report.put(&mut self.side.output);
             backend::put_ready(&mut self.side.output, status);
             self.session.batch_done();
-            ends -= 1;
+        }
+        if ends == 0 || link.batch_open || link.grant != Grant::NOTHING {
+            report.put(&mut self.side.output);
+            self.skipping = true;
+            if link.batch_open {
+                self.session.batch_sent();
+            }
         }
     }
 

@@ -212,6 +212,7 @@ fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<Vec<u8>
         return Some(server_name(statement.id).into_bytes());
     }
     if link.lease.unnamed != Some(statement.id)
+        && !link.dues.is_skipping()
         && let Origin::Parse { query, types } = &statement.origin
     {
         Parse { name: b"", query, types }.put(&mut link.lease.output);

@@ -20,7 +20,7 @@ pub(super) struct Link {
     pub dues: Dues,
     pub reply: Reply,
     pub copy_in: CopyIn,
-    /// Nothing has been sent for the session yet.
+    /// Nothing has been sent for the session yet that another server could not be sent as well.
     pub is_new: bool,
     /// As of the last ReadyForQuery.
     pub status: TransactionStatus,
@@ -133,6 +133,13 @@ impl Reply {
         }
     }
 
+    /// A batch is going to be sent, or a part of one; everything before it has been answered.
+    pub(super) fn begin(&mut self, withhold: Withhold) {
+        self.settled = self.passable;
+        self.delivered = Delivered::Nothing;
+        self.withhold = withhold;
+    }
+
     /// `n` more bytes are for the client.
     #[inline]
     pub(super) fn pass(&mut self, n: usize) {
@@ -231,10 +238,10 @@ impl Link {
         self.lease.node
     }
 
-    /// Nothing is under way in either direction.
+    /// Nothing is under way in either direction. After an error in a part of a batch it is for the client to go on.
     pub(super) fn is_quiet(&self) -> bool {
         self.dues.is_empty()
-            && !self.dues.is_skipping()
+            && (self.batch_open || !self.dues.is_skipping())
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
             && self.copy_in == CopyIn::No

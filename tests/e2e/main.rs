@@ -6,6 +6,7 @@
 mod catalogue;
 mod local;
 mod operating;
+mod peers;
 mod placing;
 mod protocol;
 mod proxying;
