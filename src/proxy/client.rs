@@ -103,6 +103,9 @@ impl Client {
         if link.role == LinkRole::Replica && link.is_new && !link.batch_open {
             link.kept.push_back(batch.len);
         }
+        if link.batch_open {
+            link.reply.release();
+        }
         link.is_new = false;
         link.started = Instant::now();
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::deallocate::Deallocation;
 use super::session::Deferred;
 use crate::decide::route::NodeId;
 use crate::decide::session::{Dues, StatementId};
@@ -40,6 +41,8 @@ pub(super) struct Link {
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
     pub lesson: Vec<Box<[u8]>>,
+    /// A DEALLOCATE that has been bound and not been executed.
+    pub deallocation: Option<Deallocation>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
 }
@@ -172,6 +175,11 @@ impl Reply {
         self.settled = self.settled.saturating_sub(n);
     }
 
+    /// The client waits for the reply before it sends the rest of the batch: nothing may be held back.
+    pub(super) fn release(&mut self) {
+        self.withhold = Withhold::No;
+    }
+
     /// The current batch has been answered in full; another one of the same kind may follow.
     pub(super) fn batch_done(&mut self, role: LinkRole) {
         self.settled = self.passable;
@@ -216,6 +224,7 @@ impl Link {
             may_commit: false,
             batch_open: false,
             lesson: Vec::new(),
+            deallocation: None,
             began: None,
         }
     }
@@ -231,10 +240,9 @@ impl Link {
         self.lease.node
     }
 
-    /// Nothing is under way in either direction.
+    /// Nothing is under way in either direction. A server that ignores everything up to the Sync, which the client may send when it likes, is quiet, too.
     pub(super) fn is_quiet(&self) -> bool {
         self.dues.is_empty()
-            && !self.dues.is_skipping()
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
             && self.copy_in == CopyIn::No
