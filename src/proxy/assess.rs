@@ -7,7 +7,7 @@ use super::fault::End;
 use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin};
-use crate::decide::sql::{Classified, Intent, Reason};
+use crate::decide::sql::{Classified, Effects, Intent, Reason};
 use crate::wire::backend::Report;
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, Header, SqlState};
@@ -40,6 +40,13 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// How a text reaches the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Simple,
+    Extended,
+}
+
 /// The whole frames in `bytes`.
 pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     std::iter::from_fn(move || {
@@ -68,7 +75,7 @@ impl Client {
                 // "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
                 self.session.unnamed = None;
                 assessed.executes = true;
-                self.add(&verdict, assessed);
+                self.add(&verdict, Protocol::Simple, assessed);
                 assessed.query = Some(verdict);
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed)?,
@@ -117,7 +124,7 @@ impl Client {
 
     fn assess_parse(&mut self, parse: Parse<'_>, assessed: &mut Assessed) -> Result<(), End> {
         let verdict = self.verdict_on(parse.query);
-        self.add(&verdict, assessed);
+        self.add(&verdict, Protocol::Extended, assessed);
         if self.session.statements.contains_key(parse.name) {
             // The server is made to say that the name is taken, when it is this message's turn.
             return Ok(());
@@ -157,7 +164,7 @@ impl Client {
         let stamp = self.verdicts.stamp();
         if known.stamp == stamp {
             let verdict = known.verdict.clone();
-            return self.add(&verdict, assessed);
+            return self.add(&verdict, Protocol::Extended, assessed);
         }
         // What is known of functions has changed since: judge it anew.
         let verdict = match &known.statement.origin {
@@ -169,14 +176,20 @@ impl Client {
             b"" => self.session.unnamed = Some(renewed),
             _ => drop(self.session.statements.insert(name.into(), renewed)),
         }
-        self.add(&verdict, assessed);
+        self.add(&verdict, Protocol::Extended, assessed);
     }
 
-    fn add(&self, classified: &Classified, assessed: &mut Assessed) {
+    fn add(&self, classified: &Classified, protocol: Protocol, assessed: &mut Assessed) {
         let session = &self.session;
+        let is_tracked = protocol == Protocol::Simple && classified.statements.len() == 1;
         let prepared = |name: &str| session.statements.get(name.as_bytes())?.verdict.statements.first();
         for verdict in &classified.statements {
             assessed.needs.add(verdict, session.defaults, &prepared);
+            if matches!(verdict.intent, Intent::Prepare { .. }) && !is_tracked {
+                // The server knows it by the client's name, so the session has to stay there.
+                assessed.needs.want(Need::Primary, Reason::Prepared);
+                assessed.needs.effects |= Effects::PINS;
+            }
             assessed.own |= matches!(verdict.intent, Intent::Own(_));
             assessed.commits |= matches!(verdict.intent, Intent::End(_) | Intent::Write | Intent::WithinTransaction);
         }

@@ -132,6 +132,7 @@ impl Client {
             link.may_commit = false;
         }
         link.failed = false;
+        link.deallocation = None;
         link.began = None;
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::proxy::Proxy;
 use crate::support::plain::{Messages, Raw, TRUST, errors, tags, values};
+use crate::support::proxy::Proxy;
 
 const DEPTH: usize = 10_000;
 

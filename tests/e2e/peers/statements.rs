@@ -2,8 +2,8 @@
 
 use pgpilot::decide::sql::Reason;
 
-use crate::support::proxy::{Proxy, ask};
 use crate::support::plain::{Messages, Raw, TRUST, errors, tags, values};
+use crate::support::proxy::{Proxy, ask};
 use crate::support::{LIMIT, wait_for};
 
 /// Functions, an operator and a view that write, and a function that does not.
