@@ -24,6 +24,38 @@ pub(super) struct Assessed {
     pub own: bool,
     /// The verdict on a Query.
     pub query: Option<Arc<Classified>>,
+    pub order: Order,
+    unnamed: Unnamed,
+    /// The statements that it closes.
+    closed: Vec<Box<[u8]>>,
+}
+
+/// Whether a batch can be looked at as a whole before any of it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Order {
+    #[default]
+    Irrelevant,
+    /// A name means one thing at its beginning and another at its end: each frame is to be looked at when its turn has come.
+    Matters,
+}
+
+/// Which unnamed statement a batch has used so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Unnamed {
+    #[default]
+    None,
+    /// One from before the batch.
+    Older,
+    /// Its own.
+    Own,
+}
+
+impl Assessed {
+    fn uses(&mut self, name: &[u8]) {
+        if name.is_empty() && self.unnamed == Unnamed::None {
+            self.unnamed = Unnamed::Older;
+        }
+    }
 }
 
 /// One frame of a client's.
@@ -62,9 +94,27 @@ impl Client {
     pub(super) fn assess(&mut self, bytes: &[u8]) -> Result<Assessed, End> {
         let mut assessed = Assessed::default();
         for frame in frames(bytes) {
+            if self.redefines(frame, &assessed)? {
+                assessed.order = Order::Matters;
+                break;
+            }
             self.assess_frame(frame, &mut assessed)?;
         }
         Ok(assessed)
+    }
+
+    /// Whether a frame gives a name anew that frames before it in the same batch use, or close, in its older meaning.
+    fn redefines(&self, frame: Frame<'_>, assessed: &Assessed) -> Result<bool, End> {
+        if frame.tag != frontend::PARSE {
+            return Ok(false);
+        }
+        let name = Parse::read(frame.body())?.name;
+        Ok(match name {
+            b"" => assessed.unnamed == Unnamed::Older,
+            name => {
+                self.session.statements.contains_key(name) && assessed.closed.iter().any(|closed| **closed == *name)
+            }
+        })
     }
 
     pub(super) fn assess_frame(&mut self, frame: Frame<'_>, assessed: &mut Assessed) -> Result<(), End> {
@@ -82,22 +132,24 @@ impl Client {
             frontend::BIND => {
                 assessed.executes = true;
                 let head = BindHead::parse(frame.body())?;
+                assessed.uses(head.statement);
                 self.add_statement(head.statement, assessed);
             }
             frontend::DESCRIBE => {
                 if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
+                    assessed.uses(name);
                     self.add_statement(name, assessed);
                 } else if assessed.needs.server.is_none() {
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
-            frontend::CLOSE => {
-                if let (Target::Portal, _) = frontend::target(frame.tag, frame.body())?
-                    && assessed.needs.server.is_none()
-                {
+            frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
+                (Target::Statement, name) => assessed.closed.push(name.into()),
+                (Target::Portal, _) if assessed.needs.server.is_none() => {
                     assessed.needs.want(Need::Read, Reason::Empty);
                 }
-            }
+                (Target::Portal, _) => {}
+            },
             frontend::EXECUTE => {
                 assessed.executes = true;
                 if assessed.needs.server.is_none() {
@@ -125,6 +177,9 @@ impl Client {
     fn assess_parse(&mut self, parse: Parse<'_>, assessed: &mut Assessed) -> Result<(), End> {
         let verdict = self.verdict_on(parse.query);
         self.add(&verdict, Protocol::Extended, assessed);
+        if parse.name.is_empty() && assessed.unnamed == Unnamed::None {
+            assessed.unnamed = Unnamed::Own;
+        }
         if self.session.statements.contains_key(parse.name) {
             // The server is made to say that the name is taken, when it is this message's turn.
             return Ok(());

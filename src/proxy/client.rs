@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Buf;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::assess::{Assessed, frames};
+use super::assess::{Assessed, Order, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
 use super::fault::End;
@@ -68,7 +68,7 @@ impl Client {
         }
     }
 
-    async fn serve(&mut self, batch: Batch) -> Result<(), End> {
+    async fn serve(&mut self, mut batch: Batch) -> Result<(), End> {
         let assessed = {
             // Taken out for the time being, so that the frames can be read while the session changes.
             let input = std::mem::take(&mut self.side.input);
@@ -76,6 +76,9 @@ impl Client {
             self.side.input = input;
             assessed?
         };
+        if assessed.order == Order::Matters {
+            batch = Batch { len: 0, end: BatchEnd::Open };
+        }
         self.flush_output().await?;
         if self.answer(batch, &assessed).await? {
             return Ok(());
@@ -102,10 +105,13 @@ impl Client {
             self.session.batch_sent();
         }
         if link.role == LinkRole::Replica {
-            // The first batch on a replica can be sent elsewhere, should the replica refuse it.
+            // The first batch on a replica can be sent elsewhere, should the replica refuse it; and what is sent behind it without waiting.
+            let joins = !link.kept.is_empty();
             let movable = link.is_new && !link.batch_open;
-            link.reply.begin(if movable { Withhold::Yes } else { Withhold::No });
-            if movable {
+            if !joins {
+                link.reply.begin(if movable { Withhold::Yes } else { Withhold::No });
+            }
+            if joins || movable {
                 link.kept.push_back(batch.len);
             }
         }
@@ -189,16 +195,16 @@ impl Client {
     /// While a server works, the next batch can be sent behind the one before it, if it would go to the same place anyway.
     fn join(&mut self) -> Result<bool, End> {
         let Some(link) = self.link.as_ref() else { return Ok(false) };
-        if link.role != LinkRole::Primary || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
+        if link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
             return Ok(false);
         }
-        let continues = link.batch_open;
+        let (role, continues) = (link.role, link.batch_open);
         let Gathered::Batch(batch) = gather(self.side.fresh())? else { return Ok(false) };
-        let joins = match batch.end {
-            BatchEnd::Open => false,
-            BatchEnd::Simple if continues => false,
+        let joins = match (role, batch.end) {
+            (LinkRole::Replica, end) => end == BatchEnd::Sync && self.joins_replica(batch),
+            (_, BatchEnd::Open) => false,
             // The rest of a batch goes where its beginning went.
-            BatchEnd::Flush | BatchEnd::Sync if continues => true,
+            (_, end) if continues => end != BatchEnd::Simple,
             _ => !self.may_answer(batch) && !self.transaction_may_end_lease(),
         };
         if !joins {
@@ -207,7 +213,11 @@ impl Client {
         let input = std::mem::take(&mut self.side.input);
         let assessed = self.assess(&input[self.side.kept..self.side.kept + batch.len]);
         self.side.input = input;
-        self.grant(batch, assessed?);
+        let assessed = assessed?;
+        if assessed.order == Order::Matters {
+            return Ok(false);
+        }
+        self.grant(batch, assessed);
         Ok(true)
     }
 
@@ -284,6 +294,18 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// An error of pgpilot's own in place of the reply to a whole batch that had been sent in vain.
+    pub(super) fn refuse_sent(&mut self, length: usize, report: &Report) {
+        if !self.transaction.is_idle() {
+            self.transaction = Transaction::Lost;
+        }
+        report.put(&mut self.side.output);
+        self.side.input.advance(length);
+        self.session.batch_done();
+        let status = self.status();
+        backend::put_ready(&mut self.side.output, status);
     }
 
     /// What ReadyForQuery would say now.

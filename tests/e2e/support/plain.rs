@@ -168,6 +168,11 @@ impl Messages {
         self
     }
 
+    pub(crate) fn close(mut self, statement: &str) -> Self {
+        frontend::put_statement_target(&mut self.0, frontend::CLOSE, statement.as_bytes());
+        self
+    }
+
     /// The unnamed portal, with parameters as text.
     pub(crate) fn bind(mut self, statement: &str, parameters: &[&str]) -> Self {
         let rest = 2 + 2 + parameters.iter().map(|value| 4 + value.len()).sum::<usize>() + 2;
