@@ -7,7 +7,7 @@ use super::fault::End;
 use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin};
-use crate::decide::sql::{Classified, Intent, Reason};
+use crate::decide::sql::{Classified, Effects, Intent, Reason};
 use crate::wire::backend::Report;
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, Header, SqlState};
@@ -18,12 +18,23 @@ pub(super) struct Assessed {
     pub needs: Needs,
     /// It asks for something to be executed: a Query, an Execute, a FunctionCall.
     pub executes: bool,
+    /// It makes a portal.
+    pub binds: bool,
     /// It may end a transaction in a way that commits.
     pub commits: bool,
     /// It has statements of pgpilot's own, or such as pgpilot may answer.
     pub own: bool,
+    /// Not assessed from here on: it prepares a statement under a name that it closes before. What comes before has to be sent first.
+    pub cut: Option<usize>,
     /// The verdict on a Query.
     pub query: Option<Arc<Classified>>,
+}
+
+/// How a text comes to a server. Only a PREPARE or EXECUTE alone in a simple Query gets a name that pgpilot gives (`forward_sql_prepared`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Simple,
+    Extended,
 }
 
 /// One frame of a client's.
@@ -54,8 +65,23 @@ impl Client {
     /// Looks at the frames in `bytes`, which are about to be sent for the first time.
     pub(super) fn assess(&mut self, bytes: &[u8]) -> Result<Assessed, End> {
         let mut assessed = Assessed::default();
+        let mut closed: Vec<&[u8]> = Vec::new();
+        let mut at = 0;
         for frame in frames(bytes) {
+            match frame.tag {
+                frontend::CLOSE => {
+                    if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
+                        closed.push(name);
+                    }
+                }
+                frontend::PARSE if !closed.is_empty() && closed.contains(&Parse::read(frame.body())?.name) => {
+                    assessed.cut = Some(at);
+                    break;
+                }
+                _ => {}
+            }
             self.assess_frame(frame, &mut assessed)?;
+            at += frame.bytes.len();
         }
         Ok(assessed)
     }
@@ -68,11 +94,12 @@ impl Client {
                 // "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
                 self.session.unnamed = None;
                 assessed.executes = true;
-                self.add(&verdict, assessed);
+                self.add(&verdict, Sent::Simple, assessed);
                 assessed.query = Some(verdict);
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed)?,
             frontend::BIND => {
+                assessed.binds = true;
                 let head = BindHead::parse(frame.body())?;
                 self.add_statement(head.statement, assessed);
             }
@@ -116,7 +143,7 @@ impl Client {
 
     fn assess_parse(&mut self, parse: Parse<'_>, assessed: &mut Assessed) -> Result<(), End> {
         let verdict = self.verdict_on(parse.query);
-        self.add(&verdict, assessed);
+        self.add(&verdict, Sent::Extended, assessed);
         if self.session.statements.contains_key(parse.name) {
             // The server is made to say that the name is taken, when it is this message's turn.
             return Ok(());
@@ -156,7 +183,7 @@ impl Client {
         let stamp = self.verdicts.stamp();
         if known.stamp == stamp {
             let verdict = known.verdict.clone();
-            return self.add(&verdict, assessed);
+            return self.add(&verdict, Sent::Extended, assessed);
         }
         // What is known of functions has changed since: judge it anew.
         let verdict = match &known.statement.origin {
@@ -168,15 +195,22 @@ impl Client {
             b"" => self.session.unnamed = Some(renewed),
             _ => drop(self.session.statements.insert(name.into(), renewed)),
         }
-        self.add(&verdict, assessed);
+        self.add(&verdict, Sent::Extended, assessed);
     }
 
-    fn add(&self, classified: &Classified, assessed: &mut Assessed) {
+    fn add(&self, classified: &Classified, how: Sent, assessed: &mut Assessed) {
         let session = &self.session;
+        let renamed = how == Sent::Simple && classified.statements.len() == 1;
         let prepared = |name: &str| session.statements.get(name.as_bytes())?.verdict.statements.first();
         for verdict in &classified.statements {
             assessed.needs.add(verdict, session.defaults, &prepared);
             assessed.own |= matches!(verdict.intent, Intent::Own(_));
+            match verdict.intent {
+                // They act on the server's own names.
+                Intent::Prepare { .. } if !renamed => assessed.needs.effects |= Effects::PINS,
+                Intent::Deallocate { .. } if !renamed => assessed.needs.effects |= Effects::UNPINS,
+                _ => {}
+            }
             assessed.commits |= matches!(verdict.intent, Intent::End(_) | Intent::Write | Intent::WithinTransaction);
         }
         if classified.statements.is_empty() {

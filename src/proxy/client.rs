@@ -13,7 +13,7 @@ use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
 use super::fault::End;
-use super::link::{CopyIn, Grant, Link, LinkRole};
+use super::link::{CopyIn, Grant, Link, LinkRole, Withhold};
 use super::registry::Registration;
 use super::scan::Signal;
 use super::session::{Session, Transaction};
@@ -68,7 +68,7 @@ impl Client {
         }
     }
 
-    async fn serve(&mut self, batch: Batch) -> Result<(), End> {
+    async fn serve(&mut self, mut batch: Batch) -> Result<(), End> {
         let assessed = {
             // Taken out for the time being, so that the frames can be read while the session changes.
             let input = std::mem::take(&mut self.side.input);
@@ -76,6 +76,9 @@ impl Client {
             self.side.input = input;
             assessed?
         };
+        if let Some(len) = assessed.cut {
+            batch = Batch { len, end: BatchEnd::Open };
+        }
         self.flush_output().await?;
         if self.answer(batch, &assessed).await? {
             return Ok(());
@@ -98,7 +101,16 @@ impl Client {
             BatchEnd::Open => Grant::ToEndOfBatch,
             BatchEnd::Simple | BatchEnd::Sync | BatchEnd::Flush => Grant::Bytes(batch.len),
         };
-        link.batch_open = !matches!(batch.end, BatchEnd::Simple | BatchEnd::Sync);
+        link.batch_open = match batch.end {
+            BatchEnd::Sync => false,
+            // After an error in an extended batch, the server ignores a Query, too.
+            BatchEnd::Simple => link.dues.is_skipping(),
+            BatchEnd::Flush | BatchEnd::Open => true,
+        };
+        if link.batch_open {
+            // It cannot be sent elsewhere, and the client waits for the replies before it ends the batch.
+            link.reply.withhold = Withhold::No;
+        }
         // The first batch on a replica can be sent elsewhere, should the replica refuse it.
         if link.role == LinkRole::Replica && link.is_new && !link.batch_open {
             link.kept.push_back(batch.len);
@@ -182,7 +194,7 @@ impl Client {
     /// While a server works, the next batch can be sent behind the one before it, if it would go to the same place anyway.
     fn join(&mut self) -> Result<bool, End> {
         let Some(link) = self.link.as_ref() else { return Ok(false) };
-        if link.batch_open || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
+        if link.batch_open || link.renamed.is_some() || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
             return Ok(false);
         }
         let Gathered::Batch(batch) = gather(self.side.fresh())? else { return Ok(false) };
@@ -195,7 +207,11 @@ impl Client {
         let input = std::mem::take(&mut self.side.input);
         let assessed = self.assess(&input[self.side.kept..self.side.kept + batch.len]);
         self.side.input = input;
-        self.grant(batch, assessed?);
+        let assessed = assessed?;
+        if assessed.cut.is_some() {
+            return Ok(false);
+        }
+        self.grant(batch, assessed);
         Ok(true)
     }
 
@@ -247,6 +263,8 @@ impl Client {
         match signal {
             Signal::Batch(status) => self.batch_answered(status),
             Signal::Skipped(dues) => self.batch_skipped(&dues),
+            // What the client has sent behind its statement may flow now.
+            Signal::CopyIn => {}
             Signal::Error { code, fatal, len } => return self.server_error(code, fatal, len).await,
         }
         Ok(())
