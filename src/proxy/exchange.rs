@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::link::{Link, LinkRole};
+use super::link::{CopyIn, Grant, Link, LinkRole};
 use super::scan::{Broken, Signal};
 use crate::net::Stream;
 
@@ -53,7 +53,7 @@ pub(super) enum Gone {
 /// What a round of moving bytes has brought.
 #[derive(Debug)]
 pub(super) enum Moved {
-    /// The client has sent something.
+    /// There is something of the client's to be looked at: it is new, or there is room for it now.
     Input,
     /// The server has said something that needs a decision.
     Signal(Signal),
@@ -144,6 +144,12 @@ impl Link {
         Poll::Ready(Ok(progress))
     }
 
+    /// Whether something that has come from the client could be forwarded, were there nothing else to do.
+    fn takes(&self, side: &Side) -> bool {
+        let granted = self.grant != Grant::NOTHING || self.copy_in == CopyIn::Active || side.rest != Passing::Nothing;
+        granted && self.lease.output.len() <= SERVER_OUTPUT_MAX && !side.fresh().is_empty()
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let lease = &mut *self.lease;
         if lease.input.len() >= SERVER_INPUT_MAX && self.reply.passable() > 0 {
@@ -179,9 +185,12 @@ pub(super) fn poll_move(
     loop {
         let mut progress = false;
         if let Some(link) = link.as_deref_mut() {
+            let mut has_room = false;
             if let Poll::Ready(wrote) = link.poll_write(cx) {
-                progress |= wrote?;
+                has_room = wrote?;
+                progress |= has_room;
             }
+            let copy_in = link.copy_in;
             // What was read earlier may have been waiting for a decision that is made now.
             if let Some(signal) = link.scan(reported).map_err(Gone::Broken)? {
                 return Poll::Ready(Ok(Moved::Signal(signal)));
@@ -193,6 +202,11 @@ pub(super) fn poll_move(
                 if let Some(signal) = link.scan(reported).map_err(Gone::Broken)? {
                     return Poll::Ready(Ok(Moved::Signal(signal)));
                 }
+            }
+            // The client may have sent its data together with the COPY: now it has a reader.
+            has_room |= copy_in != link.copy_in;
+            if has_room && link.takes(side) {
+                return Poll::Ready(Ok(Moved::Input));
             }
         }
         if let Poll::Ready(wrote) = side.poll_write(link.as_deref_mut(), cx) {
