@@ -11,6 +11,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::assess::{Assessed, Order, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
+use super::deallocate::Unnamed;
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
 use super::fault::End;
 use super::link::{CopyIn, Grant, Link, LinkRole, Withhold};
@@ -95,6 +96,7 @@ impl Client {
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
         let Some(link) = self.link.as_mut() else { return };
+        link.unnamed = Unnamed::AsBefore;
         link.may_commit |= assessed.commits;
         link.grant = match batch.end {
             BatchEnd::Open => Grant::ToEndOfBatch,

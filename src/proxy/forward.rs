@@ -29,7 +29,7 @@ impl Client {
             link.began = Some(deferred.clone());
             *transaction = Transaction::Open;
         }
-        if deallocate::answer(link, session, transaction, frame)? {
+        if deallocate::answer(link, session, verdicts, transaction, frame)? {
             return Ok(());
         }
         match frame.tag {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
-use super::deallocate::Deallocation;
+use super::deallocate::{Deallocation, Unnamed};
 use super::reword::Renamed;
 use super::session::Deferred;
 use crate::decide::route::NodeId;
@@ -47,6 +47,7 @@ pub(super) struct Link {
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
     pub lesson: Vec<Box<[u8]>>,
+    pub unnamed: Unnamed,
     /// A DEALLOCATE that has been bound and not been executed.
     pub deallocation: Option<Deallocation>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
@@ -244,6 +245,7 @@ impl Link {
             may_commit: false,
             batch_open: false,
             lesson: Vec::new(),
+            unnamed: Unnamed::AsBefore,
             deallocation: None,
             began: None,
         }
