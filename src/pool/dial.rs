@@ -116,6 +116,7 @@ async fn log_in(
         unnamed: None,
         last_session: 0,
         expires_at: expiry(terms.max_lifetime),
+        idle_since: Instant::now(),
         generation: terms.generation,
     };
     let parameters = [("user", &*login.user), ("database", &*login.database), ("application_name", "pgpilot")];

@@ -7,11 +7,14 @@ use tokio::net::{TcpListener, UnixListener};
 use super::handshake::{self, Arrival};
 use super::shared::Shared;
 use crate::net::stream::tune;
+use crate::telemetry::Count;
 
 /// Where clients come in.
 pub enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
+    /// For operators: whoever runs pgpilot gets to the admin console without a password.
+    Operators(UnixListener),
 }
 
 /// Accepts clients until pgpilot stops.
@@ -22,7 +25,10 @@ pub async fn serve(listener: Listener, shared: Arc<Shared>) {
             arrival = accept(&listener, &shared) => arrival,
         };
         match arrival {
-            Ok(arrival) => drop(shared.tasks.spawn(handshake::welcome(arrival, shared.clone()))),
+            Ok(arrival) => {
+                shared.metrics.count(Count::Connection);
+                drop(shared.tasks.spawn(handshake::welcome(arrival, shared.clone())));
+            }
             Err(error) => {
                 // Out of file descriptors, most likely: those of clients that leave come back.
                 tracing::warn!(%error, "cannot accept a client");
@@ -40,5 +46,6 @@ async fn accept(listener: &Listener, shared: &Shared) -> std::io::Result<Arrival
             Ok(Arrival::Tcp(socket, address.ip()))
         }
         Listener::Unix(listener) => Ok(Arrival::Unix(listener.accept().await?.0)),
+        Listener::Operators(listener) => Ok(Arrival::Operator(listener.accept().await?.0)),
     }
 }

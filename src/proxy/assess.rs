@@ -7,7 +7,7 @@ use super::fault::End;
 use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin};
-use crate::decide::sql::{Classified, Intent, Reason};
+use crate::decide::sql::{Classified, Effects, Intent, Reason};
 use crate::wire::backend::Report;
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, Header, SqlState};
@@ -16,7 +16,7 @@ use crate::wire::{HEADER_LEN, Header, SqlState};
 #[derive(Debug, Default)]
 pub(super) struct Assessed {
     pub needs: Needs,
-    /// It asks for something to be executed: a Query, an Execute, a FunctionCall.
+    /// It asks for something to be executed, or for a portal, which no other server would have: a Query, a Bind, an Execute, a FunctionCall.
     pub executes: bool,
     /// It may end a transaction in a way that commits.
     pub commits: bool,
@@ -24,6 +24,38 @@ pub(super) struct Assessed {
     pub own: bool,
     /// The verdict on a Query.
     pub query: Option<Arc<Classified>>,
+    pub order: Order,
+    unnamed: Unnamed,
+    /// The statements that it closes.
+    closed: Vec<Box<[u8]>>,
+}
+
+/// Whether a batch can be looked at as a whole before any of it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Order {
+    #[default]
+    Irrelevant,
+    /// A name means one thing at its beginning and another at its end: each frame is to be looked at when its turn has come.
+    Matters,
+}
+
+/// Which unnamed statement a batch has used so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Unnamed {
+    #[default]
+    None,
+    /// One from before the batch.
+    Older,
+    /// Its own.
+    Own,
+}
+
+impl Assessed {
+    fn uses(&mut self, name: &[u8]) {
+        if name.is_empty() && self.unnamed == Unnamed::None {
+            self.unnamed = Unnamed::Older;
+        }
+    }
 }
 
 /// One frame of a client's.
@@ -38,6 +70,13 @@ impl<'a> Frame<'a> {
     pub(super) fn body(&self) -> &'a [u8] {
         &self.bytes[HEADER_LEN..]
     }
+}
+
+/// How a text reaches the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Simple,
+    Extended,
 }
 
 /// The whole frames in `bytes`.
@@ -55,9 +94,27 @@ impl Client {
     pub(super) fn assess(&mut self, bytes: &[u8]) -> Result<Assessed, End> {
         let mut assessed = Assessed::default();
         for frame in frames(bytes) {
+            if self.redefines(frame, &assessed)? {
+                assessed.order = Order::Matters;
+                break;
+            }
             self.assess_frame(frame, &mut assessed)?;
         }
         Ok(assessed)
+    }
+
+    /// Whether a frame gives a name anew that frames before it in the same batch use, or close, in its older meaning.
+    fn redefines(&self, frame: Frame<'_>, assessed: &Assessed) -> Result<bool, End> {
+        if frame.tag != frontend::PARSE {
+            return Ok(false);
+        }
+        let name = Parse::read(frame.body())?.name;
+        Ok(match name {
+            b"" => assessed.unnamed == Unnamed::Older,
+            name => {
+                self.session.statements.contains_key(name) && assessed.closed.iter().any(|closed| **closed == *name)
+            }
+        })
     }
 
     pub(super) fn assess_frame(&mut self, frame: Frame<'_>, assessed: &mut Assessed) -> Result<(), End> {
@@ -68,28 +125,31 @@ impl Client {
                 // "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
                 self.session.unnamed = None;
                 assessed.executes = true;
-                self.add(&verdict, assessed);
+                self.add(&verdict, Protocol::Simple, assessed);
                 assessed.query = Some(verdict);
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed)?,
             frontend::BIND => {
+                assessed.executes = true;
                 let head = BindHead::parse(frame.body())?;
+                assessed.uses(head.statement);
                 self.add_statement(head.statement, assessed);
             }
             frontend::DESCRIBE => {
                 if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
+                    assessed.uses(name);
                     self.add_statement(name, assessed);
                 } else if assessed.needs.server.is_none() {
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
-            frontend::CLOSE => {
-                if let (Target::Portal, _) = frontend::target(frame.tag, frame.body())?
-                    && assessed.needs.server.is_none()
-                {
+            frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
+                (Target::Statement, name) => assessed.closed.push(name.into()),
+                (Target::Portal, _) if assessed.needs.server.is_none() => {
                     assessed.needs.want(Need::Read, Reason::Empty);
                 }
-            }
+                (Target::Portal, _) => {}
+            },
             frontend::EXECUTE => {
                 assessed.executes = true;
                 if assessed.needs.server.is_none() {
@@ -116,7 +176,10 @@ impl Client {
 
     fn assess_parse(&mut self, parse: Parse<'_>, assessed: &mut Assessed) -> Result<(), End> {
         let verdict = self.verdict_on(parse.query);
-        self.add(&verdict, assessed);
+        self.add(&verdict, Protocol::Extended, assessed);
+        if parse.name.is_empty() && assessed.unnamed == Unnamed::None {
+            assessed.unnamed = Unnamed::Own;
+        }
         if self.session.statements.contains_key(parse.name) {
             // The server is made to say that the name is taken, when it is this message's turn.
             return Ok(());
@@ -156,7 +219,7 @@ impl Client {
         let stamp = self.verdicts.stamp();
         if known.stamp == stamp {
             let verdict = known.verdict.clone();
-            return self.add(&verdict, assessed);
+            return self.add(&verdict, Protocol::Extended, assessed);
         }
         // What is known of functions has changed since: judge it anew.
         let verdict = match &known.statement.origin {
@@ -168,14 +231,20 @@ impl Client {
             b"" => self.session.unnamed = Some(renewed),
             _ => drop(self.session.statements.insert(name.into(), renewed)),
         }
-        self.add(&verdict, assessed);
+        self.add(&verdict, Protocol::Extended, assessed);
     }
 
-    fn add(&self, classified: &Classified, assessed: &mut Assessed) {
+    fn add(&self, classified: &Classified, protocol: Protocol, assessed: &mut Assessed) {
         let session = &self.session;
+        let is_tracked = protocol == Protocol::Simple && classified.statements.len() == 1;
         let prepared = |name: &str| session.statements.get(name.as_bytes())?.verdict.statements.first();
         for verdict in &classified.statements {
             assessed.needs.add(verdict, session.defaults, &prepared);
+            if matches!(verdict.intent, Intent::Prepare { .. }) && !is_tracked {
+                // The server knows it by the client's name, so the session has to stay there.
+                assessed.needs.want(Need::Primary, Reason::Prepared);
+                assessed.needs.effects |= Effects::PINS;
+            }
             assessed.own |= matches!(verdict.intent, Intent::Own(_));
             assessed.commits |= matches!(verdict.intent, Intent::End(_) | Intent::Write | Intent::WithinTransaction);
         }

@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::link::{Link, LinkRole};
+use super::link::{CopyIn, Link, LinkRole};
 use super::scan::{Broken, Signal};
 use crate::net::Stream;
 
@@ -33,6 +33,9 @@ pub(super) struct Side {
     pub input_limit: usize,
     /// The rest of a message whose beginning has been forwarded or dropped.
     pub rest: Passing,
+    /// Bytes that have come from the client and gone to it, and have not been counted yet.
+    pub received: u64,
+    pub sent: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub(super) enum Gone {
 /// What a round of moving bytes has brought.
 #[derive(Debug)]
 pub(super) enum Moved {
-    /// The client has sent something.
+    /// The client has sent something, or there is room again to forward what it has sent before.
     Input,
     /// The server has said something that needs a decision.
     Signal(Signal),
@@ -68,13 +71,20 @@ pub(super) enum Until {
     Input,
     /// When the server has answered; also when the client has sent something.
     Answered,
-    /// As `Answered`, but what the client sends meanwhile is of no interest.
-    AnsweredOnly,
 }
 
 impl Side {
     pub(super) fn new(stream: Stream, input: BytesMut) -> Self {
-        Self { stream, input, kept: 0, output: BytesMut::new(), input_limit: CLIENT_INPUT_MAX, rest: Passing::Nothing }
+        Self {
+            stream,
+            input,
+            kept: 0,
+            output: BytesMut::new(),
+            input_limit: CLIENT_INPUT_MAX,
+            rest: Passing::Nothing,
+            received: 0,
+            sent: 0,
+        }
     }
 
     /// What has come and has not been forwarded.
@@ -87,7 +97,10 @@ impl Side {
             return Poll::Pending;
         }
         match ready!(fill(&mut self.stream, &mut self.input, 1024, cx)) {
-            Ok(()) => Poll::Ready(Ok(())),
+            Ok(n) => {
+                self.received += n as u64;
+                Poll::Ready(Ok(()))
+            }
             Err(error) => Poll::Ready(Err(Gone::Client(error))),
         }
     }
@@ -98,7 +111,10 @@ impl Side {
         while !self.output.is_empty() {
             match poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.output) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Ready(Ok(n)) => {
+                    progress = true;
+                    self.sent += n as u64;
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Client(error))),
                 Poll::Pending => return Poll::Ready(Ok(progress)),
             }
@@ -110,6 +126,7 @@ impl Side {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
                     Poll::Ready(Ok(n)) => {
                         progress = true;
+                        self.sent += n as u64;
                         let Link { lease, reply, .. } = link;
                         reply.written(&mut lease.input, n);
                     }
@@ -149,19 +166,18 @@ impl Link {
         if lease.input.len() >= SERVER_INPUT_MAX && self.reply.passable() > 0 {
             return Poll::Pending;
         }
-        fill(&mut lease.stream, &mut lease.input, READ_CHUNK, cx).map_err(Gone::Server)
+        fill(&mut lease.stream, &mut lease.input, READ_CHUNK, cx).map(|read| read.map(drop).map_err(Gone::Server))
     }
 }
 
 /// Reads into `buffer`; the end of the stream is an error here.
-fn fill(stream: &mut Stream, buffer: &mut BytesMut, chunk: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn fill(stream: &mut Stream, buffer: &mut BytesMut, chunk: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     if buffer.capacity() - buffer.len() < chunk / 2 {
         buffer.reserve(chunk);
     }
     match ready!(poll_read_buf(Pin::new(stream), cx, buffer)) {
         Ok(0) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-        Ok(_) => Poll::Ready(Ok(())),
-        Err(error) => Poll::Ready(Err(error)),
+        read => Poll::Ready(read),
     }
 }
 
@@ -176,11 +192,17 @@ pub(super) fn poll_move(
     until: Until,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Moved, Gone>> {
+    let copy_in = link.as_deref().map_or(CopyIn::No, |link| link.copy_in);
     loop {
         let mut progress = false;
         if let Some(link) = link.as_deref_mut() {
             if let Poll::Ready(wrote) = link.poll_write(cx) {
-                progress |= wrote?;
+                let wrote = wrote?;
+                progress |= wrote;
+                // The rest may be waiting for just this, and the client for room to send more.
+                if wrote && link.lease.output.is_empty() && !side.fresh().is_empty() {
+                    return Poll::Ready(Ok(Moved::Input));
+                }
             }
             // What was read earlier may have been waiting for a decision that is made now.
             if let Some(signal) = link.scan(reported).map_err(Gone::Broken)? {
@@ -194,6 +216,10 @@ pub(super) fn poll_move(
                     return Poll::Ready(Ok(Moved::Signal(signal)));
                 }
             }
+            // A client need not wait for the server's word to send COPY data: they go on now.
+            if link.copy_in != copy_in && !side.fresh().is_empty() {
+                return Poll::Ready(Ok(Moved::Input));
+            }
         }
         if let Poll::Ready(wrote) = side.poll_write(link.as_deref_mut(), cx) {
             progress |= wrote?;
@@ -203,10 +229,7 @@ pub(super) fn poll_move(
         }
         if let Poll::Ready(read) = side.poll_read(cx) {
             read?;
-            progress = true;
-            if until != Until::AnsweredOnly {
-                return Poll::Ready(Ok(Moved::Input));
-            }
+            return Poll::Ready(Ok(Moved::Input));
         }
         if !progress {
             return Poll::Pending;

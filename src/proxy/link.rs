@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::deallocate::Deallocation;
 use super::session::Deferred;
 use crate::decide::route::NodeId;
 use crate::decide::session::{Dues, StatementId};
@@ -20,7 +21,7 @@ pub(super) struct Link {
     pub dues: Dues,
     pub reply: Reply,
     pub copy_in: CopyIn,
-    /// Nothing has been sent for the session yet.
+    /// Nothing has been sent for the session yet that another server could not be sent as well.
     pub is_new: bool,
     /// As of the last ReadyForQuery.
     pub status: TransactionStatus,
@@ -40,6 +41,8 @@ pub(super) struct Link {
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
     pub lesson: Vec<Box<[u8]>>,
+    /// A DEALLOCATE that has been bound and not been executed.
+    pub deallocation: Option<Deallocation>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
 }
@@ -133,6 +136,13 @@ impl Reply {
         }
     }
 
+    /// A batch is going to be sent, or a part of one; everything before it has been answered.
+    pub(super) fn begin(&mut self, withhold: Withhold) {
+        self.settled = self.passable;
+        self.delivered = Delivered::Nothing;
+        self.withhold = withhold;
+    }
+
     /// `n` more bytes are for the client.
     #[inline]
     pub(super) fn pass(&mut self, n: usize) {
@@ -216,6 +226,7 @@ impl Link {
             may_commit: false,
             batch_open: false,
             lesson: Vec::new(),
+            deallocation: None,
             began: None,
         }
     }
@@ -231,10 +242,10 @@ impl Link {
         self.lease.node
     }
 
-    /// Nothing is under way in either direction.
+    /// Nothing is under way in either direction. After an error in a part of a batch it is for the client to go on.
     pub(super) fn is_quiet(&self) -> bool {
         self.dues.is_empty()
-            && !self.dues.is_skipping()
+            && (self.batch_open || !self.dues.is_skipping())
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
             && self.copy_in == CopyIn::No

@@ -16,7 +16,7 @@ use super::session::{Leftovers, Transaction};
 use crate::decide::session::{Inventory, ParameterMap, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, ServerConnection};
-use crate::telemetry::Count;
+use crate::telemetry::{Count, Direction};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 
@@ -132,11 +132,13 @@ impl Client {
             link.may_commit = false;
         }
         link.failed = false;
+        link.deallocation = None;
         link.began = None;
     }
 
     /// After an exchange: asks the server what the session has left, and gives the connection back if nothing holds it.
     pub(super) async fn settle(&mut self) -> Result<(), End> {
+        self.count_bytes();
         let Some(link) = self.link.as_ref() else { return Ok(()) };
         if link.batch_open || !self.transaction.is_idle() || !link.is_quiet() {
             return Ok(());
@@ -150,6 +152,12 @@ impl Client {
             self.registration.slot.set_rest(Rest::Resting);
         }
         Ok(())
+    }
+
+    fn count_bytes(&mut self) {
+        let (received, sent) = (std::mem::take(&mut self.side.received), std::mem::take(&mut self.side.sent));
+        self.shared.metrics.add(Count::Bytes(Direction::FromClients), received);
+        self.shared.metrics.add(Count::Bytes(Direction::ToClients), sent);
     }
 
     async fn take_inventory(&mut self) -> Result<(), End> {
@@ -211,6 +219,7 @@ impl Client {
         if let End::Fatal(report) = &end {
             report.put(&mut self.side.output);
         }
+        self.count_bytes();
         if let Some(side) = end.side() {
             self.shared.metrics.count(Count::Error(side));
         }

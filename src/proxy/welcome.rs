@@ -107,9 +107,9 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
 
 /// Hands a client over to the admin console, if it is allowed there.
 async fn console(client: Authenticated, shared: &Arc<Shared>) {
-    let Authenticated { mut stream, input, request, .. } = client;
+    let Authenticated { mut stream, input, request, is_operator, .. } = client;
     let config = shared.config.load_full();
-    let level = if config.admin.users.contains(&request.user) {
+    let level = if is_operator || config.admin.users.contains(&request.user) {
         ConsoleLevel::Admin
     } else if config.admin.readers.contains(&request.user) {
         ConsoleLevel::Reader

@@ -5,7 +5,10 @@
 
 mod catalogue;
 mod local;
+mod operating;
+mod peers;
 mod placing;
+mod protocol;
 mod proxying;
 mod support;
 mod watching;

@@ -20,8 +20,17 @@ pub enum Pin {
 }
 
 impl Pin {
-    pub const ALL: [Pin; 6] =
-        [Pin::TemporaryObject, Pin::AdvisoryLock, Pin::HoldCursor, Pin::Listen, Pin::HiddenPrepare, Pin::SessionMode];
+    /// In the order of their declaration; counters are numbered by it. The length is the last one's number, so that a
+    /// new one cannot be forgotten here.
+    pub const ALL: [Pin; Pin::SessionMode as usize + 1] = [
+        Pin::TemporaryObject,
+        Pin::AdvisoryLock,
+        Pin::HoldCursor,
+        Pin::Listen,
+        Pin::HiddenPrepare,
+        Pin::SequenceState,
+        Pin::SessionMode,
+    ];
 
     /// Stable: a metric label, and part of the console's output.
     pub fn label(self) -> &'static str {

@@ -28,87 +28,89 @@ impl<'a> Lower<'a> {
 /// Reserved words: neither functions nor relations, unless quoted. (Those that may be functions, such as `left`, are
 /// not among them.)
 pub(super) fn is_never_a_name(word: &str) -> bool {
-    matches!(
-        word,
-        "all"
-            | "analyse"
-            | "analyze"
-            | "and"
-            | "any"
-            | "array"
-            | "as"
-            | "asc"
-            | "asymmetric"
-            | "both"
-            | "case"
-            | "cast"
-            | "check"
-            | "collate"
-            | "column"
-            | "constraint"
-            | "create"
-            | "current_catalog"
-            | "current_date"
-            | "current_role"
-            | "current_time"
-            | "current_timestamp"
-            | "current_user"
-            | "default"
-            | "deferrable"
-            | "desc"
-            | "distinct"
-            | "do"
-            | "else"
-            | "end"
-            | "except"
-            | "false"
-            | "fetch"
-            | "for"
-            | "foreign"
-            | "from"
-            | "grant"
-            | "group"
-            | "having"
-            | "in"
-            | "initially"
-            | "intersect"
-            | "into"
-            | "lateral"
-            | "leading"
-            | "limit"
-            | "localtime"
-            | "localtimestamp"
-            | "not"
-            | "null"
-            | "offset"
-            | "on"
-            | "only"
-            | "or"
-            | "order"
-            | "placing"
-            | "primary"
-            | "references"
-            | "returning"
-            | "select"
-            | "session_user"
-            | "some"
-            | "symmetric"
-            | "table"
-            | "then"
-            | "to"
-            | "trailing"
-            | "true"
-            | "union"
-            | "unique"
-            | "user"
-            | "using"
-            | "variadic"
-            | "when"
-            | "where"
-            | "window"
-            | "with"
-    )
+    RESERVED.binary_search(&word).is_ok()
 }
+
+/// In order, to be searched.
+const RESERVED: [&str; 77] = [
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "column",
+    "constraint",
+    "create",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "from",
+    "grant",
+    "group",
+    "having",
+    "in",
+    "initially",
+    "intersect",
+    "into",
+    "lateral",
+    "leading",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "not",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "select",
+    "session_user",
+    "some",
+    "symmetric",
+    "table",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "user",
+    "using",
+    "variadic",
+    "when",
+    "where",
+    "window",
+    "with",
+];
 
 /// Words that stand before a parenthesis without being the call of a function in `pg_proc`: constructs of the
 /// grammar, types with a modifier. `previous` is the token before the word, in lower case.

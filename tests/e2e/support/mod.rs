@@ -1,6 +1,8 @@
 //! What end-to-end tests have in common.
 
+pub(crate) mod plain;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod watch;
 
 use std::time::Duration;

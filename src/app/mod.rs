@@ -1,5 +1,7 @@
 //! The composition root: builds everything, starts it, drains it in order.
 
+mod operations;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,19 +13,24 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::admin::{Sources, http};
 use crate::cluster::{Cluster, Settings};
 use crate::config::{Config, Listen};
 use crate::decide::route::{Role, Snapshot, State};
 use crate::proxy::{self, Listener, Shared};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Telemetry, Topic};
+
+use operations::{Door, Operations};
 
 /// A running pgpilot. Dropped, it stops at once.
 pub struct App {
     shared: Arc<Shared>,
     telemetry: Arc<Telemetry>,
     addresses: Vec<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
     sockets: Vec<PathBuf>,
-    _background: Vec<AbortOnDropHandle<()>>,
+    operations: Arc<Operations>,
+    background: Vec<AbortOnDropHandle<()>>,
 }
 
 /// How often idle connections are looked over.
@@ -34,33 +41,74 @@ impl App {
     ///
     /// # Errors
     /// A listener cannot be bound, or TLS files cannot be used.
-    pub async fn start(config: Config) -> anyhow::Result<App> {
+    pub async fn start(config: Config, file: Option<PathBuf>) -> anyhow::Result<App> {
         let telemetry = Arc::new(Telemetry::new());
         let cluster = Cluster::start(&Settings::from(&config));
         let listeners = bind(&config).await?;
+        let http = match config.metrics.listen {
+            Some(address) => Some(listen_tcp(address).await?),
+            None => None,
+        };
         let stop = CancellationToken::new();
         let shared = Shared::new(config, cluster, telemetry.metrics().clone(), stop)?;
+        let asked_to_stop = CancellationToken::new();
+        let operations =
+            Arc::new(Operations { shared: shared.clone(), telemetry: telemetry.clone(), file, asked_to_stop });
         let mut app = App {
             addresses: listeners.iter().filter_map(|(_, address)| *address).collect(),
+            metrics_address: http.as_ref().and_then(|listener| listener.local_addr().ok()),
             sockets: listeners.iter().filter_map(|(listener, _)| path_of(listener)).collect(),
-            _background: vec![
-                telemetry.keep_up(),
-                AbortOnDropHandle::new(tokio::spawn(keep_house(shared.clone()))),
-                AbortOnDropHandle::new(tokio::spawn(follow(shared.clone()))),
-            ],
-            shared,
+            background: vec![telemetry.keep_up()],
+            operations: operations.clone(),
+            shared: shared.clone(),
             telemetry,
         };
-        for (listener, _) in listeners {
-            let serving = tokio::spawn(proxy::serve(listener, app.shared.clone()));
-            app._background.push(AbortOnDropHandle::new(serving));
+        let _ = shared.console.set(Box::new(Door(operations.clone())));
+        app.spawn(keep_house(shared.clone()));
+        app.spawn(follow(shared.clone()));
+        if let Some(listener) = http {
+            app.spawn(async move { match http::serve(listener, operations).await {} });
         }
+        for (listener, _) in listeners {
+            app.spawn(proxy::serve(listener, shared.clone()));
+        }
+        operations_started(&app);
         Ok(app)
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.background.push(AbortOnDropHandle::new(tokio::spawn(task)));
     }
 
     /// Where clients connect by TCP, with the ports that were really bound.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where the HTTP endpoint is, if there is one.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Returns when an operator has asked pgpilot to end, on the admin console.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn asked_to_stop(&self) {
+        self.operations.asked_to_stop.cancelled().await;
+    }
+
+    /// Reads the topology file again, as SIGHUP asks. What is wrong with it is logged, and changes nothing.
+    pub fn reload(&self) {
+        match self.operations.reload() {
+            Ok(outcome) => tracing::info!(notices = ?outcome.notices, "the topology file was read again"),
+            Err(error) => tracing::error!(%error, "nothing was changed"),
+        }
+    }
+
+    /// What operators see and can do.
+    pub fn operations(&self) -> Arc<dyn Sources> {
+        self.operations.clone()
     }
 
     pub fn shared(&self) -> &Arc<Shared> {
@@ -96,6 +144,11 @@ impl Drop for App {
     }
 }
 
+fn operations_started(app: &App) {
+    let text = format!("pgpilot {} has started", env!("CARGO_PKG_VERSION"));
+    app.shared.cluster.journal().note(Topic::Service, None, text);
+}
+
 async fn bind(config: &Config) -> anyhow::Result<Vec<(Listener, Option<SocketAddr>)>> {
     let mut listeners = Vec::new();
     for listen in &config.listen {
@@ -108,29 +161,40 @@ async fn bind(config: &Config) -> anyhow::Result<Vec<(Listener, Option<SocketAdd
             }
             Listen::Unix(directory) => {
                 let path = directory.join(format!(".s.PGSQL.{}", config.socket_port()));
-                listeners.push((Listener::Unix(bind_unix(&path)?), None));
+                // As PostgreSQL's: authentication decides, not the file's permissions.
+                listeners.push((Listener::Unix(bind_unix(&path, 0o777)?), None));
             }
         }
+    }
+    if let Some(directory) = &config.admin.socket {
+        let path = directory.join(format!(".s.PGSQL.{}", config.socket_port()));
+        // Who may connect is decided by who runs pgpilot; the file's permissions say so already.
+        listeners.push((Listener::Operators(bind_unix(&path, 0o600)?), None));
     }
     Ok(listeners)
 }
 
+async fn listen_tcp(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
 /// Binds a Unix socket, in place of one that nobody listens on any more.
-fn bind_unix(path: &Path) -> anyhow::Result<UnixListener> {
+fn bind_unix(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     let say = || format!("cannot listen on {}", path.display());
     if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path).with_context(say)?;
     }
     let listener = UnixListener::bind(path).with_context(say)?;
-    // As PostgreSQL's: authentication decides, not the file's permissions.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).with_context(say)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(say)?;
     Ok(listener)
 }
 
 fn path_of(listener: &Listener) -> Option<PathBuf> {
     match listener {
         Listener::Tcp(_) => None,
-        Listener::Unix(listener) => listener.local_addr().ok()?.as_pathname().map(Path::to_owned),
+        Listener::Unix(listener) | Listener::Operators(listener) => {
+            listener.local_addr().ok()?.as_pathname().map(Path::to_owned)
+        }
     }
 }
 

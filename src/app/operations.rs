@@ -1,0 +1,207 @@
+//! What operators see of a running pgpilot, and what they can do to it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{
+    Action, ClientRow, ConsoleUser, Level, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow, ServerState,
+    Service, Sources, console,
+};
+use crate::config::Config;
+use crate::decide::route::{NodeId, Snapshot};
+use crate::decide::sql::Classified;
+use crate::proxy::{Console, ConsoleLevel, ConsoleVisit, Passage, Shared};
+use crate::telemetry::{Journal, Telemetry, Topic, logging};
+
+/// The operators' side of a running pgpilot.
+pub(super) struct Operations {
+    pub shared: Arc<Shared>,
+    pub telemetry: Arc<Telemetry>,
+    /// The topology file, to be read again; `None`: there is none.
+    pub file: Option<PathBuf>,
+    /// Cancelled when an operator asks pgpilot to end.
+    pub asked_to_stop: CancellationToken,
+}
+
+/// A PAUSE gives up waiting for statements after so long; the pause itself stays.
+const PAUSE_WAIT: Duration = Duration::from_secs(30);
+const PAUSE_POLL: Duration = Duration::from_millis(5);
+
+impl Sources for Operations {
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    fn journal(&self) -> &Journal {
+        self.shared.cluster.journal()
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.shared.config.load_full()
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.cluster.snapshot()
+    }
+
+    fn node(&self, id: NodeId) -> NodeFacts {
+        let config = self.shared.config.load();
+        let snapshot = self.shared.cluster.snapshot();
+        let settings = snapshot.node(id).and_then(|view| config.nodes.iter().find(|node| node.name == view.name));
+        let pools = self.shared.pools.all();
+        let pool = pools.iter().find(|(node, _)| *node == id).map(|(_, pool)| pool);
+        let (dials, dial_failures) = pool.map_or((0, 0), |pool| pool.dials());
+        NodeFacts {
+            address: settings.map(|node| format!("{}:{}", node.host, node.port)).unwrap_or_default(),
+            server_version: self.shared.cluster.answer(id).map(|answer| answer.server_version),
+            outstanding: pool.map_or(0, |pool| pool.leased()),
+            dials,
+            dial_failures,
+        }
+    }
+
+    fn pools(&self) -> Vec<PoolRow> {
+        let mut rows = Vec::new();
+        for (node, pool) in self.shared.pools.all() {
+            rows.extend(pool.counts().into_iter().map(|(key, counts)| PoolRow {
+                node,
+                user: key.user,
+                database: key.database,
+                counts,
+            }));
+        }
+        rows
+    }
+
+    fn clients(&self) -> Vec<ClientRow> {
+        let rows = self.shared.registry.rows().into_iter();
+        rows.map(|row| ClientRow {
+            pid: row.pid,
+            user: row.info.user,
+            database: row.info.database,
+            address: row.info.address,
+            application: row.info.application,
+            since: row.info.since,
+            node: row.node,
+            pins: row.pins,
+        })
+        .collect()
+    }
+
+    fn servers(&self) -> Vec<ServerRow> {
+        let leased = self.shared.registry.rows().into_iter().filter_map(|row| {
+            Some(ServerRow {
+                node: row.node?,
+                user: row.info.user,
+                database: row.info.database,
+                state: ServerState::Leased(Some(row.pid)),
+                backend: row.backend,
+                age: None,
+            })
+        });
+        let idle = self.pools().into_iter().flat_map(|pool| {
+            let row = ServerRow {
+                node: pool.node,
+                user: pool.user,
+                database: pool.database,
+                state: ServerState::Idle,
+                backend: None,
+                age: None,
+            };
+            std::iter::repeat_n(row, pool.counts.idle)
+        });
+        leased.chain(idle).collect()
+    }
+
+    fn classify(&self, sql: &str, database: &str) -> Arc<Classified> {
+        self.shared.verdicts(&Arc::from(database)).of(sql.as_bytes())
+    }
+
+    fn service(&self) -> Service {
+        if self.shared.stop.is_cancelled() || self.asked_to_stop.is_cancelled() {
+            Service::Draining
+        } else if self.shared.gate.state() == Passage::Closed {
+            Service::Paused
+        } else {
+            Service::Running
+        }
+    }
+
+    fn perform(&self, action: Action) -> Performed<'_> {
+        Box::pin(async move {
+            match action {
+                Action::Drain(node) => self.shared.cluster.drain(node),
+                Action::Undrain(node) => self.shared.cluster.undrain(node),
+                Action::Pause => return self.pause().await,
+                Action::Resume => {
+                    if self.shared.gate.set(Passage::Open) == Passage::Open {
+                        return Err(Refused::State("pgpilot is not paused".to_owned()));
+                    }
+                }
+                Action::Reload => return self.reload(),
+                Action::Shutdown => self.asked_to_stop.cancel(),
+            }
+            Ok(Outcome::default())
+        })
+    }
+}
+
+impl Operations {
+    async fn pause(&self) -> Result<Outcome, Refused> {
+        if self.shared.gate.set(Passage::Closed) == Passage::Closed {
+            return Err(Refused::State("pgpilot is paused already".to_owned()));
+        }
+        let until = Instant::now() + PAUSE_WAIT;
+        loop {
+            let working = self.shared.registry.rows().iter().filter(|row| row.working).count();
+            if working == 0 {
+                return Ok(Outcome::default());
+            }
+            if Instant::now() >= until {
+                let notice = format!("{working} clients are still in a transaction; new ones wait");
+                return Ok(Outcome { notices: vec![notice] });
+            }
+            tokio::time::sleep(PAUSE_POLL).await;
+        }
+    }
+
+    /// Reads the topology file again and takes over what can change while pgpilot runs.
+    pub(super) fn reload(&self) -> Result<Outcome, Refused> {
+        let Some(file) = &self.file else {
+            return Err(Refused::State("there is no topology file to read again".to_owned()));
+        };
+        let config = Config::load(file).map_err(|problems| Refused::Config(problems.to_string()))?;
+        let restart = self.shared.config.load().changes_needing_restart(&config);
+        let mut notices: Vec<String> =
+            restart.iter().map(|what| format!("a change of {what} needs a restart")).collect();
+        notices.extend(config.warnings.iter().map(ToString::to_string));
+        if let Err(error) = logging::apply(&config.log) {
+            notices.push(error.to_string());
+        }
+        self.shared.reload(config).map_err(|error| Refused::Config(error.to_string()))?;
+        self.journal().note(Topic::Service, None, "the topology file was read again");
+        Ok(Outcome { notices })
+    }
+}
+
+/// The console's door.
+pub(super) struct Door(pub Arc<Operations>);
+
+impl Console for Door {
+    fn serve(&self, visit: ConsoleVisit) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let ConsoleVisit { stream, input, user, level } = visit;
+        let level = match level {
+            ConsoleLevel::Admin => Level::Admin,
+            ConsoleLevel::Reader => Level::Reader,
+        };
+        let who = ConsoleUser { name: user.into(), level };
+        Box::pin(async move {
+            if let Err(error) = console::serve(stream, input, who, self.0.clone()).await {
+                tracing::info!(%error, "a console session ended");
+            }
+        })
+    }
+}

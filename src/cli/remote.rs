@@ -1,0 +1,148 @@
+//! Talking to the admin console of a running pgpilot.
+
+use std::error::Error as _;
+use std::future::poll_fn;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::timeout;
+use tokio_postgres::types::Type;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::arguments::Remote;
+use super::exit::Failure;
+use super::file;
+use super::output::{self, Rows};
+use crate::config::ADMIN_DATABASE;
+
+/// To be logged in.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What the console calls somebody who comes in by the Unix socket of `admin.socket`.
+const LOCAL_USER: &str = "pgpilot";
+
+/// A connection to an admin console.
+pub(super) struct Console {
+    client: Client,
+    _driver: AbortOnDropHandle<()>,
+}
+
+impl Console {
+    pub(super) async fn connect(remote: &Remote) -> Result<Self, Failure> {
+        let config = address(remote)?;
+        let connected = timeout(CONNECT, config.connect(NoTls)).await;
+        let (client, mut connection) = match connected {
+            Ok(Ok(connected)) => connected,
+            Ok(Err(error)) => return Err(not_connected(&error)),
+            Err(_) => return Err(Failure::unreachable(anyhow::anyhow!("no answer within {CONNECT:?}"))),
+        };
+        // Notices are for whoever gave the command.
+        let driver = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notice(notice) = message {
+                    output::complain(&format!("note: {}", notice.message()));
+                }
+            }
+        });
+        Ok(Self { client, _driver: AbortOnDropHandle::new(driver) })
+    }
+
+    pub(super) async fn rows(&self, command: &str) -> Result<Rows, Failure> {
+        let statement = self.client.prepare(command).await.map_err(|error| said(&error))?;
+        let columns = statement.columns().iter().map(|column| column.name().to_owned()).collect();
+        let rows = self.client.query(&statement, &[]).await.map_err(|error| said(&error))?;
+        let rows = rows.iter().map(values).collect::<Result<_, _>>().map_err(Failure::failed)?;
+        Ok(Rows { columns, rows })
+    }
+
+    pub(super) async fn run(&self, command: &str) -> Result<(), Failure> {
+        self.client.batch_execute(command).await.map_err(|error| said(&error))
+    }
+}
+
+/// Where the console is.
+fn address(remote: &Remote) -> Result<Config, Failure> {
+    let mut config = match &remote.url {
+        // The error shows the parameter that is wrong, not the password.
+        Some(url) => url.parse::<Config>().map_err(Failure::usage)?,
+        None => {
+            let path = file::find(&remote.file)?;
+            let settings = file::load(&path)?;
+            let Some(socket) = &settings.admin.socket else {
+                return Err(Failure::usage(anyhow::anyhow!(
+                    "{} sets no admin.socket; set it, or give --url or PGPILOT_URL",
+                    path.display()
+                )));
+            };
+            let mut config = Config::new();
+            config.host_path(socket).port(settings.socket_port());
+            config
+        }
+    };
+    if config.get_user().is_none() {
+        config.user(LOCAL_USER);
+    }
+    config.dbname(ADMIN_DATABASE).application_name("pgpilot");
+    Ok(config)
+}
+
+/// A server that answers with an error refuses; all else is that nobody could be reached.
+fn not_connected(error: &tokio_postgres::Error) -> Failure {
+    match error.as_db_error() {
+        Some(_) => said(error),
+        None => Failure::unreachable(anyhow::anyhow!("{}", with_cause(error))),
+    }
+}
+
+fn said(error: &tokio_postgres::Error) -> Failure {
+    let Some(said) = error.as_db_error() else {
+        return Failure::failed(anyhow::anyhow!("{}", with_cause(error)));
+    };
+    let hint = said.hint().map(|hint| format!("\n{hint}")).unwrap_or_default();
+    Failure::failed(anyhow::anyhow!("{} ({}){hint}", said.message(), said.code().code()))
+}
+
+fn with_cause(error: &tokio_postgres::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+fn values(row: &Row) -> Result<Vec<Value>, tokio_postgres::Error> {
+    let value = |number: usize| {
+        Ok(match *row.columns()[number].type_() {
+            Type::INT8 => row.try_get::<_, Option<i64>>(number)?.into(),
+            Type::FLOAT8 => row.try_get::<_, Option<f64>>(number)?.into(),
+            Type::BOOL => row.try_get::<_, Option<bool>>(number)?.into(),
+            _ => row.try_get::<_, Option<String>>(number)?.into(),
+        })
+    };
+    (0..row.len()).map(value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::arguments::FileArguments;
+    use crate::cli::exit::Exit;
+
+    fn remote(url: &str) -> Remote {
+        Remote { url: Some(url.to_owned()), file: FileArguments { config: None } }
+    }
+
+    #[test]
+    fn a_url_needs_no_more_than_a_host() {
+        let config = address(&remote("postgresql://localhost:7000")).unwrap();
+        assert_eq!((config.get_user(), config.get_dbname()), (Some("pgpilot"), Some("pgpilot")));
+        let config = address(&remote("postgresql://olga:pw@localhost/other")).unwrap();
+        assert_eq!((config.get_user(), config.get_dbname()), (Some("olga"), Some("pgpilot")));
+        assert_eq!(address(&remote("nonsense=")).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_not_the_same_as_refused() {
+        // A port that was free a moment ago.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let failure = Console::connect(&remote(&format!("postgresql://127.0.0.1:{port}"))).await.err().unwrap();
+        assert_eq!(failure.exit, Exit::Unreachable);
+    }
+}

@@ -1,0 +1,5 @@
+//! The protocol, to the byte.
+
+mod play;
+mod same;
+mod script;
