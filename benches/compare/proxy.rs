@@ -33,6 +33,9 @@ pub(crate) enum Kind {
     Pgbouncer,
     Pgpool,
     Pgpilot,
+    /// The pgpilot that `--against` names.
+    #[value(skip)]
+    Other,
 }
 
 /// How prepared statements get through.
@@ -66,6 +69,7 @@ impl fmt::Display for Kind {
             Self::Pgbouncer => "PgBouncer",
             Self::Pgpool => "pgpool-II",
             Self::Pgpilot => "pgpilot",
+            Self::Other => "other pgpilot",
         })
     }
 }
@@ -85,7 +89,11 @@ impl Proxy {
             }
             Kind::Pgbouncer => pgbouncer::start(servers, pool)?,
             Kind::Pgpool => pgpool::start(servers, &arguments.clients)?,
-            Kind::Pgpilot => Ok(pilot::start(servers, pool)?),
+            Kind::Pgpilot => Ok(pilot::start(servers, "pgpilot", Path::new(pilot::BUILT), pool)?),
+            Kind::Other => {
+                let program = arguments.against.as_deref().context("--against names it")?;
+                Ok(pilot::start(servers, "other", program, pool)?)
+            }
         };
         let Started { title, port, process, prepared } = match started {
             Ok(started) => started,
