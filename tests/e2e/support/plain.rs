@@ -1,250 +1,240 @@
-//! A client that speaks the protocol message by message: it sends any bytes, and sees every reply.
+//! A client that sends what it is told, message by message: what drivers do not do, or hide.
 
-use std::fmt;
-use std::sync::{Mutex, PoisonError};
-
-use bytes::BytesMut;
-use pgpilot::config::Secret;
-use pgpilot::decide::auth::{Credential, LoginStep, ServerLogin};
-use pgpilot::wire::startup::{PROTOCOL_3_0, put_startup};
-use pgpilot::wire::{HEADER_LEN, Header, backend, frontend};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use bytes::{BufMut, BytesMut};
+use pgpilot::demo::Node;
+use pgpilot::wire::backend::{self, ErrorView};
+use pgpilot::wire::frontend::{self, BindHead, Parse};
+use pgpilot::wire::{HEADER_LEN, Header, startup};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::proxy::{PASSWORD, USER};
-use super::{LIMIT, wait_for};
+use super::LIMIT;
+use super::proxy::USER;
 
-/// One connection.
+/// Lets a raw client in without a password: it goes at the end of the topology file.
+pub(crate) const TRUST: &str =
+    "[[auth.rules]]\nmethod = \"trust\"\n[[users]]\nname = \"app\"\npassword = \"app-secret\"\n";
+
+trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
+
 pub(crate) struct Raw {
-    stream: TcpStream,
-    input: BytesMut,
-    /// From BackendKeyData.
+    reader: Reader,
+    writer: WriteHalf<Box<dyn Line>>,
+    /// For a CancelRequest.
     pub(crate) pid: u32,
     pub(crate) key: Vec<u8>,
-    /// Everything between the authentication and the first ReadyForQuery.
-    pub(crate) greeting: Vec<Frame>,
+}
+
+struct Reader {
+    stream: ReadHalf<Box<dyn Line>>,
+    input: BytesMut,
 }
 
 /// One message from the server.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Frame {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reply {
     pub(crate) tag: u8,
     pub(crate) body: Vec<u8>,
 }
 
-/// Why a login did not succeed.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    /// ErrorResponse.
-    Error(Frame),
-    /// The connection was closed without a word.
-    Closed,
+impl Raw {
+    /// Connects to a pgpilot that was started with [`TRUST`].
+    pub(crate) async fn connect(port: u16) -> Self {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("pgpilot listens");
+        stream.set_nodelay(true).expect("a TCP socket");
+        Self::begin(Box::new(stream)).await
+    }
+
+    /// Connects to a server itself.
+    pub(crate) async fn direct(node: &Node) -> Self {
+        let path = node.socket_directory().join(format!(".s.PGSQL.{}", node.port()));
+        Self::begin(Box::new(UnixStream::connect(path).await.expect("the server listens"))).await
+    }
+
+    async fn begin(mut stream: Box<dyn Line>) -> Self {
+        let mut out = BytesMut::new();
+        startup::put_startup(&mut out, startup::PROTOCOL_3_0, &[("user", USER), ("database", "shop")]);
+        stream.write_all(&out).await.expect("the start-up packet is sent");
+        let (stream, writer) = tokio::io::split(stream);
+        let reader = Reader { stream, input: BytesMut::new() };
+        let mut raw = Self { reader, writer, pid: 0, key: Vec::new() };
+        for reply in raw.replies().await {
+            assert_ne!(reply.tag, backend::ERROR_RESPONSE, "{reply:?}");
+            if reply.tag == backend::BACKEND_KEY_DATA {
+                let (pid, key) = backend::backend_key_data(&reply.body).expect("a key");
+                (raw.pid, raw.key) = (pid, key.to_vec());
+            }
+        }
+        raw
+    }
+
+    pub(crate) async fn send(&mut self, messages: Messages) {
+        self.writer.write_all(&messages.0).await.expect("the messages are sent");
+    }
+
+    pub(crate) async fn reply(&mut self) -> Reply {
+        self.reader.reply().await
+    }
+
+    /// Everything up to and including the next ReadyForQuery.
+    pub(crate) async fn replies(&mut self) -> Vec<Reply> {
+        self.reader.replies().await
+    }
+
+    pub(crate) async fn ask(&mut self, messages: Messages) -> Vec<Reply> {
+        self.send(messages).await;
+        self.replies().await
+    }
+
+    pub(crate) async fn query(&mut self, sql: &str) -> Vec<Reply> {
+        self.ask(Messages::new().query(sql)).await
+    }
+
+    /// Sends, and reads at the same time until `batches` ReadyForQuery have come.
+    pub(crate) async fn pipeline(&mut self, messages: Messages, batches: usize) -> Vec<Reply> {
+        let Self { reader, writer, .. } = self;
+        let sending = async { writer.write_all(&messages.0).await.expect("the messages are sent") };
+        let receiving = async {
+            let mut all = Vec::new();
+            for _ in 0..batches {
+                all.extend(reader.replies().await);
+            }
+            all
+        };
+        tokio::join!(sending, receiving).1
+    }
+
+    /// Sends a CancelRequest as libpq does, and waits until the other side has closed the connection.
+    pub(crate) async fn cancel(port: u16, pid: u32, key: &[u8]) {
+        let mut out = BytesMut::new();
+        startup::put_cancel(&mut out, pid, key);
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("pgpilot listens");
+        stream.write_all(&out).await.expect("the request is sent");
+        let closed = timeout(LIMIT, stream.read(&mut [0])).await.expect("the connection is closed");
+        assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    }
 }
 
-/// Keys of the last login: deriving them takes most of a login's time.
-static CREDENTIAL: Mutex<Option<Credential>> = Mutex::new(None);
-
-impl Raw {
-    /// A connection on which nothing has been sent.
-    pub(crate) async fn open(port: u16) -> Self {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("something listens");
-        stream.set_nodelay(true).expect("a socket");
-        Self { stream, input: BytesMut::new(), pid: 0, key: Vec::new(), greeting: Vec::new() }
+impl Reader {
+    async fn reply(&mut self) -> Reply {
+        timeout(LIMIT, self.next()).await.expect("an answer in time").expect("the connection stays open")
     }
 
-    /// Logs in as the application's user.
-    pub(crate) async fn connect(port: u16, database: &str) -> Self {
-        let parameters = [("user", USER), ("database", database), ("application_name", "raw")];
-        let connected = Self::connect_with(port, PROTOCOL_3_0, &parameters).await;
-        connected.unwrap_or_else(|refusal| panic!("cannot log in: {refusal:?}"))
-    }
-
-    pub(crate) async fn connect_with(port: u16, version: i32, parameters: &[(&str, &str)]) -> Result<Self, Refusal> {
-        let mut raw = Self::open(port).await;
-        let mut packet = BytesMut::new();
-        put_startup(&mut packet, version, parameters);
-        raw.send(&packet).await;
-        raw.log_in().await?;
-        Ok(raw)
-    }
-
-    /// Authenticates with the application's password; the start-up packet has been sent. Messages before the first request go to the greeting.
-    pub(crate) async fn log_in(&mut self) -> Result<(), Refusal> {
-        let known = CREDENTIAL.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let credential = known.unwrap_or_else(|| Credential::password(Secret::new(PASSWORD.to_owned())));
-        let mut login = Some(ServerLogin::new(USER, credential, None, [7; 18]));
+    async fn replies(&mut self) -> Vec<Reply> {
+        let mut all = Vec::new();
         loop {
-            let frame = self.frame().await.ok_or(Refusal::Closed)?;
-            match frame.tag {
-                backend::ERROR_RESPONSE => return Err(Refusal::Error(frame)),
-                backend::AUTHENTICATION => {
-                    let state = login.take().expect("no request after the login is done");
-                    match state.on_request(&frame.body).expect("a request that can be answered") {
-                        LoginStep::Reply(next, message) => {
-                            self.send(&message).await;
-                            login = Some(next);
-                        }
-                        LoginStep::Expect(next) => login = Some(next),
-                        LoginStep::Done(credential) => {
-                            *CREDENTIAL.lock().unwrap_or_else(PoisonError::into_inner) = Some(credential);
-                        }
-                    }
-                }
-                backend::BACKEND_KEY_DATA => {
-                    let (pid, key) = backend::backend_key_data(&frame.body).expect("a key");
-                    (self.pid, self.key) = (pid, key.to_vec());
-                }
-                backend::READY_FOR_QUERY => return Ok(()),
-                _ => self.greeting.push(frame),
+            let reply = self.reply().await;
+            let last = reply.tag == backend::READY_FOR_QUERY;
+            all.push(reply);
+            if last {
+                return all;
             }
         }
     }
 
-    pub(crate) async fn send(&mut self, bytes: &[u8]) {
-        let sent = timeout(LIMIT, self.stream.write_all(bytes)).await.expect("the other side reads");
-        // A reset says that the other side has closed; what it said before is still to be read.
-        drop(sent);
-    }
-
-    /// Sends, and waits until the other side has read it: its socket's queue is empty again.
-    pub(crate) async fn send_taken(&mut self, bytes: &[u8]) {
-        self.send(bytes).await;
-        let (own, peer) = (self.stream.local_addr(), self.stream.peer_addr());
-        let (own, peer) = (own.expect("a socket").port(), peer.expect("a socket").port());
-        wait_for("the other side to read", LIMIT, async || !is_queued(own, peer)).await;
-    }
-
-    /// The next message; `None` at the end of the stream. Panics when nothing comes for long.
-    pub(crate) async fn frame(&mut self) -> Option<Frame> {
+    async fn next(&mut self) -> Option<Reply> {
         loop {
-            if let Some(header) = Header::peek(&self.input).expect("a valid header")
+            if let Some(header) = Header::peek(&self.input).expect("a frame")
                 && self.input.len() >= header.frame_len()
             {
-                let bytes = self.input.split_to(header.frame_len());
-                return Some(Frame { tag: header.tag, body: bytes[HEADER_LEN..].to_vec() });
+                let frame = self.input.split_to(header.frame_len());
+                return Some(Reply { tag: header.tag, body: frame[HEADER_LEN..].to_vec() });
             }
-            let read = timeout(LIMIT, self.stream.read_buf(&mut self.input)).await.expect("a reply in time");
-            if read.unwrap_or(0) == 0 {
+            if self.stream.read_buf(&mut self.input).await.ok()? == 0 {
                 return None;
             }
         }
     }
+}
 
-    /// One byte that is no message: the answer to SSLRequest and GSSENCRequest.
-    pub(crate) async fn byte(&mut self) -> u8 {
-        assert!(self.input.is_empty());
-        timeout(LIMIT, self.stream.read_u8()).await.expect("an answer in time").expect("an answer")
+/// Messages to be sent in one write.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Messages(BytesMut);
+
+impl Messages {
+    pub(crate) fn new() -> Self {
+        Self::default()
     }
 
-    /// The messages up to one of this type, or up to the end of the stream.
-    pub(crate) async fn until(&mut self, tag: u8) -> Vec<Frame> {
-        let mut frames = Vec::new();
-        while let Some(frame) = self.frame().await {
-            let last = frame.tag == tag;
-            frames.push(frame);
-            if last {
-                break;
-            }
+    pub(crate) fn query(mut self, sql: &str) -> Self {
+        frontend::put_query(&mut self.0, sql.as_bytes());
+        self
+    }
+
+    pub(crate) fn parse(mut self, name: &str, sql: &str) -> Self {
+        Parse { name: name.as_bytes(), query: sql.as_bytes(), types: &[0, 0] }.put(&mut self.0);
+        self
+    }
+
+    pub(crate) fn close(mut self, statement: &str) -> Self {
+        frontend::put_statement_target(&mut self.0, frontend::CLOSE, statement.as_bytes());
+        self
+    }
+
+    /// The unnamed portal, with parameters as text.
+    pub(crate) fn bind(mut self, statement: &str, parameters: &[&str]) -> Self {
+        let rest = 2 + 2 + parameters.iter().map(|value| 4 + value.len()).sum::<usize>() + 2;
+        BindHead::put(&mut self.0, b"", statement.as_bytes(), rest);
+        self.0.put_i16(0);
+        self.0.put_i16(i16::try_from(parameters.len()).expect("few parameters"));
+        for value in parameters {
+            self.0.put_i32(i32::try_from(value.len()).expect("a short value"));
+            self.0.put_slice(value.as_bytes());
         }
-        frames
+        self.0.put_i16(0);
+        self
     }
 
-    /// The messages up to the end of the stream.
-    pub(crate) async fn rest(&mut self) -> Vec<Frame> {
-        self.until(0).await
+    /// Execute of the unnamed portal, without a limit.
+    pub(crate) fn execute(mut self) -> Self {
+        self.0.put_slice(&[frontend::EXECUTE, 0, 0, 0, 9, 0, 0, 0, 0, 0]);
+        self
     }
 
-    /// Runs a simple Query.
-    pub(crate) async fn query(&mut self, text: &str) -> Vec<Frame> {
-        let mut message = BytesMut::new();
-        frontend::put_query(&mut message, text.as_bytes());
-        self.send(&message).await;
-        self.until(backend::READY_FOR_QUERY).await
+    pub(crate) fn copy_data(mut self, data: &[u8]) -> Self {
+        self.0.put_u8(frontend::COPY_DATA);
+        self.0.put_i32(i32::try_from(data.len() + 4).expect("short data"));
+        self.0.put_slice(data);
+        self
     }
 
-    /// The first column of the first row of a simple Query.
-    pub(crate) async fn ask(&mut self, text: &str) -> String {
-        let frames = self.query(text).await;
-        let row = frames.iter().find(|frame| frame.tag == backend::DATA_ROW);
-        let row = row.unwrap_or_else(|| panic!("{text}: {frames:#?}"));
-        let values = backend::data_row(&row.body).expect("a row");
-        String::from_utf8_lossy(values[0].unwrap_or_default()).into_owned()
+    pub(crate) fn copy_done(mut self) -> Self {
+        self.0.put_slice(&[frontend::COPY_DONE, 0, 0, 0, 4]);
+        self
     }
 
-    /// Reads and forgets `n` bytes that come after what has been read.
-    pub(crate) async fn discard(&mut self, n: u64) {
-        let buffered = u64::try_from(self.input.len()).expect("a length").min(n);
-        drop(self.input.split_to(usize::try_from(buffered).expect("a length")));
-        let mut left = n - buffered;
-        let mut buffer = vec![0; 256 * 1024];
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            let read = timeout(LIMIT, self.stream.read(&mut buffer[..most])).await.expect("bytes in time");
-            let read = read.expect("a connection");
-            assert!(read > 0, "{left} bytes are missing");
-            left -= u64::try_from(read).expect("a length");
-        }
+    pub(crate) fn flush(mut self) -> Self {
+        self.0.put_slice(&[frontend::FLUSH, 0, 0, 0, 4]);
+        self
     }
 
-    /// The header of the next message, of which the body has not been read.
-    pub(crate) async fn header(&mut self) -> Header {
-        while self.input.len() < HEADER_LEN {
-            let read = timeout(LIMIT, self.stream.read_buf(&mut self.input)).await.expect("a reply in time");
-            assert!(read.expect("a connection") > 0, "the connection was closed");
-        }
-        let header = Header::peek(&self.input).expect("a valid header").expect("five bytes");
-        drop(self.input.split_to(HEADER_LEN));
-        header
+    pub(crate) fn sync(mut self) -> Self {
+        frontend::put_sync(&mut self.0);
+        self
     }
 }
 
-/// Whether bytes from port `own` to port `peer` have not been acknowledged or read. Both are on this machine: the kernel's table tells
-/// (Documentation/networking/proc_net_tcp.rst).
-fn is_queued(own: u16, peer: u16) -> bool {
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
-    let port = |field: &str| u16::from_str_radix(field.rsplit(':').next().unwrap_or(""), 16).ok();
-    table.lines().skip(1).any(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, local, remote, _, queues, ..] = fields[..] else { return false };
-        let (local, remote) = (port(local), port(remote));
-        let ours = (local, remote) == (Some(own), Some(peer));
-        let theirs = (local, remote) == (Some(peer), Some(own));
-        let (unacknowledged, unread) = queues.split_once(':').unwrap_or(("0", "0"));
-        (ours && unacknowledged != "00000000") || (theirs && unread != "00000000")
+/// The types of messages, as they are written in the documentation, without what may come at any time.
+pub(crate) fn tags(replies: &[Reply]) -> String {
+    let at_any_time = [backend::NOTICE_RESPONSE, backend::PARAMETER_STATUS, backend::NOTIFICATION_RESPONSE];
+    replies.iter().filter(|reply| !at_any_time.contains(&reply.tag)).map(|reply| char::from(reply.tag)).collect()
+}
+
+/// The first column of every row.
+pub(crate) fn values(replies: &[Reply]) -> Vec<String> {
+    let rows = replies.iter().filter(|reply| reply.tag == backend::DATA_ROW);
+    rows.map(|row| {
+        let length = i32::from_be_bytes(row.body[2..6].try_into().expect("four bytes"));
+        let end = usize::try_from(length).map_or(6, |length| 6 + length);
+        String::from_utf8_lossy(&row.body[6..end]).into_owned()
     })
+    .collect()
 }
 
-impl Refusal {
-    /// The SQLSTATE, if there is one.
-    pub(crate) fn code(&self) -> &str {
-        match self {
-            Self::Error(frame) => frame.field(b'C').unwrap_or(""),
-            Self::Closed => "",
-        }
-    }
-}
-
-impl Frame {
-    /// A field of ErrorResponse or NoticeResponse.
-    pub(crate) fn field(&self, kind: u8) -> Option<&str> {
-        self.fields().find(|(k, _)| *k == kind).map(|(_, value)| value)
-    }
-
-    pub(crate) fn fields(&self) -> impl Iterator<Item = (u8, &str)> {
-        let fields = self.body.split(|byte| *byte == 0).filter_map(|field| field.split_first());
-        fields.map(|(kind, value)| (*kind, std::str::from_utf8(value).unwrap_or("?")))
-    }
-}
-
-impl fmt::Debug for Frame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let start = &self.body[..self.body.len().min(400)];
-        write!(f, "{} {}", char::from(self.tag), start.escape_ascii())
-    }
-}
-
-/// The types of the messages, as a word.
-pub(crate) fn tags(frames: &[Frame]) -> String {
-    frames.iter().map(|frame| char::from(frame.tag)).collect()
+/// The SQLSTATE of every error.
+pub(crate) fn errors(replies: &[Reply]) -> Vec<String> {
+    let errors = replies.iter().filter(|reply| reply.tag == backend::ERROR_RESPONSE);
+    errors.map(|error| ErrorView::parse(&error.body).expect("an error").code.to_string()).collect()
 }
