@@ -37,6 +37,8 @@ pub struct ServerConnection {
     pub statements: ServerStatements,
     /// Whose unnamed statement it holds.
     pub unnamed: Option<StatementId>,
+    /// It may hold settings under names that nobody knows: they have to be reset before somebody else gets it.
+    pub tainted: bool,
     /// Whose sequence state (currval, lastval) it holds: the session that used it last.
     pub last_session: u64,
     /// When it is too old to be leased again.

@@ -134,7 +134,12 @@ async fn settings_come_with_the_start_up_packet() {
 #[tokio::test]
 async fn encryption_requests_are_answered_in_any_order() {
     let proxy = Proxy::start().await;
-    for requests in [vec![gss_request()], vec![ssl_request()], vec![gss_request(), ssl_request()], vec![ssl_request(), gss_request()]] {
+    for requests in [
+        vec![gss_request()],
+        vec![ssl_request()],
+        vec![gss_request(), ssl_request()],
+        vec![ssl_request(), gss_request()],
+    ] {
         let mut client = Raw::open(proxy.port()).await;
         for request in &requests {
             client.send(request).await;
