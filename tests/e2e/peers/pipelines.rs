@@ -37,7 +37,6 @@ async fn timed(connect: impl AsyncFn() -> Raw, messages: &Messages, batches: usi
 async fn compare(proxy: &Proxy, what: &str, messages: &Messages, batches: usize) {
     let least = timed(async || Raw::direct(proxy.node("pg1")).await, messages, batches).await;
     let took = timed(async || Raw::connect(proxy.port()).await, messages, batches).await;
-
     assert!(took < least * SLOWER, "{what}: {took:?}, directly {least:?}");
 }
 
