@@ -14,7 +14,7 @@ use super::batch::{Batch, BatchEnd, Gathered, gather};
 use super::deallocate::Unnamed;
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
 use super::fault::End;
-use super::link::{CopyIn, Grant, Link, LinkRole, Withhold};
+use super::link::{CopyIn, Grant, Link, LinkRole, Purpose, Withhold};
 use super::registry::Registration;
 use super::scan::Signal;
 use super::session::{Session, Transaction};
@@ -223,6 +223,9 @@ impl Client {
         let assessed = assessed?;
         if assessed.order == Order::Matters {
             return Ok(false);
+        }
+        if let Some(link) = self.link.as_mut() {
+            link.purpose = Purpose::Any;
         }
         self.grant(batch, assessed);
         Ok(true)

@@ -10,7 +10,7 @@ use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::exchange::{CLIENT_INPUT_MAX, Passing, keep_reply};
 use super::fault::{End, Fault};
-use super::link::{Delivered, Grant, Link, LinkRole};
+use super::link::{Delivered, Grant, Link, LinkRole, Purpose};
 use super::registry::{Quiet, Rest};
 use super::session::Transaction;
 use super::settle;
@@ -60,13 +60,18 @@ impl Client {
         if self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open) {
             self.shared.gate.pass().await;
         }
-        if self.link.is_some() {
+        let reads = need != Need::Primary && self.transaction.is_idle();
+        let purpose = if reads { Purpose::Read } else { Purpose::Any };
+        if let Some(link) = self.link.as_mut() {
+            if !link.batch_open || purpose == Purpose::Any {
+                link.purpose = purpose;
+            }
             self.registration.slot.set_rest(Rest::Working);
             return Ok(Ok(()));
         }
         match self.lease(need, reason, None).await {
             Ok(link) => {
-                self.link = Some(link);
+                self.link.insert(link).purpose = purpose;
                 if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
                     return Ok(self.claim_sequences().await);
                 }

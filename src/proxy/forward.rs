@@ -9,7 +9,7 @@ use super::assess::{Assessed, Frame};
 use super::client::Client;
 use super::deallocate;
 use super::fault::End;
-use super::link::Link;
+use super::link::{Link, Purpose};
 use super::reword::Renamed;
 use super::session::{Deferred, Session, SessionStatement, Texts, Transaction};
 use super::statements::Statements;
@@ -92,6 +92,9 @@ impl Client {
         let mut assessed = Assessed::default();
         self.assess_frame(frame, &mut assessed)?;
         self.session.note_left(&mut assessed.needs);
+        if let Some(link) = self.link.as_mut() {
+            link.purpose = Purpose::Any;
+        }
         self.forward_frame(frame)
     }
 }

@@ -41,6 +41,7 @@ pub(super) struct Link {
     pub started: Instant,
     /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
     pub executing: bool,
+    pub purpose: Purpose,
     /// What has been sent since the last ReadyForQuery may commit something.
     pub may_commit: bool,
     /// A part of an extended batch has been sent, and its Sync not yet.
@@ -58,6 +59,15 @@ pub(super) struct Link {
 pub(super) enum LinkRole {
     Primary,
     Replica,
+}
+
+/// What the statements under way are for, which is how far their session has to be followed by replicas afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Reads alone: on the primary they are on a detour.
+    Read,
+    /// They may write.
+    Any,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,6 +252,7 @@ impl Link {
             renamed: None,
             started: now,
             executing: false,
+            purpose: Purpose::Any,
             may_commit: false,
             batch_open: false,
             lesson: Vec::new(),

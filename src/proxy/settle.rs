@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use super::client::Client;
 use super::exchange::{Side, keep_reply};
 use super::fault::End;
-use super::link::Link;
+use super::link::{Link, Purpose};
 use super::registry::Rest;
 use super::scan::is_told;
 use super::session::{Leftovers, Transaction};
@@ -101,10 +101,9 @@ impl Client {
         let now = Instant::now();
         if link.executing {
             session.has_run = true;
-            if link.is_replica() {
-                session.freshness.read_from(link.node(), now);
-            } else {
-                session.freshness.wrote(now);
+            match link.purpose {
+                Purpose::Any if !link.is_replica() => session.freshness.wrote(now),
+                _ => session.freshness.read_from(link.node(), now),
             }
             shared.metrics.statement(link.served(), link.reason, now - link.started);
         }

@@ -1,0 +1,36 @@
+//! psycopg 3 and asyncpg.
+
+use std::path::Path;
+
+use super::{BY_SESSION, BY_TRANSACTION, Site, script, succeeds};
+
+/// Where Debian's packages of the drivers are installed; a `python3` of one's own may stand before it in `PATH`.
+const DEBIAN: &str = "/usr/bin/python3";
+
+async fn works(name: &str) {
+    let site = Site::start().await;
+    let python = if Path::new(DEBIAN).exists() { DEBIAN } else { "python3" };
+    for database in [BY_TRANSACTION, BY_SESSION] {
+        let before = site.proxy.counts();
+        let mut command = site.through(python, database);
+        command.arg(script(name)).env("PYTHONDONTWRITEBYTECODE", "1");
+        succeeds(command).await;
+        let reads = site.reads_since(before);
+        println!("{name} in {database}: {:?}, {reads} reads on replicas", site.proxy.counts());
+        match database {
+            BY_TRANSACTION => assert!(reads >= 50, "{reads} reads on replicas"),
+            // The session keeps its first connection, which may do everything.
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn psycopg_works() {
+    works("with_psycopg.py").await;
+}
+
+#[tokio::test]
+async fn asyncpg_works() {
+    works("with_asyncpg.py").await;
+}
