@@ -105,6 +105,7 @@ async fn log_in(
     let mut connection = ServerConnection {
         stream,
         input: BytesMut::with_capacity(INPUT),
+        notifications: BytesMut::new(),
         output: BytesMut::with_capacity(OUTPUT),
         node: terms.node,
         pool: terms.pool,
@@ -114,6 +115,7 @@ async fn log_in(
         settings: Arc::new(Settings::default()),
         statements: ServerStatements::new(terms.max_prepared),
         unnamed: None,
+        tainted: false,
         last_session: 0,
         expires_at: expiry(terms.max_lifetime),
         idle_since: Instant::now(),

@@ -89,6 +89,16 @@ pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     })
 }
 
+/// A value that can be the name of a setting that no server knows beforehand, `app.user`.
+fn custom_setting(value: &[u8]) -> Option<Box<str>> {
+    let name = std::str::from_utf8(value).ok().filter(|name| name.len() <= 128 && name.contains('.'))?;
+    let is_identifier = |part: &str| {
+        part.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_alphanumeric() || "_$".contains(c))
+    };
+    name.split('.').all(is_identifier).then(|| name.to_lowercase().into())
+}
+
 impl Client {
     /// Looks at the frames in `bytes`, which are about to be sent for the first time.
     pub(super) fn assess(&mut self, bytes: &[u8]) -> Result<Assessed, End> {
@@ -134,6 +144,11 @@ impl Client {
                 let head = BindHead::parse(frame.body())?;
                 assessed.uses(head.statement);
                 self.add_statement(head.statement, assessed);
+                if assessed.needs.effects.contains(Effects::SETTINGS) {
+                    // `set_config($1, ..)`: the name is among the values.
+                    let values = frontend::bind_values(&frame.body()[head.rest_at..])?;
+                    assessed.needs.names.extend(values.into_iter().flatten().filter_map(custom_setting));
+                }
             }
             frontend::DESCRIBE => {
                 if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {

@@ -83,6 +83,7 @@ impl Client {
         if link.lease.last_session != pid {
             if let Err(error) = link.lease.query("DISCARD SEQUENCES").await {
                 self.link = None;
+                self.registration.slot.set_idle();
                 return Err(error.into());
             }
             link.lease.unnamed = None;
@@ -286,6 +287,10 @@ impl Client {
             }
             return Ok(());
         }
+        if code == SqlState::FEATURE_NOT_SUPPORTED {
+            // "cached plan must not change result type" is one of these.
+            self.shared.statements.plans_are_stale();
+        }
         let len = self.reword(len);
         let Some(link) = self.link.as_mut() else { return Ok(()) };
         match link.pass_error(len) {
@@ -375,11 +380,14 @@ impl Client {
         {
             return Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost in the middle of its reply"));
         }
-        self.report_loss(&mut link, why);
-        Ok(())
+        self.report_loss(&mut link, why)
     }
 
-    fn report_loss(&mut self, link: &mut Link, why: &str) {
+    fn report_loss(&mut self, link: &mut Link, why: &str) -> Result<(), End> {
+        if link.role == LinkRole::Primary && link.executing {
+            // It may have been committed: then the session's reads have to show it.
+            self.session.freshness.wrote(Instant::now());
+        }
         let busy = !link.is_quiet() || link.batch_open;
         let in_transaction = !matches!(self.transaction, Transaction::Idle);
         let lost_pins = std::mem::take(&mut self.session.pins);
@@ -392,8 +400,16 @@ impl Client {
             self.transaction = Transaction::Lost;
         }
         if !busy {
-            // Between statements there is nothing to answer; the next statement of a lost transaction is told.
-            return;
+            // Between statements there is nothing to answer; the next statement of a lost transaction is told. But a client that relies on a lock, a
+            // temporary table or a LISTEN has to learn that it is gone, and as from a server there is only one way to tell it.
+            let relied_upon = |pin: &Pin| !matches!(pin, Pin::SessionMode | Pin::SequenceState);
+            if lost_pins.iter().any(relied_upon) {
+                let report =
+                    Report::fatal(SqlState::ADMIN_SHUTDOWN, "the server that held this session's state was lost");
+                return Err(End::Fatal(Box::new(report.detail(why))));
+            }
+            self.session.pins.clone_from(&self.session.standing_pins);
+            return Ok(());
         }
         let report = loss_report(link, in_transaction, why, !lost_pins.is_empty());
         let status = if in_transaction { TransactionStatus::Failed } else { TransactionStatus::Idle };
@@ -410,6 +426,8 @@ impl Client {
                 self.session.batch_sent();
             }
         }
+        self.session.pins.clone_from(&self.session.standing_pins);
+        Ok(())
     }
 
     /// No cancel request may reach the server connection any more: it is about to be somebody else's, or nobody's.
@@ -457,7 +475,9 @@ enum Retry {
 fn retry_for(code: SqlState) -> Option<Retry> {
     match &code.0 {
         // A standby's refusals, with the codes that it refuses with.
-        b"25006" | b"55000" | b"0A000" | b"XX000" | b"22023" => Some(Retry::OnPrimaryAndLearn),
+        b"25006" | b"55000" | b"XX000" | b"22023" => Some(Retry::OnPrimaryAndLearn),
+        // Also of a plan that DDL has overtaken, which says nothing of the statement.
+        b"0A000" => Some(Retry::OnPrimary),
         // What the replica may not have replayed yet, or what lives elsewhere.
         b"42P01" | b"42883" | b"42703" | b"42704" | b"3F000" | b"34000" | b"26000" => Some(Retry::OnPrimary),
         // A conflict with recovery.

@@ -132,8 +132,7 @@ fn no_such_statement(name: &[u8]) -> Report {
 
 /// BEGIN, in the extended protocol and without a Sync: should it fail, what follows is skipped and not run outside a transaction.
 fn begin(link: &mut Link, statements: &Statements, deferred: &Deferred) {
-    let origin = Origin::Parse { query: deferred.text.clone(), types: Box::new([0, 0]) };
-    let statement = statements.intern(origin, "");
+    let statement = statements.begin(&deferred.text);
     teach(link, &statement);
     frontend::put_bind_execute(&mut link.lease.output, server_name(statement.id).as_bytes());
     link.dues.push(Kind::Bind, Fate::Us);

@@ -13,7 +13,7 @@ use crate::decide::sql::Effects;
 use crate::wire::frontend::{self, BindHead};
 use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
 
-/// A named statement has to be kept, so it has to fit.
+/// A statement may have to be taught to another server, so it has to fit.
 const MAX_PREPARED: usize = 16 << 20;
 
 impl Client {
@@ -116,10 +116,8 @@ impl Client {
     fn forward_large(&mut self, header: Header) -> Result<bool, End> {
         match header.tag {
             frontend::BIND => return self.forward_large_bind(header),
-            frontend::PARSE if self.side.fresh().get(HEADER_LEN) != Some(&0) => {
-                return self.make_room_for_parse(header);
-            }
-            frontend::PARSE | frontend::QUERY | frontend::FUNCTION_CALL => {}
+            frontend::PARSE => return self.make_room_for_parse(header),
+            frontend::QUERY | frontend::FUNCTION_CALL => {}
             other => {
                 let message = format!("message {:?} of {} bytes is too long", char::from(other), header.body);
                 return Err(End::fatal(SqlState::PROTOCOL_VIOLATION, message));
@@ -132,12 +130,8 @@ impl Client {
         // Its text is not looked at: whatever it may leave is asked for afterwards.
         self.session.left.effects |= Effects::ANYTHING;
         self.session.unnamed = None;
-        if header.tag == frontend::PARSE {
-            link.dues.push(Kind::Parse(None), Fate::Client);
-        } else {
-            link.dues.push(Kind::Query, Fate::Client);
-            self.end_of_open_batch();
-        }
+        link.dues.push(Kind::Query, Fate::Client);
+        self.end_of_open_batch();
         self.stream_frame(header);
         Ok(true)
     }

@@ -118,7 +118,7 @@ impl Client {
         match (&verdict.intent, &self.transaction) {
             (Intent::Begin(mode), Transaction::Idle) if self.link.is_none() => {
                 self.transaction = Transaction::Deferred(Deferred { text: text.into(), mode: *mode });
-                let starts = text.trim_ascii_start().get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"start"));
+                let starts = words(text).get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"start"));
                 done(if starts { "START TRANSACTION" } else { "BEGIN" })
             }
             (Intent::End(end), Transaction::Deferred(_)) => {
@@ -126,15 +126,14 @@ impl Client {
                     self.transaction = Transaction::Idle;
                 }
                 let commit = *end == TransactionEnd::Commit
-                    || (*end == TransactionEnd::Chain
-                        && text.trim_ascii_start().first().is_some_and(|b| b"cCeE".contains(b)));
+                    || (*end == TransactionEnd::Chain && words(text).first().is_some_and(|b| b"cCeE".contains(b)));
                 done(if commit { "COMMIT" } else { "ROLLBACK" })
             }
             (Intent::End(end), Transaction::Idle) if self.link.is_none() && *end != TransactionEnd::Chain => {
                 let mut warning = Report::error(SqlState::NO_ACTIVE_SQL_TRANSACTION, NO_TRANSACTION);
                 warning.severity = Severity::Warning;
                 warning.put(&mut self.side.output);
-                let rolls_back = text.trim_ascii_start().first().is_some_and(|b| b"rRaA".contains(b));
+                let rolls_back = words(text).first().is_some_and(|b| b"rRaA".contains(b));
                 done(if rolls_back { "ROLLBACK" } else { "COMMIT" })
             }
             (Intent::Own(command), _) => Some(self.run_command(command)),
@@ -326,10 +325,15 @@ impl Client {
             let text = match frame.tag {
                 frontend::QUERY => frontend::query(frame.body()).ok()?,
                 frontend::PARSE => frontend::Parse::read(frame.body()).ok()?.query,
+                // Prepared earlier, as drivers do with what they send often.
+                frontend::BIND => {
+                    let known = self.session.find(BindHead::parse(frame.body()).ok()?.statement)?;
+                    return ends_transaction(&known.verdict).then_some(frame.tag);
+                }
                 _ => return None,
             };
             let verdict = self.verdict_on(text);
-            matches!(&*verdict.statements, [Verdict { intent: Intent::End(_), .. }]).then_some(frame.tag)
+            ends_transaction(&verdict).then_some(frame.tag)
         });
         let mut reply = BytesMut::new();
         if ends.is_some() {
@@ -373,6 +377,37 @@ fn shows_position(classified: &Classified) -> bool {
         Intent::Own(OwnCommand::Show { name }) => &**name == "lsn",
         _ => false,
     })
+}
+
+/// A text from its first word on, without the comments before it. (Whoever asks knows already that it is a well-formed statement.)
+fn words(text: &[u8]) -> &[u8] {
+    let mut text = text.trim_ascii_start();
+    loop {
+        let end = match text {
+            [b'-', b'-', ..] => memchr::memchr(b'\n', text).map(|at| at + 1),
+            [b'/', b'*', ..] => comment_end(text),
+            _ => return text,
+        };
+        text = text[end.unwrap_or(text.len())..].trim_ascii_start();
+    }
+}
+
+/// Comments nest.
+fn comment_end(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut at) = (0, 0);
+    while let Some(pair) = text.get(at..at + 2) {
+        match pair {
+            b"/*" => (depth, at) = (depth + 1, at + 2),
+            b"*/" if depth == 1 => return Some(at + 2),
+            b"*/" => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+fn ends_transaction(classified: &Classified) -> bool {
+    matches!(&*classified.statements, [Verdict { intent: Intent::End(_), .. }])
 }
 
 fn describe(out: &mut BytesMut, command: Option<&OwnCommand>) {

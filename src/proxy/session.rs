@@ -134,11 +134,14 @@ impl Session {
 
     /// What the names in a statement mean depends on these: two sessions share a prepared statement only if they agree.
     pub(super) fn naming_context(&self) -> String {
-        ["search_path", "role", "session_authorization"]
-            .iter()
-            .filter_map(|name| self.settings.get(name))
-            .collect::<Vec<_>>()
-            .join("\0")
+        // Names are looked up, and literals turned into values, when a statement is parsed: by settings of which nobody has the complete list.
+        let settings =
+            self.settings.iter().filter(|(name, _)| !matches!(*name, "application_name" | "statement_timeout"));
+        let mut context = String::new();
+        for (name, value) in settings {
+            context.extend([name, "=", value, "\0"]);
+        }
+        context
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Option<&SessionStatement> {

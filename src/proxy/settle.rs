@@ -152,10 +152,15 @@ impl Client {
             return Ok(());
         }
         if self.session.left.forgets_statements || self.session.left.need_inventory() {
+            // A cancel request that comes now is for a statement that is over.
+            self.release_slot().await;
             self.take_inventory().await?;
+            if let Some(link) = self.link.as_ref() {
+                self.registration.slot.set_busy(&link.lease.cancel_key, link.lease.node);
+            }
         }
         if self.session.pins.is_empty() {
-            self.release().await;
+            self.release().await?;
         } else {
             self.registration.slot.set_rest(Rest::Resting);
         }
@@ -174,10 +179,13 @@ impl Client {
             self.shared.catalogue_changed(&self.who.database);
         }
         let Some(link) = self.link.as_mut() else { return Ok(()) };
+        // The client may not have taken all of its reply: that must not be taken for the inventory.
+        keep_reply(&mut self.side, link);
         let inventory = match ask(&mut link.lease, &left, &self.session.settings).await {
             Ok(inventory) => inventory,
             Err(error) => return self.inventory_failed(&error),
         };
+        link.lease.tainted |= left.effects.contains(Effects::SETTINGS);
         let Inventory { settings, mut pins } = inventory;
         let settings = Arc::new(settings);
         link.lease.settings = settings.clone();
@@ -197,19 +205,22 @@ impl Client {
             self.registration.slot.set_pins(&pins);
             self.session.pins = pins;
         }
-        self.keep_startup_settings().await
+        self.keep_pinned().await
     }
 
-    /// RESET has taken the connection back to what pgpilot logged in with, and not to what the client began with. Unless it is kept, the next lease sees to that.
-    async fn keep_startup_settings(&mut self) -> Result<(), End> {
-        let Self { link: Some(link), session, .. } = self else { return Ok(()) };
-        if session.pins.is_empty() {
+    /// What a session that keeps its connection finds there after the inventory: its start-up settings, which a RESET or DISCARD has taken away, as a server
+    /// would have gone back to them; and what it has been notified of meanwhile.
+    async fn keep_pinned(&mut self) -> Result<(), End> {
+        if self.session.pins.is_empty() {
             return Ok(());
         }
-        match bring_to(&mut link.lease, &session.settings).await {
-            Ok(()) => Ok(()),
-            Err(error) => self.inventory_failed(&error),
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        if let Err(error) = bring_to(&mut link.lease, &self.session.settings).await {
+            return self.inventory_failed(&error);
         }
+        tell_parameters(&mut self.session.reported, &link.lease.parameters, &mut self.side.output);
+        self.side.output.unsplit(link.lease.notifications.split());
+        Ok(())
     }
 
     /// Without the inventory nobody knows what the session is: better to end it than to go on with other settings than it believes in.
@@ -219,19 +230,32 @@ impl Client {
         }
         self.registration.slot.set_idle();
         tracing::warn!(%error, "cannot ask a server for the session's state");
+        if let QueryError::Server { code, message } = error {
+            return Err(End::fatal(*code, format!("cannot find out the session's state: {message}")));
+        }
         Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost, and the session's settings with it"))
     }
 
     /// Gives the connection back. It is idle, and what the session left on it is known.
-    async fn release(&mut self) {
+    async fn release(&mut self) -> Result<(), End> {
         self.release_slot().await;
-        let Some(mut link) = self.link.take() else { return };
+        let Some(mut link) = self.link.take() else { return Ok(()) };
         keep_reply(&mut self.side, &mut link);
         if std::mem::take(&mut self.session.left).effects.contains(Effects::CATALOGUE) {
             self.shared.catalogue_changed(&self.who.database);
         }
         link.lease.last_session = u64::from(self.registration.slot.pid());
+        if link.lease.tainted {
+            // What is known of the session's settings is set again on its next connection; what is not known must not reach anybody else.
+            if let Err(error) = link.lease.query("RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL").await {
+                tracing::info!(%error, "a connection could not be reset, and is closed");
+                return Ok(());
+            }
+            link.lease.settings = Arc::new(Settings::default());
+            link.lease.tainted = false;
+        }
         link.lease.release();
+        Ok(())
     }
 
     /// The session is over: whatever it holds is cleaned up, and the client is told why, if it does not know.
@@ -287,6 +311,7 @@ impl Client {
                 link.lease.statements.clear();
                 link.lease.unnamed = None;
                 link.lease.settings = Arc::new(Settings::default());
+                link.lease.tainted = false;
                 link.lease.release();
             }
         });
@@ -315,7 +340,12 @@ async fn ask(lease: &mut Lease, left: &Leftovers, settings: &Settings) -> Result
     lease.unnamed = None;
     let names = settings.names().chain(left.names.iter().map(|name| &**name));
     let names: std::collections::BTreeSet<&str> = names.collect();
-    let rows = lease.query(&inventory_sql(names)).await?;
+    let sql = inventory_sql(names);
+    let rows = match lease.query(&sql).await {
+        // A limit or a request that was meant for the client's own statement.
+        Err(QueryError::Server { code: SqlState::QUERY_CANCELED, .. }) => lease.query(&sql).await?,
+        rows => rows?,
+    };
     let user = lease.user.clone();
     Inventory::read(rows.iter().map(Vec::as_slice), &user)
         .map_err(|error| QueryError::Server { code: SqlState::INTERNAL_ERROR, message: error.to_string() })

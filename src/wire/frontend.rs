@@ -94,6 +94,19 @@ impl<'a> BindHead<'a> {
     }
 }
 
+/// The parameters' values of a Bind, from what follows the two names; `None` is NULL.
+///
+/// # Errors
+/// A count is negative, or the values are cut off.
+pub fn bind_values(rest: &[u8]) -> Result<Vec<Option<&[u8]>>, WireError> {
+    let mut body = Body::new(BIND, rest);
+    let count = |n: i16| usize::try_from(n).map_err(|_| WireError::Field(char::from(BIND)));
+    let formats = count(body.i16()?)?;
+    body.take(formats * 2)?;
+    let values = count(body.i16()?)?;
+    (0..values).map(|_| body.nullable()).collect()
+}
+
 /// Whether Describe or Close mean a prepared statement or a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {

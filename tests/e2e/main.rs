@@ -3,6 +3,9 @@
 //! A test that does not harm a cluster uses `support::cluster()`, which all of them share; one that does makes its own,
 //! which takes about a second. No test sleeps: it waits for a condition, with a limit (`support::wait_for`).
 
+#![allow(clippy::type_complexity, reason = "tables of cases are written as they are read")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
+
 mod catalogue;
 mod local;
 mod operating;
@@ -10,5 +13,6 @@ mod peers;
 mod placing;
 mod protocol;
 mod proxying;
+mod strangers;
 mod support;
 mod watching;

@@ -287,8 +287,9 @@ impl<C, W> Book<C, W> {
     /// Opens connections for waiters that no connection being opened is meant for.
     fn dial_for_waiters(&mut self, actions: &mut Actions<C, W>) {
         // Beyond the number of dials allowed at once there is nothing to find.
-        let candidates: Vec<PoolIndex> =
-            self.queue.iter().take(self.limits.connecting.max(1) * 2).map(|waiter| waiter.pool).collect();
+        let may_grow = |pool: &PoolIndex| self.pools[pool.0].total() < self.pools[pool.0].limit;
+        let pools = self.queue.iter().map(|waiter| waiter.pool).filter(may_grow);
+        let candidates: Vec<PoolIndex> = pools.take(self.limits.connecting.max(1) * 2).collect();
         for (at, pool) in candidates.iter().enumerate() {
             let ahead = candidates[..=at].iter().filter(|other| *other == pool).count();
             let entry = &self.pools[pool.0];

@@ -64,13 +64,24 @@ pub struct Inventory {
 #[error("the server's inventory of the session cannot be read")]
 pub struct InventoryError;
 
+const STATEMENT_TIMEOUT: &str = "statement_timeout";
+
 /// The question. `pg_settings` knows what was set in the session, but neither placeholders (`app.user`) nor the identity: those are asked for by name.
 ///
 /// Every name is qualified: the session's search_path, or a temporary table, must not answer in the catalogue's place.
 pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let mut sql = String::from(
+    let names: Vec<&str> = names.into_iter().collect();
+    let mut sql = String::new();
+    if names.contains(&STATEMENT_TIMEOUT) {
+        // The client's limit is for the client's statements. It is read before it is lifted, for this one message.
+        sql.push_str(
+            "SELECT 'c', 'statement_timeout', pg_catalog.current_setting('statement_timeout');\
+             SET LOCAL statement_timeout = 0;",
+        );
+    }
+    sql.push_str(
         "SELECT 's', name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
-         AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation','transaction_read_only','transaction_deferrable']) \
+         AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation','transaction_read_only','transaction_deferrable','statement_timeout']) \
          UNION ALL SELECT 'i', 'role', pg_catalog.current_setting('role') \
          UNION ALL SELECT 'i', 'session_authorization', pg_catalog.current_setting('session_authorization') \
          UNION ALL SELECT 'p', 'temporary_object', NULL WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \

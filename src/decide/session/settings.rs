@@ -12,6 +12,7 @@ pub struct Settings(BTreeMap<Box<str>, Box<str>>);
 pub struct ParameterMap(BTreeMap<Box<str>, Box<str>>);
 
 /// Setting these has to come first: what may be set depends on who one is.
+const STATEMENT_TIMEOUT: &str = "statement_timeout";
 const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 
 impl Settings {
@@ -53,6 +54,10 @@ impl Settings {
             return None;
         }
         let mut sql = String::new();
+        if self.get(STATEMENT_TIMEOUT).is_some() {
+            // The client's limit is not for this.
+            sql.push_str("SET LOCAL statement_timeout=0;");
+        }
         // Who the session is changes who may set what: go back to the login role before anything else, and become somebody else after everything else.
         let identity_differs = IDENTITY.iter().any(|name| self.get(name) != wanted.get(name));
         let had_identity = IDENTITY.iter().any(|name| self.get(name).is_some());
@@ -63,7 +68,11 @@ impl Settings {
         for name in self.names().filter(|name| ordinary(name) && wanted.get(name).is_none()) {
             let _ = write!(sql, "RESET {};", quote_identifier(name));
         }
-        for (name, value) in wanted.iter().filter(|(name, _)| ordinary(name)) {
+        let is_timeout = |(name, _): &(&str, &str)| *name == STATEMENT_TIMEOUT;
+        let timeout = wanted.iter().filter(is_timeout);
+        for (name, value) in
+            wanted.iter().filter(|(name, _)| ordinary(name)).filter(|pair| !is_timeout(pair)).chain(timeout)
+        {
             if self.get(name) != Some(value) {
                 let _ = write!(
                     sql,

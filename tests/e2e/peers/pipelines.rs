@@ -37,7 +37,7 @@ async fn timed(connect: impl AsyncFn() -> Raw, messages: &Messages, batches: usi
 async fn compare(proxy: &Proxy, what: &str, messages: &Messages, batches: usize) {
     let least = timed(async || Raw::direct(proxy.node("pg1")).await, messages, batches).await;
     let took = timed(async || Raw::connect(proxy.port()).await, messages, batches).await;
-    println!("{what}: {took:?}, directly {least:?}");
+
     assert!(took < least * SLOWER, "{what}: {took:?}, directly {least:?}");
 }
 

@@ -1,0 +1,104 @@
+//! Two clients that share server connections have nothing else in common.
+
+use crate::support::proxy::{Proxy, ask, try_ask};
+use crate::support::{LIMIT, wait_for};
+
+const ONE_CONNECTION: &str = "[pool]\nmax_server_connections = 1\n";
+
+#[tokio::test]
+async fn a_setting_whose_name_is_not_in_the_text_follows_its_client_and_nobody_else() {
+    let proxy = Proxy::with(ONE_CONNECTION).await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    let read = "SELECT coalesce(current_setting('app.tenant', true), '')";
+    a.query_one("SELECT set_config($1, $2, false)", &[&"app.tenant", &"42"]).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(ask(&b, read).await, "");
+        assert_eq!(ask(&a, read).await, "42");
+    }
+    // In a function, nobody sees the name: it does not follow, but it does not reach anybody else either.
+    let function = "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS \
+                    $$ BEGIN PERFORM set_config('app.secret', 'x', false); END $$";
+    a.batch_execute(function).await.unwrap();
+    ask(&a, "SELECT f()").await;
+    assert_eq!(ask(&b, "SELECT coalesce(current_setting('app.secret', true), '')").await, "");
+    assert_eq!(ask(&a, read).await, "42");
+}
+
+#[tokio::test]
+async fn a_prepared_text_means_what_its_session_means_by_it() {
+    let proxy = Proxy::with(ONE_CONNECTION).await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    a.batch_execute("SET timezone = 'UTC'").await.unwrap();
+    b.batch_execute("SET timezone = 'America/New_York'").await.unwrap();
+    let text = "SELECT extract(epoch FROM '2020-01-01 00:00'::timestamptz)::int8";
+    let mut seconds = Vec::new();
+    for client in [&a, &b] {
+        let statement = client.prepare(text).await.unwrap();
+        seconds.push(client.query_one(&statement, &[]).await.unwrap().get::<_, i64>(0));
+    }
+    assert_eq!(seconds, [1_577_836_800, 1_577_836_800 + 5 * 3600]);
+}
+
+#[tokio::test]
+async fn a_tiny_statement_timeout_harms_neither_its_session_nor_others() {
+    let proxy = Proxy::with(ONE_CONNECTION).await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    a.batch_execute("SET statement_timeout = '5ms'").await.unwrap();
+    let slow = try_ask(&a, "SELECT pg_sleep(2)").await.unwrap_err();
+    assert_eq!(slow.code().map(|code| code.code()), Some("57014"));
+    assert_eq!(ask(&b, "SELECT pg_sleep(0.05)").await, "");
+    assert_eq!(ask(&b, "SHOW statement_timeout").await, "0");
+    assert_eq!(ask(&a, "SHOW statement_timeout").await, "5ms");
+    a.batch_execute("RESET statement_timeout").await.unwrap();
+    assert_eq!(ask(&a, "SELECT pg_sleep(0.05)").await, "");
+}
+
+#[tokio::test]
+async fn what_is_prepared_again_after_ddl_works() {
+    let proxy = Proxy::with(ONE_CONNECTION).await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    a.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+    let old = a.prepare("SELECT * FROM t").await.unwrap();
+    a.query_one(&old, &[]).await.unwrap();
+    b.batch_execute("ALTER TABLE t ADD m int").await.unwrap();
+    // The old one fails, as it does on a server; a client that prepares it again gets on.
+    wait_for("a client that can prepare it again", LIMIT, async || {
+        let again = proxy.connect().await;
+        let statement = again.prepare("SELECT * FROM t").await.unwrap();
+        again.query_one(&statement, &[]).await.is_ok_and(|row| row.len() == 2)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_begin_is_parsed_once() {
+    let proxy = Proxy::with(ONE_CONNECTION).await;
+    let client = proxy.connect().await;
+    for _ in 0..5 {
+        client.batch_execute("BEGIN").await.unwrap();
+        client.batch_execute("CREATE TEMP TABLE t (n int) ON COMMIT DROP").await.unwrap();
+        client.batch_execute("COMMIT").await.unwrap();
+    }
+    let count = "/* pgpilot: primary */ SELECT count(*) FROM pg_prepared_statements WHERE statement = 'BEGIN'";
+    assert_eq!(ask(&client, count).await, "1");
+}
+
+#[tokio::test]
+async fn a_text_larger_than_the_buffer_takes_parameters() {
+    let proxy = Proxy::with("").await;
+    let client = proxy.connect().await;
+    let text = format!("SELECT $1::int + length('{}')", "x".repeat(300_000));
+    assert_eq!(client.query_one(&text, &[&7]).await.unwrap().get::<_, i32>(0), 300_007);
+    assert_eq!(ask(&client, "SELECT 1").await, "1");
+}
+
+#[tokio::test]
+async fn a_client_that_relies_on_a_lock_learns_that_it_is_lost() {
+    let proxy = Proxy::start().await;
+    let client = proxy.connect().await;
+    ask(&client, "SELECT pg_advisory_lock(77)").await;
+    let node = proxy.servers.node("pg1").unwrap();
+    let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77";
+    node.sql(terminate).await.unwrap();
+    wait_for("the client to be told", LIMIT, async || client.is_closed()).await;
+}
