@@ -30,7 +30,7 @@ pub struct ServerConnection {
     /// Whom pgpilot logged in as.
     pub user: Arc<str>,
     pub cancel_key: Arc<CancelKey>,
-    /// What the server has reported.
+    /// What the server has reported, of what clients are told.
     pub parameters: Arc<ParameterMap>,
     /// The settings that have been brought onto it.
     pub settings: Arc<Settings>,
@@ -101,13 +101,13 @@ impl ServerConnection {
         error.map_or(Ok(rows), Err)
     }
 
-    /// Records a ParameterStatus.
+    /// Records a ParameterStatus, if clients are told of it.
     ///
     /// # Errors
     /// The body is malformed.
     pub fn note_parameter(&mut self, body: &[u8]) -> Result<(), WireError> {
         let (name, value) = backend::parameter_status(body)?;
-        if self.parameters.get(name) != Some(value) {
+        if is_told(name) && self.parameters.get(name) != Some(value) {
             Arc::make_mut(&mut self.parameters).set(name, value);
         }
         Ok(())
@@ -143,6 +143,11 @@ impl ServerConnection {
             let _ = socket.try_write(&self.output);
         }
     }
+}
+
+/// Which of a server's parameters a client is told of: not those that tell one node from another. Behind one port there is one database, which is writable.
+pub fn is_told(name: &str) -> bool {
+    name != "in_hot_standby"
 }
 
 /// No reply to a statement of pgpilot's own is longer.

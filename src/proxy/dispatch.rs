@@ -230,8 +230,8 @@ impl Client {
         Ok(lease)
     }
 
-    fn attach(&mut self, lease: Lease, role: LinkRole, reason: Reason) -> Link {
-        settle::tell_parameters(&mut self.session.reported, &lease.parameters, &mut self.side.output);
+    fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason) -> Link {
+        settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
         self.registration.slot.set_busy(&lease.cancel_key, lease.node);
         Link::new(lease, role, self.session.startup.clone(), reason, Instant::now())
     }

@@ -15,6 +15,7 @@ mod handshake;
 mod large;
 mod link;
 mod own;
+mod recent;
 mod registry;
 mod reword;
 mod scan;

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use super::link::{CopyIn, Link, LinkRole, Rest};
 use crate::decide::session::{Completed, Due, OutOfStep, ParameterMap};
-use crate::pool::OWN_APPLICATION_NAME;
+use crate::pool::{OWN_APPLICATION_NAME, is_told};
 use crate::wire::backend::{self as b, ErrorView, TransactionStatus};
 use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
 
@@ -222,9 +222,4 @@ impl Link {
     pub(super) fn is_replica(&self) -> bool {
         self.role == LinkRole::Replica
     }
-}
-
-/// Which of a server's parameters a client is told of: not those that tell one node from another. Behind one port there is one database, which is writable.
-pub(super) fn is_told(name: &str) -> bool {
-    name != "in_hot_standby"
 }

@@ -1,5 +1,6 @@
 //! Between batches: bringing a connection to a session's state, finding out what the session left on it, and letting it go.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,6 @@ use super::exchange::{Side, keep_reply};
 use super::fault::End;
 use super::link::{Link, Purpose};
 use super::registry::Rest;
-use super::scan::is_told;
 use super::session::{Leftovers, Transaction};
 use crate::decide::session::{Inventory, ParameterMap, Settings, inventory_sql};
 use crate::decide::sql::Effects;
@@ -38,11 +38,18 @@ pub(super) async fn bring_to(connection: &mut ServerConnection, wanted: &Arc<Set
 }
 
 /// Tells the client of parameters that this server has otherwise than the one before.
-pub(super) fn tell_parameters(reported: &mut Arc<ParameterMap>, theirs: &Arc<ParameterMap>, out: &mut BytesMut) {
-    if Arc::ptr_eq(reported, theirs) || **reported == **theirs {
+pub(super) fn tell_parameters(reported: &mut Arc<ParameterMap>, theirs: &mut Arc<ParameterMap>, out: &mut BytesMut) {
+    if Arc::ptr_eq(reported, theirs) {
         return;
     }
-    for (name, value) in theirs.iter().filter(|(name, _)| is_told(name)) {
+    if **reported == **theirs {
+        // From now on both are one object; of two it is always the lower one, so that soon all equal ones are one, and every lease compares pointers alone.
+        return match Arc::as_ptr(reported).cmp(&Arc::as_ptr(theirs)) {
+            Ordering::Less => theirs.clone_from(reported),
+            Ordering::Equal | Ordering::Greater => reported.clone_from(theirs),
+        };
+    }
+    for (name, value) in theirs.iter() {
         if reported.get(name) != Some(value) {
             backend::put_parameter_status(out, name, value);
             Arc::make_mut(reported).set(name, value);

@@ -1,10 +1,12 @@
 //! Verdicts on statements, remembered: a repeated text costs a look-up, not a parse.
 
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::{Equivalent, Weighter, sync::Cache};
 
+use super::recent::Recent;
 use crate::cluster::catalogue::{Database, TextRow};
 use crate::cluster::{Catalogues, Cluster, Recipe};
 use crate::config::Routing;
@@ -16,6 +18,9 @@ use crate::telemetry::{Count, Lookup, Metrics};
 /// The verdicts of one database.
 pub struct Verdicts {
     cache: Cache<Key, Arc<Classified>, Weight, quick_cache::DefaultHashBuilder>,
+    /// Texts with values in them, most of which never come again, would fill the cache: a text is kept from its second time on.
+    met: Recent,
+    hasher: quick_cache::DefaultHashBuilder,
     database: Arc<Database<Loaded>>,
     lists: FunctionLists,
     max_parse: usize,
@@ -101,11 +106,16 @@ impl Weighter<Key, Arc<Classified>> for Weight {
 /// What the cache is dimensioned for; its limit is in bytes.
 const TYPICAL_ENTRY: u64 = 512;
 
+/// The cache could hold so many texts for each one that is noted as met once: eight bytes beside two kilobytes.
+const TEXTS_PER_PLACE: usize = 4;
+
 impl Verdicts {
     pub fn new(routing: &Routing, database: Arc<Database<Loaded>>, metrics: Arc<Metrics>) -> Self {
         let bytes = routing.cache.0.max(TYPICAL_ENTRY);
         let items = usize::try_from(bytes / TYPICAL_ENTRY).unwrap_or(usize::MAX);
         Self {
+            met: Recent::new(items / TEXTS_PER_PLACE),
+            hasher: Default::default(),
             cache: Cache::with(items, bytes, Weight, Default::default(), Default::default()),
             database,
             lists: lists(routing),
@@ -128,7 +138,7 @@ impl Verdicts {
         if verdict.statements.iter().any(|verdict| verdict.reason == Reason::Unparsable) {
             self.metrics.count(Count::Unparsable);
         }
-        if text.len() <= self.max_parse {
+        if text.len() <= self.max_parse && self.met.meet(self.hasher.hash_one(&key)) {
             self.cache.insert(Key { generation: loaded.generation, text: text.into() }, verdict.clone());
         }
         verdict

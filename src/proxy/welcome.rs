@@ -12,7 +12,6 @@ use super::exchange::Side;
 use super::fault::{Fault, dial_report};
 use super::handshake::{Authenticated, Request, turn_away};
 use super::registry::ClientInfo;
-use super::scan::is_told;
 use super::session::{Session, Transaction};
 use super::settle;
 use super::shared::{ConsoleLevel, ConsoleVisit, Shared, Who};
@@ -71,7 +70,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
             let Ok(registration) = shared.registry.register(info, request.version) else { return };
             let mut side = Side::new(stream, input);
             let out = &mut side.output;
-            for (name, value) in session.reported.iter().filter(|(name, _)| is_told(name)) {
+            for (name, value) in session.reported.iter() {
                 backend::put_parameter_status(out, name, value);
             }
             backend::put_backend_key(out, registration.slot.pid(), registration.slot.secret());
