@@ -1,6 +1,6 @@
 //! A process that does not outlive this one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context as _;
@@ -12,6 +12,7 @@ use pgpilot::demo::account::Account;
 #[derive(Debug)]
 pub(crate) struct Guarded {
     shell: Child,
+    log: PathBuf,
 }
 
 /// How a program is told to stop at once.
@@ -45,7 +46,7 @@ impl Guarded {
         let mut shell = account.command("sh");
         shell.args(["-c", SHELL, "guard", signal]).arg(command.get_program()).args(command.get_args());
         shell.current_dir(directory).stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
-        Ok(Self { shell: shell.spawn().context("cannot run sh")? })
+        Ok(Self { shell: shell.spawn().context("cannot run sh")?, log: path })
     }
 
     /// The shell's process id: everything below it belongs to the program.
@@ -53,9 +54,9 @@ impl Guarded {
         self.shell.id()
     }
 
-    /// Whether the program has ended by itself.
-    pub(crate) fn is_over(&self) -> bool {
-        crate::usage::Processes::read().below(self.pid()).is_empty()
+    /// What the program has printed.
+    pub(crate) fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 

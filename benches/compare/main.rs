@@ -55,21 +55,17 @@ struct Arguments {
     /// pgbench's scale factor: 100 000 rows each.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
     scale: u16,
+    /// Another build of pgpilot, to be measured beside this one.
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
     /// Cargo gives this to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Be pgpilot, with this topology file.
-    #[arg(long, hide = true)]
-    serve: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let outcome = match &arguments.serve {
-        Some(topology) => pilot::serve(topology),
-        None => drive(&arguments),
-    };
-    match outcome {
+    match drive(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("compare: {error:#}");
@@ -94,7 +90,8 @@ async fn compare(arguments: &Arguments) -> anyhow::Result<()> {
     let pool = arguments.pool.unwrap_or_else(|| arguments.clients.iter().copied().max().unwrap_or(1));
     let servers = Servers::start(arguments).await?;
     let mut proxies = Vec::new();
-    for &kind in &arguments.only {
+    let other = arguments.against.as_ref().map(|_| Kind::Other);
+    for kind in arguments.only.iter().copied().chain(other) {
         match Proxy::start(kind, &servers, arguments, pool).await? {
             Ok(proxy) => proxies.push(proxy),
             Err(Absent { program }) => {

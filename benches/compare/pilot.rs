@@ -45,7 +45,7 @@ pub(crate) fn serve(topology: &Path) -> anyhow::Result<()> {
     let workers = config.workers.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     runtime.block_on(async {
-        let _app = App::start(config).await?;
+        let _app = App::start(config, None).await?;
         std::future::pending().await
     })
 }

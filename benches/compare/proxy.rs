@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_postgres::NoTls;
 
 use crate::guarded::Guarded;
@@ -32,6 +33,9 @@ pub(crate) enum Kind {
     Pgbouncer,
     Pgpool,
     Pgpilot,
+    /// The pgpilot that `--against` names.
+    #[value(skip)]
+    Other,
 }
 
 /// How prepared statements get through.
@@ -65,6 +69,7 @@ impl fmt::Display for Kind {
             Self::Pgbouncer => "PgBouncer",
             Self::Pgpool => "pgpool-II",
             Self::Pgpilot => "pgpilot",
+            Self::Other => "other pgpilot",
         })
     }
 }
@@ -84,15 +89,18 @@ impl Proxy {
             }
             Kind::Pgbouncer => pgbouncer::start(servers, pool)?,
             Kind::Pgpool => pgpool::start(servers, &arguments.clients)?,
-            Kind::Pgpilot => Ok(pilot::start(servers, pool)?),
+            Kind::Pgpilot => Ok(pilot::start(servers, "pgpilot", Path::new(pilot::BUILT), pool)?),
+            Kind::Other => {
+                let program = arguments.against.as_deref().context("--against names it")?;
+                Ok(pilot::start(servers, "other", program, pool)?)
+            }
         };
         let Started { title, port, process, prepared } = match started {
             Ok(started) => started,
             Err(absent) => return Ok(Err(absent)),
         };
-        let proxy = Self { kind, title, port, process: Some(process), prepared };
-        proxy.wait_until_it_answers().await.with_context(|| format!("{kind} does not answer"))?;
-        Ok(Ok(proxy))
+        wait_until_it_answers(port).await.with_context(|| format!("{kind} does not answer: {}", process.said()))?;
+        Ok(Ok(Self { kind, title, port, process: Some(process), prepared }))
     }
 
     pub(crate) fn database(&self, mode: Mode) -> &'static str {
@@ -101,34 +109,27 @@ impl Proxy {
             _ => DATABASE,
         }
     }
+}
 
-    async fn wait_until_it_answers(&self) -> anyhow::Result<()> {
-        let end = tokio::time::Instant::now() + LIMIT;
-        loop {
-            let asked = tokio::time::timeout_at(end, self.ask()).await;
-            match asked {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(_)) if tokio::time::Instant::now() < end && !self.is_over() => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_) => bail!("not within {LIMIT:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+async fn wait_until_it_answers(port: u16) -> anyhow::Result<()> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        match timeout_at(end, ask(port)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(_)) if Instant::now() < end => sleep(Duration::from_millis(50)).await,
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) => bail!("not within {LIMIT:?}"),
         }
     }
+}
 
-    async fn ask(&self) -> anyhow::Result<()> {
-        let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.port).user(USER).password(USER).dbname(DATABASE);
-        let (client, connection) = config.connect(NoTls).await?;
-        let asked = async move { client.simple_query("SELECT 1").await };
-        let (_, answer) = tokio::join!(connection, asked);
-        answer?;
-        Ok(())
-    }
-
-    fn is_over(&self) -> bool {
-        self.process.as_ref().is_some_and(Guarded::is_over)
-    }
+async fn ask(port: u16) -> Result<(), tokio_postgres::Error> {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(port).user(USER).password(USER).dbname(DATABASE);
+    let (client, connection) = config.connect(NoTls).await?;
+    let asked = async move { client.simple_query("SELECT 1").await };
+    let (_, answer) = tokio::join!(connection, asked);
+    answer.map(drop)
 }
 
 /// A program of the PATH, or of the directories that hold daemons and are not on everybody's PATH.

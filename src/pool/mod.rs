@@ -8,6 +8,6 @@ mod node;
 
 pub use cancel::CancelKey;
 pub use connection::{QueryError, ServerConnection};
-pub use dial::{DialError, Login};
+pub use dial::{DialError, Login, OWN_APPLICATION_NAME};
 pub use lease::{Lease, LeaseError};
 pub use node::{NodePool, PoolHandle, PoolKey, SameTarget};

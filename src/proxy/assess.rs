@@ -240,12 +240,16 @@ impl Client {
         let prepared = |name: &str| session.statements.get(name.as_bytes())?.verdict.statements.first();
         for verdict in &classified.statements {
             assessed.needs.add(verdict, session.defaults, &prepared);
-            if matches!(verdict.intent, Intent::Prepare { .. }) && !is_tracked {
+            match verdict.intent {
                 // The server knows it by the client's name, so the session has to stay there.
-                assessed.needs.want(Need::Primary, Reason::Prepared);
-                assessed.needs.effects |= Effects::PINS;
+                Intent::Prepare { .. } if !is_tracked => {
+                    assessed.needs.want(Need::Primary, Reason::Prepared);
+                    assessed.needs.effects |= Effects::PINS;
+                }
+                Intent::Deallocate { .. } if !is_tracked => assessed.needs.effects |= Effects::UNPINS,
+                Intent::Own(_) => assessed.own = true,
+                _ => {}
             }
-            assessed.own |= matches!(verdict.intent, Intent::Own(_));
             assessed.commits |= matches!(verdict.intent, Intent::End(_) | Intent::Write | Intent::WithinTransaction);
         }
         if classified.statements.is_empty() {

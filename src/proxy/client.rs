@@ -11,6 +11,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::assess::{Assessed, Order, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
+use super::deallocate::Unnamed;
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
 use super::fault::End;
 use super::link::{CopyIn, Grant, Link, LinkRole, Withhold};
@@ -95,12 +96,18 @@ impl Client {
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
         let Some(link) = self.link.as_mut() else { return };
+        link.unnamed = Unnamed::AsBefore;
         link.may_commit |= assessed.commits;
         link.grant = match batch.end {
             BatchEnd::Open => Grant::ToEndOfBatch,
             BatchEnd::Simple | BatchEnd::Sync | BatchEnd::Flush => Grant::Bytes(batch.len),
         };
-        link.batch_open = !matches!(batch.end, BatchEnd::Simple | BatchEnd::Sync);
+        link.batch_open = match batch.end {
+            BatchEnd::Sync => false,
+            // After an error in an extended batch, the server ignores a Query, too.
+            BatchEnd::Simple => link.dues.is_skipping(),
+            BatchEnd::Flush | BatchEnd::Open => true,
+        };
         if !link.batch_open {
             self.session.batch_sent();
         }
@@ -195,7 +202,7 @@ impl Client {
     /// While a server works, the next batch can be sent behind the one before it, if it would go to the same place anyway.
     fn join(&mut self) -> Result<bool, End> {
         let Some(link) = self.link.as_ref() else { return Ok(false) };
-        if link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
+        if link.renamed.is_some() || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
             return Ok(false);
         }
         let (role, continues) = (link.role, link.batch_open);
@@ -269,6 +276,8 @@ impl Client {
         match signal {
             Signal::Batch(status) => self.batch_answered(status),
             Signal::Skipped(dues) => self.batch_skipped(&dues),
+            // What the client has sent behind its statement may flow now.
+            Signal::CopyIn => {}
             Signal::Error { code, fatal, len } => return self.server_error(code, fatal, len).await,
         }
         Ok(())

@@ -6,9 +6,10 @@ use bytes::BytesMut;
 use super::assess::Frame;
 use super::fault::End;
 use super::link::Link;
-use super::session::{Session, Transaction};
+use super::session::{Session, Texts, Transaction};
+use super::verdicts::Verdicts;
 use crate::decide::session::{Fate, Kind, StatementId};
-use crate::decide::sql::{Intent, Verdict};
+use crate::decide::sql::{Classified, Intent, Verdict};
 use crate::wire::backend;
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 
@@ -20,6 +21,17 @@ pub(super) struct Deallocation {
     statement: Box<[u8]>,
 }
 
+/// What the unnamed statement is at the point of a batch up to which it has been forwarded. The session knows what it is at the batch's end.
+#[derive(Debug, Default)]
+pub(super) enum Unnamed {
+    /// Not prepared in this batch: what the session has.
+    #[default]
+    AsBefore,
+    Other,
+    /// DEALLOCATE of what the session calls so.
+    Deallocates(Box<[u8]>),
+}
+
 /// Answers the frame if it is about a DEALLOCATE of something that the session has prepared. Returns whether it was.
 ///
 /// # Errors
@@ -27,6 +39,7 @@ pub(super) struct Deallocation {
 pub(super) fn answer(
     link: &mut Link,
     session: &mut Session,
+    verdicts: &Verdicts,
     transaction: &Transaction,
     frame: Frame<'_>,
 ) -> Result<bool, End> {
@@ -36,16 +49,30 @@ pub(super) fn answer(
     }
     match frame.tag {
         frontend::PARSE => {
-            let name = Parse::read(frame.body())?.name;
-            let Some((id, _)) = deallocated(session, name) else { return Ok(false) };
-            if !name.is_empty() && !session.take_unsent(name) {
-                return Ok(false);
-            }
-            reply(link, Some(id), |out| backend::put_empty(out, backend::PARSE_COMPLETE));
+            let parse = Parse::read(frame.body())?;
+            let id = match parse.name {
+                b"" => {
+                    link.unnamed = unnamed(session, verdicts, parse.query);
+                    let Unnamed::Deallocates(_) = link.unnamed else { return Ok(false) };
+                    None
+                }
+                name => {
+                    let Some(known) = session.find(name).filter(|known| target(session, &known.verdict).is_some())
+                    else {
+                        return Ok(false);
+                    };
+                    let id = known.statement.id;
+                    if !session.take_unsent(name) {
+                        return Ok(false);
+                    }
+                    Some(id)
+                }
+            };
+            reply(link, id, |out| backend::put_empty(out, backend::PARSE_COMPLETE));
         }
         frontend::BIND => {
             let BindHead { portal, statement, .. } = BindHead::parse(frame.body())?;
-            let Some((_, statement)) = deallocated(session, statement) else {
+            let Some(statement) = deallocated(link, session, statement) else {
                 link.deallocation.take_if(|waiting| *waiting.portal == *portal);
                 return Ok(false);
             };
@@ -66,13 +93,15 @@ pub(super) fn answer(
 }
 
 fn answer_target(link: &mut Link, session: &Session, frame: Frame<'_>) -> Result<bool, End> {
-    let (target, name) = frontend::target(frame.tag, frame.body())?;
+    let (what, name) = frontend::target(frame.tag, frame.body())?;
     let waits = link.deallocation.as_ref().is_some_and(|waiting| *waiting.portal == *name);
-    match (frame.tag, target) {
-        (frontend::DESCRIBE, Target::Statement) if deallocated(session, name).is_some() => reply(link, None, |out| {
-            crate::wire::frame::put(out, backend::PARAMETER_DESCRIPTION, |out| out.extend_from_slice(&[0, 0]));
-            backend::put_empty(out, backend::NO_DATA);
-        }),
+    match (frame.tag, what) {
+        (frontend::DESCRIBE, Target::Statement) if deallocated(link, session, name).is_some() => {
+            reply(link, None, |out| {
+                crate::wire::frame::put(out, backend::PARAMETER_DESCRIPTION, |out| out.extend_from_slice(&[0, 0]));
+                backend::put_empty(out, backend::NO_DATA);
+            })
+        }
         (frontend::DESCRIBE, Target::Portal) if waits => {
             reply(link, None, |out| backend::put_empty(out, backend::NO_DATA))
         }
@@ -85,12 +114,28 @@ fn answer_target(link: &mut Link, session: &Session, frame: Frame<'_>) -> Result
     Ok(true)
 }
 
-/// If the statement that the session calls `name` is a DEALLOCATE of one that it has: the DEALLOCATE's number, and the other's name.
-fn deallocated(session: &Session, name: &[u8]) -> Option<(StatementId, Box<[u8]>)> {
-    let known = session.find(name)?;
-    match &*known.verdict.statements {
+/// The unnamed statement after a Parse with this text.
+fn unnamed(session: &Session, verdicts: &Verdicts, text: &[u8]) -> Unnamed {
+    let may_be_one = text.trim_ascii_start().first().is_some_and(|first| b"dD-/".contains(first));
+    if session.texts != Texts::Legible || !may_be_one {
+        return Unnamed::Other;
+    }
+    target(session, &verdicts.of(text)).map_or(Unnamed::Other, Unnamed::Deallocates)
+}
+
+/// If the statement that the session calls `name` is a DEALLOCATE of one that it has: that one's name.
+fn deallocated(link: &Link, session: &Session, name: &[u8]) -> Option<Box<[u8]>> {
+    match (name, &link.unnamed) {
+        (b"", Unnamed::Other) => None,
+        (b"", Unnamed::Deallocates(target)) => Some(target.clone()),
+        _ => target(session, &session.find(name)?.verdict),
+    }
+}
+
+fn target(session: &Session, verdict: &Classified) -> Option<Box<[u8]>> {
+    match &*verdict.statements {
         [Verdict { intent: Intent::Deallocate { name: Some(name) }, .. }] => {
-            session.statements.contains_key(name.as_bytes()).then(|| (known.statement.id, name.as_bytes().into()))
+            session.statements.contains_key(name.as_bytes()).then(|| name.as_bytes().into())
         }
         _ => None,
     }

@@ -92,7 +92,7 @@ impl Client {
         Ok(())
     }
 
-    /// A part of a batch whose continuation is not known may run on a replica only if it executes nothing.
+    /// A part of a batch whose continuation is not known may go to a replica only if it leaves nothing there but prepared statements.
     fn is_undecided(&self, batch: Batch, assessed: &Assessed) -> bool {
         assessed.executes || batch.end == BatchEnd::Open
     }
@@ -227,7 +227,7 @@ impl Client {
     fn attach(&mut self, lease: Lease, role: LinkRole, reason: Reason) -> Link {
         settle::tell_parameters(&mut self.session.reported, &lease.parameters, &mut self.side.output);
         self.registration.slot.set_busy(&lease.cancel_key, lease.node);
-        Link::new(lease, role, reason, Instant::now())
+        Link::new(lease, role, self.session.startup.clone(), reason, Instant::now())
     }
 
     /// Sends the batches that a replica did not answer to another server.
@@ -242,6 +242,9 @@ impl Client {
         self.side.output.extend_from_slice(&settled);
         self.side.kept = 0;
         self.session.unsend();
+        for (name, _) in link.preparing.drain(..) {
+            self.session.statements.remove(&name);
+        }
         self.release_slot().await;
         drop(link);
         match self.lease(need, Reason::Retried, Some(from)).await {
@@ -283,6 +286,8 @@ impl Client {
             }
             return Ok(());
         }
+        let len = self.reword(len);
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
         match link.pass_error(len) {
             Ok(Some(signal)) => {
                 if let super::scan::Signal::Skipped(dues) = signal {
@@ -329,7 +334,7 @@ impl Client {
         let Some(link) = self.link.as_mut() else { return };
         for due in dues {
             match due.kind {
-                Kind::Parse(Some(id)) => {
+                Kind::Parse(Some(id)) | Kind::Prepare(id) => {
                     link.lease.statements.remove(id);
                     if link.lease.unnamed == Some(id) {
                         link.lease.unnamed = None;
@@ -340,10 +345,17 @@ impl Client {
                 _ => {}
             }
         }
-        // A BEGIN of ours failed before a simple Query, which the server has skipped with it: it waits for a Sync that the client does not send.
-        if link.dues.is_skipping() && dues.iter().any(|due| due.kind == Kind::Query) {
+        if !link.dues.is_skipping() {
+            return;
+        }
+        // The server waits for a Sync.
+        link.batch_open = true;
+        let ours = dues.iter().take_while(|due| due.fate == Fate::Us).count();
+        if dues.get(ours).is_some_and(|due| due.kind == Kind::Query) {
+            // A BEGIN of ours failed before a simple Query, which the server has skipped with it: the client does not send one.
             frontend::put_sync(&mut link.lease.output);
             link.dues.push(Kind::Sync, Fate::Client);
+            link.batch_open = false;
         }
     }
 

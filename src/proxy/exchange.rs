@@ -227,6 +227,9 @@ pub(super) fn poll_move(
         if until != Until::Input && link.as_deref().is_some_and(Link::is_quiet) {
             return Poll::Ready(Ok(Moved::Quiet));
         }
+        if link.as_deref().is_some_and(Link::knows_of_no_copy) {
+            return Poll::Ready(Ok(Moved::Input));
+        }
         if let Poll::Ready(read) = side.poll_read(cx) {
             read?;
             return Poll::Ready(Ok(Moved::Input));

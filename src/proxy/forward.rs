@@ -1,5 +1,6 @@
 //! Sending a client's frames to its server connection, in the server's names, with what the server lacks before them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
@@ -9,6 +10,7 @@ use super::client::Client;
 use super::deallocate;
 use super::fault::End;
 use super::link::Link;
+use super::reword::Renamed;
 use super::session::{Deferred, Session, SessionStatement, Texts, Transaction};
 use super::statements::Statements;
 use crate::decide::session::{Fate, Kind, Origin, Statement, StatementId, server_name};
@@ -27,7 +29,7 @@ impl Client {
             link.began = Some(deferred.clone());
             *transaction = Transaction::Open;
         }
-        if deallocate::answer(link, session, transaction, frame)? {
+        if deallocate::answer(link, session, verdicts, transaction, frame)? {
             return Ok(());
         }
         match frame.tag {
@@ -152,7 +154,7 @@ fn teach(link: &mut Link, statement: &Arc<Statement>) {
         }
         Origin::Sql { before, after } => {
             frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
-            link.dues.push(Kind::Query, Fate::Us);
+            link.dues.push(Kind::Prepare(statement.id), Fate::Us);
         }
     }
 }
@@ -249,20 +251,18 @@ fn forward_sql_prepared(
             let verdict = crate::decide::sql::Classified { statements: Box::new([(**verdict).clone()]) };
             let entry =
                 SessionStatement { statement: statement.clone(), verdict: Arc::new(verdict), stamp: 0, sent: true };
-            if link.lease.statements.touch(statement.id) {
-                // The server would say that the name is taken; so it prepares it anew.
-                frontend::put_query(
-                    &mut link.lease.output,
-                    format!("DEALLOCATE {}", server_name(statement.id)).as_bytes(),
-                );
-                link.dues.push(Kind::Query, Fate::Us);
-            } else if let Some(evicted) = link.lease.statements.insert(statement.id) {
-                let name = server_name(evicted);
-                frontend::put_query(&mut link.lease.output, format!("DEALLOCATE {name}").as_bytes());
-                link.dues.push(Kind::Query, Fate::Us);
+            // The server would say that the name is taken; so it prepares it anew.
+            let superseded = link.lease.statements.touch(statement.id).then_some(statement.id);
+            if let Some(gone) = superseded.or_else(|| link.lease.statements.insert(statement.id)) {
+                // Not DEALLOCATE, which a failed transaction refuses.
+                frontend::put_statement_target(&mut link.lease.output, frontend::CLOSE, server_name(gone).as_bytes());
+                link.dues.push(Kind::Close(Some(gone)), Fate::Us);
+                frontend::put_sync(&mut link.lease.output);
+                link.dues.push(Kind::Sync, Fate::Us);
             }
             let name_there = server_name(statement.id);
             frontend::put_query(&mut link.lease.output, format!("{before}{name_there}{after}").as_bytes());
+            link.renamed = Some(renamed(text, name_at, &name_there));
             link.preparing.push((name.as_bytes().into(), statement.id));
             session.statements.insert(name.as_bytes().into(), entry);
         }
@@ -277,6 +277,7 @@ fn forward_sql_prepared(
             }
             let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
             let name = server_name(statement.id);
+            link.renamed = Some(renamed(text, name_at, &name));
             frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
         }
         _ => return false,
@@ -284,6 +285,11 @@ fn forward_sql_prepared(
     link.lease.unnamed = None;
     link.dues.push(Kind::Query, Fate::Client);
     true
+}
+
+fn renamed(text: &str, name_at: &Range<usize>, server: &str) -> Renamed {
+    let characters = |range: Range<usize>| text[range].chars().count();
+    Renamed { at: characters(0..name_at.start), client: characters(name_at.clone()), server: server.len() }
 }
 
 fn fail_query(link: &mut Link, report: &Report) {

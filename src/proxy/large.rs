@@ -55,6 +55,10 @@ impl Client {
         }
         if matches!(header.tag, frontend::COPY_DONE | frontend::COPY_FAIL) {
             link.copy_in = CopyIn::No;
+            if link.batch_open {
+                // The server keeps its reply until the Sync, or a Flush: both have to flow without waiting for it.
+                link.grant = Grant::ToEndOfBatch;
+            }
         }
         self.stream_frame(header);
         Ok(true)
@@ -76,16 +80,26 @@ impl Client {
         }
         let frame = self.side.input.split_to(header.frame_len());
         self.forward_unseen(Frame { tag: header.tag, bytes: &frame })?;
-        if matches!(header.tag, frontend::SYNC | frontend::QUERY | frontend::FUNCTION_CALL) {
+        let ends = matches!(header.tag, frontend::SYNC | frontend::QUERY | frontend::FUNCTION_CALL);
+        // After an error the server ignores everything but a Sync.
+        if ends && self.link.as_ref().is_some_and(|link| !link.dues.is_skipping()) {
             self.end_of_open_batch();
         }
         Ok(true)
     }
 
+    /// COPY data while no COPY is known to run.
     fn early_copy(&mut self, header: Header) -> Result<bool, End> {
-        if self.link.as_ref().is_some_and(|link| link.dues.is_empty()) {
+        let Some(link) = self.link.as_mut() else { return Ok(false) };
+        if link.dues.is_empty() {
+            link.copy_in = CopyIn::No;
             self.drop_frame(header);
             return Ok(true);
+        }
+        if link.copy_in == CopyIn::No {
+            // Without this, a server that does not begin a COPY would keep its replies until a Sync.
+            frontend::put_flush(&mut link.lease.output);
+            link.copy_in = CopyIn::Early;
         }
         Ok(false)
     }

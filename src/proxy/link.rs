@@ -1,14 +1,16 @@
 //! A server connection in a session's hands, and what is going on between the two.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
-use super::deallocate::Deallocation;
+use super::deallocate::{Deallocation, Unnamed};
+use super::reword::Renamed;
 use super::session::Deferred;
 use crate::decide::route::NodeId;
-use crate::decide::session::{Dues, StatementId};
+use crate::decide::session::{Dues, Settings, StatementId};
 use crate::decide::sql::Reason;
 use crate::pool::Lease;
 use crate::telemetry::Served;
@@ -17,6 +19,8 @@ use crate::wire::backend::TransactionStatus;
 pub(super) struct Link {
     pub lease: Lease,
     pub role: LinkRole,
+    /// What the session began with.
+    pub startup: Arc<Settings>,
     pub reason: Reason,
     pub dues: Dues,
     pub reply: Reply,
@@ -32,6 +36,8 @@ pub(super) struct Link {
     pub failed: bool,
     /// PREPARE statements under way: the server knows them if no error comes.
     pub preparing: Vec<(Box<[u8]>, StatementId)>,
+    /// The last Query was sent with a statement's name changed.
+    pub renamed: Option<Renamed>,
     pub started: Instant,
     /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
     pub executing: bool,
@@ -41,6 +47,7 @@ pub(super) struct Link {
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
     pub lesson: Vec<Box<[u8]>>,
+    pub unnamed: Unnamed,
     /// A DEALLOCATE that has been bound and not been executed.
     pub deallocation: Option<Deallocation>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
@@ -56,6 +63,8 @@ pub(super) enum LinkRole {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CopyIn {
     No,
+    /// The client sends COPY data, and the server has not said yet whether it wants any: it has been asked to answer what it has been sent.
+    Early,
     /// The server reads COPY data: what the client sends is passed on as it is.
     Active,
 }
@@ -163,6 +172,14 @@ impl Reply {
         }
     }
 
+    /// The `n` bytes behind the passable ones become `message`, which is still to be passed on.
+    pub(super) fn replace(&mut self, input: &mut BytesMut, n: usize, message: &[u8]) {
+        let tail = input.split_off(self.passable + n);
+        input.truncate(self.passable);
+        input.extend_from_slice(message);
+        input.extend_from_slice(&tail);
+    }
+
     /// A message of our own comes behind the passable ones.
     pub(super) fn insert(&mut self, input: &mut BytesMut, message: &[u8]) {
         let tail = input.split_off(self.passable);
@@ -207,10 +224,11 @@ impl Reply {
 }
 
 impl Link {
-    pub(super) fn new(lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Self {
+    pub(super) fn new(lease: Lease, role: LinkRole, startup: Arc<Settings>, reason: Reason, now: Instant) -> Self {
         Self {
             lease,
             role,
+            startup,
             reason,
             dues: Dues::default(),
             reply: Reply::new(role),
@@ -221,11 +239,13 @@ impl Link {
             kept: VecDeque::new(),
             failed: false,
             preparing: Vec::new(),
+            renamed: None,
             started: now,
             executing: false,
             may_commit: false,
             batch_open: false,
             lesson: Vec::new(),
+            unnamed: Unnamed::AsBefore,
             deallocation: None,
             began: None,
         }
@@ -249,6 +269,11 @@ impl Link {
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
             && self.copy_in == CopyIn::No
+    }
+
+    /// COPY data came early, and everything has been answered without a COPY.
+    pub(super) fn knows_of_no_copy(&self) -> bool {
+        self.copy_in == CopyIn::Early && self.dues.is_empty()
     }
 
     /// Whether the current batch may be sent to another server: it ran on a replica and the client has seen nothing of the reply.

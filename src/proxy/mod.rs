@@ -16,6 +16,7 @@ mod large;
 mod link;
 mod own;
 mod registry;
+mod reword;
 mod scan;
 mod session;
 mod settle;

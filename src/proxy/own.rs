@@ -130,7 +130,7 @@ impl Client {
                         && text.trim_ascii_start().first().is_some_and(|b| b"cCeE".contains(b)));
                 done(if commit { "COMMIT" } else { "ROLLBACK" })
             }
-            (Intent::End(_), Transaction::Idle) if self.link.is_none() => {
+            (Intent::End(end), Transaction::Idle) if self.link.is_none() && *end != TransactionEnd::Chain => {
                 let mut warning = Report::error(SqlState::NO_ACTIVE_SQL_TRANSACTION, NO_TRANSACTION);
                 warning.severity = Severity::Warning;
                 warning.put(&mut self.side.output);

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 
 use super::link::{CopyIn, Link, LinkRole, Rest};
 use crate::decide::session::{Completed, Due, OutOfStep, ParameterMap};
+use crate::pool::OWN_APPLICATION_NAME;
 use crate::wire::backend::{self as b, ErrorView, TransactionStatus};
 use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
 
@@ -16,6 +17,8 @@ pub(super) enum Signal {
     Batch(TransactionStatus),
     /// These have been skipped after an error in an extended batch.
     Skipped(Vec<Due>),
+    /// The server reads COPY data from now on.
+    CopyIn,
     /// An error, which is behind what is passable and not yet part of it: [`pass_error`] or [`Link::can_move`] decide.
     Error { code: SqlState, fatal: bool, len: usize },
 }
@@ -39,7 +42,10 @@ impl Link {
     /// The server is out of step.
     pub(super) fn scan(&mut self, reported: &mut Arc<ParameterMap>) -> Result<Option<Signal>, Broken> {
         loop {
-            while let Some(own) = self.dues.take_own() {
+            // Not into the middle of a message.
+            while self.reply.rest == Rest::None
+                && let Some(own) = self.dues.take_own()
+            {
                 self.reply.insert(&mut self.lease.input, &own);
             }
             let at = self.reply.passable();
@@ -63,6 +69,10 @@ impl Link {
                     if let Some(signal) = self.on_ready(header)? {
                         return Ok(Some(signal));
                     }
+                }
+                b::COPY_IN_RESPONSE => {
+                    self.on_reply(header, available)?;
+                    return Ok(Some(Signal::CopyIn));
                 }
                 _ => self.on_reply(header, available)?,
             }
@@ -95,7 +105,7 @@ impl Link {
                 self.dues.copy_in_started();
                 self.copy_in = CopyIn::Active;
             }
-            b::COMMAND_COMPLETE => self.copy_in = CopyIn::No,
+            b::COMMAND_COMPLETE if self.copy_in == CopyIn::Active => self.copy_in = CopyIn::No,
             _ => {}
         }
         if answer.forward {
@@ -127,13 +137,25 @@ impl Link {
         let frame = self.lease.input[at..at + header.frame_len()].to_vec();
         let body = &frame[HEADER_LEN..];
         self.lease.note_parameter(body)?;
-        let (name, value) = b::parameter_status(body)?;
+        let (name, mut value) = b::parameter_status(body)?;
+        // RESET goes back to what pgpilot logged in with; for the client, it goes back to what the client began with.
+        let is_reset = name == "application_name" && value == OWN_APPLICATION_NAME;
+        if is_reset {
+            value = self.startup.get(name).unwrap_or("");
+        }
         if !is_told(name) || reported.get(name) == Some(value) {
             self.reply.cut(&mut self.lease.input, header.frame_len());
-        } else {
-            Arc::make_mut(reported).set(name, value);
-            self.reply.pass(header.frame_len());
+            return Ok(());
         }
+        Arc::make_mut(reported).set(name, value);
+        let mut len = header.frame_len();
+        if is_reset {
+            let mut message = BytesMut::new();
+            b::put_parameter_status(&mut message, name, value);
+            self.reply.replace(&mut self.lease.input, len, &message);
+            len = message.len();
+        }
+        self.reply.pass(len);
         Ok(())
     }
 

@@ -18,6 +18,8 @@ pub(super) struct Session {
     pub texts: Texts,
     pub statements: HashMap<Box<[u8]>, SessionStatement>,
     pub unnamed: Option<SessionStatement>,
+    /// Statements that a batch has closed which has not been answered yet.
+    closed: Vec<(Box<[u8]>, SessionStatement)>,
     /// Names that the server has not confirmed yet, with the batch that brought them.
     unconfirmed: VecDeque<(u64, Box<[u8]>)>,
     batches_sent: u64,
@@ -99,6 +101,7 @@ impl Session {
             texts: Texts::Legible,
             statements: HashMap::new(),
             unnamed: None,
+            closed: Vec::new(),
             unconfirmed: VecDeque::new(),
             batches_sent: 0,
             batches_done: 0,
@@ -157,8 +160,14 @@ impl Session {
         self.statements.get_mut(name).is_some_and(|entry| !std::mem::replace(&mut entry.sent, true))
     }
 
-    /// A batch is going to be sent to another server: what it prepares has not been sent there.
+    /// A batch is going to be sent to another server: what it prepares has not been sent there, and what it closes is open again.
     pub(super) fn unsend(&mut self) {
+        for (name, statement) in self.closed.drain(..).rev() {
+            match &*name {
+                b"" => self.unnamed = Some(statement),
+                _ => drop(self.statements.insert(name, statement)),
+            }
+        }
         for (_, name) in &self.unconfirmed {
             if let Some(entry) = self.statements.get_mut(name) {
                 entry.sent = false;
@@ -167,11 +176,8 @@ impl Session {
     }
 
     pub(super) fn forget(&mut self, name: &[u8]) {
-        if name.is_empty() {
-            self.unnamed = None;
-        } else {
-            self.statements.remove(name);
-        }
+        let forgotten = if name.is_empty() { self.unnamed.take() } else { self.statements.remove(name) };
+        self.closed.extend(forgotten.map(|statement| (name.into(), statement)));
     }
 
     /// A batch has been gathered whole.
@@ -185,6 +191,7 @@ impl Session {
             self.unconfirmed.pop_front();
         }
         self.batches_done += 1;
+        self.closed.clear();
     }
 
     /// These messages were skipped: what they would have prepared is not.

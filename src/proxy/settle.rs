@@ -133,6 +133,7 @@ impl Client {
         }
         link.failed = false;
         link.deallocation = None;
+        link.renamed = None;
         link.began = None;
     }
 
@@ -189,7 +190,19 @@ impl Client {
             self.registration.slot.set_pins(&pins);
             self.session.pins = pins;
         }
-        Ok(())
+        self.keep_startup_settings().await
+    }
+
+    /// RESET has taken the connection back to what pgpilot logged in with, and not to what the client began with. Unless it is kept, the next lease sees to that.
+    async fn keep_startup_settings(&mut self) -> Result<(), End> {
+        let Self { link: Some(link), session, .. } = self else { return Ok(()) };
+        if session.pins.is_empty() {
+            return Ok(());
+        }
+        match bring_to(&mut link.lease, &session.settings).await {
+            Ok(()) => Ok(()),
+            Err(error) => self.inventory_failed(&error),
+        }
     }
 
     /// Without the inventory nobody knows what the session is: better to end it than to go on with other settings than it believes in.

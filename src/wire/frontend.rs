@@ -140,6 +140,10 @@ pub fn put_sync(out: &mut BytesMut) {
     out.put_slice(&[SYNC, 0, 0, 0, 4]);
 }
 
+pub fn put_flush(out: &mut BytesMut) {
+    out.put_slice(&[FLUSH, 0, 0, 0, 4]);
+}
+
 pub fn put_terminate(out: &mut BytesMut) {
     out.put_slice(&[TERMINATE, 0, 0, 0, 4]);
 }

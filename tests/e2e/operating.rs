@@ -218,7 +218,7 @@ async fn check_finds_servers_that_are_fine_and_one_that_is_gone() {
 
 #[tokio::test]
 async fn the_demo_shows_traffic_and_cleans_up() {
-    let demo = said(pgpilot().args(["demo", "--replicas", "1", "--port", "0", "--load", "--for", "7s"])).await;
+    let demo = said(pgpilot().args(["demo", "--replicas", "1", "--port", "0", "--load", "--for", "12s"])).await;
     assert_eq!(demo.code, 0, "{}", demo.err);
     let line = demo.out.lines().find(|line| line.contains("plain_read")).unwrap_or_else(|| panic!("{}", demo.out));
     assert!(line.contains("pg2 (replica") && line.contains("dml"), "{line}");

@@ -23,6 +23,8 @@ pub enum Kind {
     Close(Option<StatementId>),
     /// A simple Query, a FunctionCall: everything up to ReadyForQuery.
     Query,
+    /// A simple Query that prepares a statement.
+    Prepare(StatementId),
     Sync,
     /// A reply of our own, given when everything before it has been answered; the statement that it tells the client of, if it is a ParseComplete.
     Own(Box<[u8]>, Option<StatementId>),
@@ -84,7 +86,8 @@ impl Dues {
 
     /// How many ReadyForQuery the client is owed.
     pub fn batches(&self) -> usize {
-        let is_end = |due: &&Due| matches!(due.kind, Kind::Query | Kind::Sync) && due.fate != Fate::Us;
+        let is_end =
+            |due: &&Due| matches!(due.kind, Kind::Query | Kind::Prepare(_) | Kind::Sync) && due.fate != Fate::Us;
         self.queue.iter().filter(is_end).count()
     }
 
@@ -130,7 +133,7 @@ impl Dues {
         }
         let forward = due.fate == Fate::Client;
         let last = match due.kind {
-            Kind::Query => tag == b::READY_FOR_QUERY,
+            Kind::Query | Kind::Prepare(_) => tag == b::READY_FOR_QUERY,
             Kind::Sync if tag == b::READY_FOR_QUERY => true,
             Kind::Parse(_) if tag == b::PARSE_COMPLETE => true,
             Kind::Bind if tag == b::BIND_COMPLETE => true,
@@ -154,7 +157,8 @@ impl Dues {
     }
 
     fn on_error(&mut self) -> Answer {
-        let extended = !matches!(self.queue.front(), Some(Due { kind: Kind::Query | Kind::Sync, .. }));
+        let front = self.queue.front().map(|due| &due.kind);
+        let extended = !matches!(front, Some(Kind::Query | Kind::Prepare(_) | Kind::Sync));
         // An error at the commit that a Sync implies (a deferred constraint, a serialization failure) comes before its ReadyForQuery, as one of a Query does.
         let skipped = if extended { self.skip_to_sync() } else { Vec::new() };
         let front = if extended { skipped.first() } else { self.queue.front() };
@@ -166,7 +170,11 @@ impl Dues {
                 }
                 Answer { forward: false, completed: Completed::Provoked(report, skipped) }
             }
-            Some(Fate::Us) if !extended => Answer { forward: false, completed: Completed::Nothing },
+            Some(Fate::Us) if !extended => {
+                let failed = self.queue.front().filter(|due| matches!(due.kind, Kind::Prepare(_)));
+                let completed = failed.map_or(Completed::Nothing, |due| Completed::Failed(vec![due.clone()]));
+                Answer { forward: false, completed }
+            }
             _ if extended => Answer { forward: true, completed: Completed::Failed(skipped) },
             _ => Answer { forward: true, completed: Completed::Nothing },
         }

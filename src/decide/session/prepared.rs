@@ -23,9 +23,12 @@ pub enum Origin {
     Sql { before: Box<str>, after: Box<str> },
 }
 
+/// What servers' names of statements begin with; a number follows.
+pub const SERVER_NAME_PREFIX: &str = "pgpilot_";
+
 /// The name under which servers know a statement. It is unlike any that a client would choose.
 pub fn server_name(id: StatementId) -> String {
-    format!("pgpilot_{}", id.0)
+    format!("{SERVER_NAME_PREFIX}{}", id.0)
 }
 
 /// The statements that one server connection knows, with a limit: the least recently used one is closed.

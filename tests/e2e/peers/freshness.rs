@@ -112,10 +112,8 @@ async fn a_paused_replica_is_left_alone_until_it_has_caught_up() {
     assert_eq!(nodes_read(&client, 50).await, ["pg3"]);
     proxy.node("pg2").resume_replay().await.unwrap();
     proxy.wait_for_replicas(2).await;
-    wait_for("reads on both again", Duration::from_secs(2), async || {
-        nodes_read(&client, 20).await == ["pg2", "pg3"]
-    })
-    .await;
+    wait_for("reads on both again", Duration::from_secs(2), async || nodes_read(&client, 20).await == ["pg2", "pg3"])
+        .await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The protocol, to the byte.
 
+mod cuts;
 mod play;
 mod same;
 mod script;

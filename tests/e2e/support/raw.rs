@@ -71,6 +71,12 @@ impl Raw {
 
     /// Authenticates with the application's password; the start-up packet has been sent. Messages before the first request go to the greeting.
     pub(crate) async fn log_in(&mut self) -> Result<(), Refusal> {
+        self.log_in_cut_at(usize::MAX).await.map(drop)
+    }
+
+    /// As `log_in`; each message is cut at this byte, if it is longer. Returns whether one was.
+    pub(crate) async fn log_in_cut_at(&mut self, at: usize) -> Result<bool, Refusal> {
+        let mut cut = false;
         let known = CREDENTIAL.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let credential = known.unwrap_or_else(|| Credential::password(Secret::new(PASSWORD.to_owned())));
         let mut login = Some(ServerLogin::new(USER, credential, None, [7; 18]));
@@ -82,7 +88,12 @@ impl Raw {
                     let state = login.take().expect("no request after the login is done");
                     match state.on_request(&frame.body).expect("a request that can be answered") {
                         LoginStep::Reply(next, message) => {
-                            self.send(&message).await;
+                            let (head, tail) = message.split_at(at.min(message.len()));
+                            if !tail.is_empty() {
+                                self.send_taken(head).await;
+                                cut = true;
+                            }
+                            self.send(if tail.is_empty() { head } else { tail }).await;
                             login = Some(next);
                         }
                         LoginStep::Expect(next) => login = Some(next),
@@ -95,7 +106,7 @@ impl Raw {
                     let (pid, key) = backend::backend_key_data(&frame.body).expect("a key");
                     (self.pid, self.key) = (pid, key.to_vec());
                 }
-                backend::READY_FOR_QUERY => return Ok(()),
+                backend::READY_FOR_QUERY => return Ok(cut),
                 _ => self.greeting.push(frame),
             }
         }

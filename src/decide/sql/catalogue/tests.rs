@@ -39,8 +39,18 @@ fn catalogue() -> Catalogue {
             &[Some("app"), Some("u"), Some("unlogged"), None],
             &[Some("public"), Some("guarded"), Some("policy"), Some("SELECT (vol() > 0)")],
             &[Some("public"), Some("guarded_well"), Some("policy"), Some("SELECT (owner = CURRENT_USER)")],
-            &[Some("public"), Some("tenants"), Some("policy"), Some("SELECT (t = current_setting('app.t'::text, true))")],
-            &[Some("public"), Some("nodes"), Some("policy"), Some("SELECT (t = current_setting('cluster_name'::text))")],
+            &[
+                Some("public"),
+                Some("tenants"),
+                Some("policy"),
+                Some("SELECT (t = current_setting('app.t'::text, true))"),
+            ],
+            &[
+                Some("public"),
+                Some("nodes"),
+                Some("policy"),
+                Some("SELECT (t = current_setting('cluster_name'::text))"),
+            ],
         ],
     );
     add(CatalogueQuery::Operators, &[&[Some("###")]]);
