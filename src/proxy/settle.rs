@@ -130,6 +130,7 @@ impl Client {
         if link.dues.is_empty() {
             link.executing = false;
             link.may_commit = false;
+            link.ends_transaction = false;
         }
         link.failed = false;
         link.deallocation = None;

@@ -60,10 +60,8 @@ async fn queued_statements_go_on_behind_a_promotion() {
             (Instant::now(), writer)
         }));
     }
-    wait_for("pgpilot to notice", LIMIT, async || {
-        proxy.app.shared().cluster.snapshot().usable_primary().is_none()
-    })
-    .await;
+    wait_for("pgpilot to notice", LIMIT, async || proxy.app.shared().cluster.snapshot().usable_primary().is_none())
+        .await;
     // Meanwhile there are replicas to read from.
     for _ in 0..20 {
         assert_eq!(ask(&reader, "SELECT count(*) FROM t").await, "10");
@@ -193,10 +191,8 @@ async fn without_a_primary_there_is_a_clear_error_in_time_and_then_it_works_agai
     let client = proxy.connect().await;
     client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
     proxy.node("pg1").kill9(Scope::Node).await.unwrap();
-    wait_for("pgpilot to notice", LIMIT, async || {
-        proxy.app.shared().cluster.snapshot().usable_primary().is_none()
-    })
-    .await;
+    wait_for("pgpilot to notice", LIMIT, async || proxy.app.shared().cluster.snapshot().usable_primary().is_none())
+        .await;
     for sql in ["INSERT INTO t VALUES (1)", "BEGIN; INSERT INTO t VALUES (1); COMMIT"] {
         let begun = Instant::now();
         let error = client.batch_execute(sql).await.unwrap_err();
