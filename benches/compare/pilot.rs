@@ -1,21 +1,24 @@
-//! pgpilot before all nodes, as it comes: reads on the replicas. It is this very program, in a process of its own.
+//! pgpilot before all nodes, as it comes: reads on the replicas.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
-use std::thread::available_parallelism;
 
-use anyhow::anyhow;
+use anyhow::Context as _;
 
-use pgpilot::app::App;
-use pgpilot::config::Config;
 use pgpilot::demo::account::Account;
 
 use crate::guarded::{Ending, Guarded};
-use crate::proxy::{Prepared, Started, free_port};
+use crate::proxy::{Prepared, Started, free_port, version};
 use crate::servers::{Servers, USER, WATCHER};
 
-pub(crate) fn start(servers: &Servers, pool: u16) -> anyhow::Result<Started> {
+/// The program that Cargo has built along with this one, with the same profile.
+pub(crate) const BUILT: &str = env!("CARGO_BIN_EXE_pgpilot");
+
+/// Runs this program, in a directory of this name.
+pub(crate) fn start(servers: &Servers, name: &str, program: &Path, pool: u16) -> anyhow::Result<Started> {
+    let program = program.canonicalize().with_context(|| format!("cannot find {}", program.display()))?;
+    let (major, minor) = version(&program)?;
     let port = free_port()?;
     let mut text = format!(
         "listen = \"127.0.0.1:{port}\"\n\
@@ -29,23 +32,10 @@ pub(crate) fn start(servers: &Servers, pool: u16) -> anyhow::Result<Started> {
         write!(text, "[[nodes]]\nname = \"{}\"\nhost = \"127.0.0.1\"\nport = {}\n", node.name(), node.port())?;
     }
     // Our own account: it does not insist on another, which might not be allowed to read this program.
-    let directory = servers.directory("pgpilot", Account::Own)?;
+    let directory = servers.directory(name, Account::Own)?;
     Account::Own.private_file(&directory.join("pgpilot.toml"), text)?;
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--serve", "pgpilot.toml"]);
+    let mut command = Command::new(program);
+    command.args(["serve", "--config", "pgpilot.toml"]);
     let process = Guarded::start(Account::Own, &command, &directory, Ending::Terminate)?;
-    let title = format!("pgpilot {}", env!("CARGO_PKG_VERSION"));
-    Ok(Started { title, port, process, prepared: Prepared::Shared })
-}
-
-/// Serves until it is ended.
-pub(crate) fn serve(topology: &Path) -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_env_filter("info").with_writer(std::io::stderr).init();
-    let config = Config::load(topology).map_err(|problems| anyhow!("{problems}"))?;
-    let workers = config.workers.unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-    runtime.block_on(async {
-        let _app = App::start(config, None).await?;
-        std::future::pending().await
-    })
+    Ok(Started { title: format!("pgpilot {major}.{minor}"), port, process, prepared: Prepared::Shared })
 }

@@ -105,6 +105,7 @@ async fn log_in(
     let mut connection = ServerConnection {
         stream,
         input: BytesMut::with_capacity(INPUT),
+        notifications: BytesMut::new(),
         output: BytesMut::with_capacity(OUTPUT),
         node: terms.node,
         pool: terms.pool,

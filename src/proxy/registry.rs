@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::decide::route::NodeId;
 use crate::decide::session::Pin;
 use crate::pool::CancelKey;
+use crate::wire::startup::PROTOCOL_3_2;
 
 /// Every session, by the process id that its client was told.
 #[derive(Default)]
@@ -23,7 +24,7 @@ pub struct Registry {
 /// What others may know of a session.
 pub(super) struct Slot {
     pid: u32,
-    secret: [u8; SECRET],
+    secret: Box<[u8]>,
     info: ClientInfo,
     state: Mutex<State>,
     /// Told when the last CancelRequest on its way has arrived.
@@ -97,8 +98,10 @@ impl Registry {
         slots.iter().map(|slot| slot.row()).collect()
     }
 
-    pub(super) fn register(self: &Arc<Self>, info: ClientInfo) -> Result<Registration, getrandom::Error> {
-        let mut secret = [0; SECRET];
+    /// Enters a session. `version`: of its protocol, which says how long its secret may be.
+    pub(super) fn register(self: &Arc<Self>, info: ClientInfo, version: i32) -> Result<Registration, getrandom::Error> {
+        let length = if version >= PROTOCOL_3_2 { SECRET } else { SECRET_3_0 };
+        let mut secret = vec![0; length].into_boxed_slice();
         getrandom::fill(&mut secret)?;
         let mut sessions = self.lock();
         let pid = loop {
@@ -135,9 +138,8 @@ impl Slot {
         self.pid
     }
 
-    /// The secret as long as the client's protocol allows.
-    pub(super) fn secret(&self, version: i32) -> &[u8] {
-        if version >= crate::wire::startup::PROTOCOL_3_2 { &self.secret } else { &self.secret[..SECRET_3_0] }
+    pub(super) fn secret(&self) -> &[u8] {
+        &self.secret
     }
 
     /// The server connection begins to work for this session: from now on it is what a cancel request means.
@@ -186,7 +188,7 @@ impl Slot {
     }
 
     fn has_key(&self, key: &[u8]) -> bool {
-        matches!(key.len(), SECRET_3_0 | SECRET) && bool::from(self.secret[..key.len()].ct_eq(key))
+        bool::from(self.secret.ct_eq(key))
     }
 
     fn row(&self) -> ClientRow {

@@ -68,13 +68,13 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 application,
                 since: Instant::now(),
             };
-            let Ok(registration) = shared.registry.register(info) else { return };
+            let Ok(registration) = shared.registry.register(info, request.version) else { return };
             let mut side = Side::new(stream, input);
             let out = &mut side.output;
             for (name, value) in session.reported.iter().filter(|(name, _)| is_told(name)) {
                 backend::put_parameter_status(out, name, value);
             }
-            backend::put_backend_key(out, registration.slot.pid(), registration.slot.secret(request.version));
+            backend::put_backend_key(out, registration.slot.pid(), registration.slot.secret());
             backend::put_ready(out, TransactionStatus::Idle);
             let verdicts = shared.verdicts(&who.database);
             let snapshots = shared.cluster.reader();

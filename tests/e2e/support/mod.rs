@@ -1,6 +1,7 @@
 //! What end-to-end tests have in common.
 
 pub(crate) mod plain;
+pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod watch;

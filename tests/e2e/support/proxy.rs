@@ -40,6 +40,14 @@ pub(crate) async fn servers() -> LocalCluster {
 
 /// The topology file for `servers`, with `more` at its end.
 pub(crate) fn topology(servers: &LocalCluster, more: &str) -> Config {
+    let text = topology_text(servers, more);
+    let mut config = Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+    config.listen = vec![Listen::Tcp(([127, 0, 0, 1], 0).into())];
+    config
+}
+
+/// It does not say where to listen; that goes before it.
+pub(crate) fn topology_text(servers: &LocalCluster, more: &str) -> String {
     let mut text = String::from(
         "[health]\nuser = \"pilot\"\npassword = \"pilot-secret\"\ninterval = \"100ms\"\n\
          [auth.query]\nuser = \"pilot\"\npassword = \"pilot-secret\"\n[metrics]\nlisten = \"off\"\n",
@@ -48,9 +56,7 @@ pub(crate) fn topology(servers: &LocalCluster, more: &str) -> Config {
         text += &format!("[[nodes]]\nname = \"{}\"\nhost = \"127.0.0.1\"\nport = {}\n", node.name(), node.port());
     }
     text += more;
-    let mut config = Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
-    config.listen = vec![Listen::Tcp(([127, 0, 0, 1], 0).into())];
-    config
+    text
 }
 
 impl Proxy {

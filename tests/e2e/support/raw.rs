@@ -166,6 +166,19 @@ impl Raw {
         self.until(0).await
     }
 
+    /// Says that nothing more will be sent.
+    pub(crate) async fn end_of_input(&mut self) {
+        drop(self.stream.shutdown().await);
+    }
+
+    /// Whatever bytes come up to the end of the stream.
+    pub(crate) async fn rest_of_bytes(&mut self) -> Vec<u8> {
+        let mut rest = self.input.split().to_vec();
+        // A reset is an end, too.
+        drop(timeout(LIMIT, self.stream.read_to_end(&mut rest)).await.expect("the end in time"));
+        rest
+    }
+
     /// Runs a simple Query.
     pub(crate) async fn query(&mut self, text: &str) -> Vec<Frame> {
         let mut message = BytesMut::new();

@@ -1,0 +1,137 @@
+//! Clients that go without a word, or do not listen.
+
+use bytes::BytesMut;
+use pgpilot::wire::frontend::{COPY_DATA, put_query};
+use pgpilot::wire::{backend, frame};
+
+use super::active;
+use crate::support::process::Process;
+use crate::support::proxy::{Proxy, servers};
+use crate::support::raw::Raw;
+use crate::support::{LIMIT, wait_for};
+
+fn query(text: &str) -> BytesMut {
+    let mut message = BytesMut::new();
+    put_query(&mut message, text.as_bytes());
+    message
+}
+
+#[tokio::test]
+async fn what_a_vanished_client_runs_is_cancelled() {
+    let proxy = Proxy::with("[pool]\nmax_server_connections = 1\n").await;
+    let mut next = Raw::connect(proxy.port(), "shop").await;
+    next.query("CREATE TABLE t (n int)").await;
+    let long = "INSERT INTO t SELECT 1 FROM pg_sleep(600)";
+    for before in ["", "BEGIN; INSERT INTO t VALUES (1)", "BEGIN; LOCK TABLE t; SET work_mem = '1MB'"] {
+        let mut client = Raw::connect(proxy.port(), "shop").await;
+        client.query(before).await;
+        client.send(&query(long)).await;
+        wait_for("the statement to run", LIMIT, async || active(&proxy.servers, long).await == 1).await;
+        drop(client);
+        wait_for("the statement to end", LIMIT, async || active(&proxy.servers, long).await == 0).await;
+        assert_eq!(next.ask("SELECT count(*) FROM t").await, "0");
+        assert_eq!(next.ask("SHOW work_mem").await, "4MB");
+    }
+}
+
+#[tokio::test]
+async fn what_a_vanished_client_has_left_is_gone() {
+    let proxy = Proxy::with("[pool]\nmax_server_connections = 1\n").await;
+    let mut next = Raw::connect(proxy.port(), "shop").await;
+    next.query("CREATE TABLE t (n int)").await;
+    let states: [&[u8]; 12] = [
+        &query("BEGIN; INSERT INTO t VALUES (1)"),
+        &query("BEGIN; INSERT INTO t VALUES (1); SELECT 1/0"),
+        &query("CREATE TEMP TABLE left_over (n int)"),
+        &query("SELECT pg_advisory_lock(7)"),
+        &query("LISTEN news"),
+        &query("SET work_mem = '1MB'"),
+        &query("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT"),
+        &query("SELECT 1; PREPARE left_over AS SELECT 1"),
+        // An extended batch without its Sync, and half a message.
+        b"P\0\0\0\x21\0INSERT INTO t VALUES (1)\0\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0H\0\0\0\x04",
+        b"Q\0\0\x01\0INSERT INTO t",
+        &query("COPY t FROM STDIN"),
+        &query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)"),
+    ];
+    for state in states {
+        let mut client = Raw::connect(proxy.port(), "shop").await;
+        client.send_taken(state).await;
+        if state.starts_with(b"Q\0\0\0") {
+            client.frame().await;
+        }
+        drop(client);
+        assert_eq!(next.ask("SELECT count(*) FROM t").await, "0", "{}", state.escape_ascii());
+        assert_eq!(next.ask("SHOW work_mem").await, "4MB");
+        let left = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
+        assert_eq!(next.ask(left).await, "0", "{}", state.escape_ascii());
+        let left = "SELECT (SELECT count(*) FROM pg_class WHERE relname = 'left_over') + (SELECT count(*) FROM pg_listening_channels()) \
+                    + (SELECT count(*) FROM pg_cursors WHERE is_holdable) + (SELECT count(*) FROM pg_prepared_statements WHERE name = 'left_over')";
+        assert_eq!(next.ask(left).await, "0", "{}", state.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_in_copy_data_has_copied_nothing() {
+    let proxy = Proxy::with("[pool]\nmax_server_connections = 1\n").await;
+    let mut next = Raw::connect(proxy.port(), "shop").await;
+    next.query("CREATE TABLE t (n int)").await;
+    let mut client = Raw::connect(proxy.port(), "shop").await;
+    client.send(&query("COPY t FROM STDIN")).await;
+    client.until(backend::COPY_IN_RESPONSE).await;
+    let mut data = BytesMut::new();
+    frame::put(&mut data, COPY_DATA, |out| out.extend_from_slice(b"1\n2\n3\n"));
+    client.send_taken(&data).await;
+    client.send_taken(&data[..7]).await;
+    drop(client);
+    assert_eq!(next.ask("SELECT count(*) FROM t").await, "0");
+}
+
+#[tokio::test]
+async fn clients_that_do_not_read_cost_little_and_hold_up_nobody() {
+    let servers = servers().await;
+    let mut process = Process::start(&servers, "").await;
+    let mut other = process.connect().await;
+    other.ask("SELECT 1").await;
+    let flood = "SELECT repeat('x', 1000) FROM generate_series(1, 1000000)";
+    let mut deaf = Vec::new();
+    for _ in 0..20 {
+        deaf.push(process.connect().await);
+    }
+    let before = process.memory();
+    process.forget_peak();
+    for client in &mut deaf {
+        client.send(&query(flood)).await;
+    }
+    // The servers wait for the proxy, which waits for the clients.
+    let stuck = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query = '{}' AND wait_event = 'ClientWrite'",
+        flood.replace('\'', "''")
+    );
+    wait_for("the servers to be stuck", LIMIT, async || {
+        let mut count = 0;
+        for node in servers.nodes() {
+            count += node.value(&stuck).await.unwrap().unwrap().parse::<usize>().unwrap();
+        }
+        count == 20
+    })
+    .await;
+    // A client that sends without end, and does not read either.
+    let mut sender = process.connect().await;
+    let many = query("SELECT repeat('x', 1000)").repeat(1000);
+    let sending = tokio::spawn(async move {
+        for _ in 0..10_000 {
+            sender.send(&many).await;
+        }
+    });
+    for _ in 0..100 {
+        assert_eq!(other.ask("SELECT 1").await, "1");
+    }
+    assert!(!sending.is_finished(), "a client can send what nobody has room for");
+    sending.abort();
+    let grown = process.peak().saturating_sub(before);
+    assert!(grown < 16 << 20, "{} KiB for 21 clients", grown >> 10);
+    drop(deaf);
+    wait_for("the statements to end", LIMIT, async || active(&servers, flood).await == 0).await;
+    process.assert_sound();
+}
