@@ -7,7 +7,7 @@ use super::fault::End;
 use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin};
-use crate::decide::sql::{Classified, Effects, Intent, Reason};
+use crate::decide::sql::{Classified, Effects, Intent, Reason, TransactionEnd};
 use crate::wire::backend::Report;
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, Header, SqlState};
@@ -18,8 +18,10 @@ pub(super) struct Assessed {
     pub needs: Needs,
     /// It asks for something to be executed, or for a portal, which no other server would have: a Query, a Bind, an Execute, a FunctionCall.
     pub executes: bool,
-    /// It may end a transaction in a way that commits.
-    pub commits: bool,
+    /// It does something that lasts, if nothing rolls it back.
+    pub writes: bool,
+    /// It ends a transaction.
+    pub ends: Option<TransactionEnd>,
     /// It has statements of pgpilot's own, or such as pgpilot may answer.
     pub own: bool,
     /// The verdict on a Query.
@@ -173,7 +175,7 @@ impl Client {
                 }
             }
             frontend::FUNCTION_CALL => {
-                assessed.executes = true;
+                (assessed.executes, assessed.writes) = (true, true);
                 assessed.needs.want(Need::Primary, Reason::FunctionCall);
             }
             _ => {}
@@ -265,7 +267,16 @@ impl Client {
                 Intent::Own(_) => assessed.own = true,
                 _ => {}
             }
-            assessed.commits |= matches!(verdict.intent, Intent::End(_) | Intent::Write | Intent::WithinTransaction);
+            assessed.writes |= match &verdict.intent {
+                Intent::Write | Intent::WithinTransaction => true,
+                Intent::Execute { name, .. } => prepared(name).is_none_or(|inner| inner.intent != Intent::Read),
+                _ => false,
+            };
+            if let Intent::End(end) = verdict.intent
+                && assessed.ends != Some(TransactionEnd::Commit)
+            {
+                assessed.ends = Some(end);
+            }
         }
         if classified.statements.is_empty() {
             assessed.needs.want(Need::Read, Reason::Empty);

@@ -81,6 +81,9 @@ impl Client {
             batch = Batch { len: 0, end: BatchEnd::Open };
         }
         self.flush_output().await?;
+        if let Some(report) = self.session.untold.take() {
+            return self.refuse(batch, &report);
+        }
         if self.answer(batch, &assessed).await? {
             return Ok(());
         }
@@ -97,7 +100,7 @@ impl Client {
         self.session.note_left(&mut assessed.needs);
         let Some(link) = self.link.as_mut() else { return };
         link.unnamed = Unnamed::AsBefore;
-        link.may_commit |= assessed.commits;
+        link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
             BatchEnd::Open => Grant::ToEndOfBatch,
             BatchEnd::Simple | BatchEnd::Sync | BatchEnd::Flush => Grant::Bytes(batch.len),
@@ -288,10 +291,9 @@ impl Client {
 
     /// An error of pgpilot's own in place of the batch's reply.
     pub(super) fn refuse(&mut self, batch: Batch, report: &Report) -> Result<(), End> {
-        if !matches!(self.transaction, Transaction::Idle) {
-            self.transaction = Transaction::Lost;
-        }
+        self.lose_transaction();
         report.put(&mut self.side.output);
+        self.session.batch_refused();
         self.session.batch_sent();
         match batch.end {
             BatchEnd::Simple | BatchEnd::Sync => {
@@ -310,9 +312,7 @@ impl Client {
 
     /// An error of pgpilot's own in place of the reply to a whole batch that had been sent in vain.
     pub(super) fn refuse_sent(&mut self, length: usize, report: &Report) {
-        if !self.transaction.is_idle() {
-            self.transaction = Transaction::Lost;
-        }
+        self.lose_transaction();
         report.put(&mut self.side.output);
         self.side.input.advance(length);
         self.session.batch_done();
@@ -320,12 +320,19 @@ impl Client {
         backend::put_ready(&mut self.side.output, status);
     }
 
+    /// The client is being told of an error: a transaction of its cannot go on.
+    fn lose_transaction(&mut self) {
+        if !self.transaction.is_idle() {
+            self.transaction = Transaction::Lost { untold: None };
+        }
+    }
+
     /// What ReadyForQuery would say now.
     pub(super) fn status(&self) -> TransactionStatus {
         match self.transaction {
             Transaction::Idle => TransactionStatus::Idle,
             Transaction::Deferred(_) | Transaction::Open => TransactionStatus::InTransaction,
-            Transaction::Failed | Transaction::Lost => TransactionStatus::Failed,
+            Transaction::Failed | Transaction::Lost { .. } => TransactionStatus::Failed,
         }
     }
 

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Buf;
-
 use super::assess::{Assessed, Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
-use super::exchange::{CLIENT_INPUT_MAX, Passing, keep_reply};
+use super::exchange::{CLIENT_INPUT_MAX, keep_reply};
 use super::fault::{End, Fault};
-use super::link::{Delivered, Grant, Link, LinkRole, Purpose};
+use super::link::{Grant, Link, LinkRole, Purpose};
 use super::registry::{Quiet, Rest};
 use super::session::Transaction;
 use super::settle;
@@ -20,7 +18,7 @@ use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
 use crate::decide::sql::{Effects, Hint, Reason};
 use crate::pool::{Lease, LeaseError, ServerConnection};
 use crate::telemetry::{Count, RetryCause};
-use crate::wire::backend::{self, Report, TransactionStatus};
+use crate::wire::backend;
 use crate::wire::{SqlState, frontend};
 
 /// After a lost or unreachable node, the cluster gets so long to find out before the statement is routed again.
@@ -163,9 +161,10 @@ impl Client {
     /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
     async fn lease(&mut self, need: Need, reason: Reason, avoid: Option<NodeId>) -> Result<Link, Fault> {
         let demand = Demand { need, reason, arrived: Instant::now() };
+        let mut now = demand.arrived;
         loop {
             let snapshot = self.snapshots.snapshot().clone();
-            let decision = self.decide(&demand, &snapshot, avoid);
+            let decision = self.decide(&demand, &snapshot, avoid, now);
             if decision.ask == Ask::Mark {
                 self.shared.cluster.want_mark();
             }
@@ -175,6 +174,7 @@ impl Client {
                 Route::Refuse(refusal) => return Err(refusal.into()),
                 Route::Wait(wait) => {
                     self.shared.cluster.wait_change(&snapshot, wait.until()).await;
+                    now = Instant::now();
                     continue;
                 }
             };
@@ -184,17 +184,18 @@ impl Client {
                     self.shared.cluster.nudge(node);
                     let until = Instant::now() + SETTLE_DOWN;
                     self.shared.cluster.wait_change(&snapshot, until).await;
+                    now = Instant::now();
                 }
                 Err(fault) => return Err(fault),
             }
         }
     }
 
-    fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, avoid: Option<NodeId>) -> Decision {
+    fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, avoid: Option<NodeId>, now: Instant) -> Decision {
         let pools = &self.shared.pools;
         let load = |node| if Some(node) == avoid { u32::MAX } else { pools.leased(node) };
         let session = &mut self.session;
-        route(demand, &mut session.freshness, snapshot, &session.policy, load, fastrand::u64(..), demand.arrived)
+        route(demand, &mut session.freshness, snapshot, &session.policy, load, fastrand::u64(..), now)
     }
 
     /// Whether another node, or the same one a moment later, may do better.
@@ -237,7 +238,7 @@ impl Client {
     }
 
     /// Sends the batches that a replica did not answer to another server.
-    async fn move_on(&mut self, need: Need, cause: RetryCause) -> Result<(), End> {
+    pub(super) async fn move_on(&mut self, need: Need, cause: RetryCause) -> Result<(), End> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.shared.metrics.count(Count::Retry(cause));
         let (from, kept) = (link.node(), std::mem::take(&mut link.kept));
@@ -369,72 +370,6 @@ impl Client {
         }
     }
 
-    /// The server connection is gone. What it had not answered is sent elsewhere if that is safe; else the client is told what is known of it.
-    pub(super) async fn server_lost(&mut self, why: &str) -> Result<(), End> {
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
-        self.shared.cluster.nudge(link.node());
-        tracing::info!(node = link.node().0, why, "a server connection was lost");
-        if link.can_move() {
-            return self.move_on(Need::Read, RetryCause::ConnectionLost).await;
-        }
-        let Some(mut link) = self.link.take() else { return Ok(()) };
-        self.release_slot().await;
-        keep_reply(&mut self.side, &mut link);
-        self.side.input.advance(std::mem::take(&mut self.side.kept));
-        if link.reply.delivered == Delivered::PartOfMessage || matches!(link.reply.rest, super::link::Rest::Forward(_))
-        {
-            return Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost in the middle of its reply"));
-        }
-        self.report_loss(&mut link, why)
-    }
-
-    fn report_loss(&mut self, link: &mut Link, why: &str) -> Result<(), End> {
-        if link.role == LinkRole::Primary && link.executing {
-            // It may have been committed: then the session's reads have to show it.
-            self.session.freshness.wrote(Instant::now());
-        }
-        let busy = !link.is_quiet() || link.batch_open;
-        let in_transaction = !matches!(self.transaction, Transaction::Idle);
-        let lost_pins = std::mem::take(&mut self.session.pins);
-        self.registration.slot.set_pins(&[]);
-        self.side.rest = match self.side.rest {
-            Passing::Forward(n) => Passing::Drop(n),
-            other => other,
-        };
-        if in_transaction {
-            self.transaction = Transaction::Lost;
-        }
-        if !busy {
-            // Between statements there is nothing to answer; the next statement of a lost transaction is told. But a client that relies on a lock, a
-            // temporary table or a LISTEN has to learn that it is gone, and as from a server there is only one way to tell it.
-            let relied_upon = |pin: &Pin| !matches!(pin, Pin::SessionMode | Pin::SequenceState);
-            if lost_pins.iter().any(relied_upon) {
-                let report =
-                    Report::fatal(SqlState::ADMIN_SHUTDOWN, "the server that held this session's state was lost");
-                return Err(End::Fatal(Box::new(report.detail(why))));
-            }
-            self.session.pins.clone_from(&self.session.standing_pins);
-            return Ok(());
-        }
-        let report = loss_report(link, in_transaction, why, !lost_pins.is_empty());
-        let status = if in_transaction { TransactionStatus::Failed } else { TransactionStatus::Idle };
-        let ends = link.dues.batches();
-        for _ in 0..ends {
-            report.put(&mut self.side.output);
-            backend::put_ready(&mut self.side.output, status);
-            self.session.batch_done();
-        }
-        if ends == 0 || link.batch_open || link.grant != Grant::NOTHING {
-            report.put(&mut self.side.output);
-            self.skipping = true;
-            if link.batch_open {
-                self.session.batch_sent();
-            }
-        }
-        self.session.pins.clone_from(&self.session.standing_pins);
-        Ok(())
-    }
-
     /// No cancel request may reach the server connection any more: it is about to be somebody else's, or nobody's.
     pub(super) async fn release_slot(&self) {
         let slot = &self.registration.slot;
@@ -442,30 +377,6 @@ impl Client {
             slot.wait_quiet().await;
         }
     }
-}
-
-fn loss_report(link: &Link, in_transaction: bool, why: &str, lost_state: bool) -> Report {
-    let unknown = link.role == LinkRole::Primary && link.may_commit && link.executing;
-    let mut report = if unknown {
-        Report::error(
-            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
-            "the server was lost while it ran this statement: it may have been committed, or not",
-        )
-        .hint("Look whether it has taken effect before you repeat it.")
-    } else if in_transaction {
-        Report::error(SqlState::CONNECTION_FAILURE, "the server was lost: the transaction is rolled back")
-            .hint("The session goes on: roll back, and repeat the transaction.")
-    } else {
-        Report::error(SqlState::CONNECTION_FAILURE, "the server was lost while it ran this statement")
-            .hint("It changed nothing: it can be repeated.")
-    };
-    if lost_state {
-        report = report
-            .detail(format!("{why}. What the session kept on that server (temporary tables, locks, LISTEN) is lost."));
-    } else {
-        report = report.detail(why);
-    }
-    report
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -91,6 +91,9 @@ impl Client {
     pub(super) fn forward_unseen(&mut self, frame: Frame<'_>) -> Result<(), End> {
         let mut assessed = Assessed::default();
         self.assess_frame(frame, &mut assessed)?;
+        if let Some(link) = self.link.as_mut() {
+            link.note_end(&assessed, &self.transaction);
+        }
         self.session.note_left(&mut assessed.needs);
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;

@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::assess::Assessed;
 use super::deallocate::{Deallocation, Unnamed};
 use super::reword::Renamed;
-use super::session::Deferred;
+use super::session::{Deferred, Transaction};
 use crate::decide::route::NodeId;
 use crate::decide::session::{Dues, Settings, StatementId};
-use crate::decide::sql::Reason;
+use crate::decide::sql::{Reason, TransactionEnd};
 use crate::pool::Lease;
 use crate::telemetry::Served;
 use crate::wire::backend::TransactionStatus;
@@ -44,6 +45,8 @@ pub(super) struct Link {
     pub purpose: Purpose,
     /// What has been sent since the last ReadyForQuery may commit something.
     pub may_commit: bool,
+    /// What has been sent since the last ReadyForQuery ends the transaction.
+    pub ends_transaction: bool,
     /// A part of an extended batch has been sent, and its Sync not yet.
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
@@ -254,12 +257,20 @@ impl Link {
             executing: false,
             purpose: Purpose::Any,
             may_commit: false,
+            ends_transaction: false,
             batch_open: false,
             lesson: Vec::new(),
             unnamed: Unnamed::AsBefore,
             deallocation: None,
             began: None,
         }
+    }
+
+    /// What is about to be sent may end a transaction, be it the client's or one of its own.
+    pub(super) fn note_end(&mut self, assessed: &Assessed, transaction: &Transaction) {
+        let commits = matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Chain));
+        self.may_commit |= commits || (assessed.writes && transaction.is_idle());
+        self.ends_transaction |= matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Rollback));
     }
 
     pub(super) fn served(&self) -> Served {

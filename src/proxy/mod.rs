@@ -14,6 +14,7 @@ mod gate;
 mod handshake;
 mod large;
 mod link;
+mod loss;
 mod own;
 mod recent;
 mod registry;

@@ -27,8 +27,9 @@ const NO_TRANSACTION: &str = "there is no transaction in progress";
 impl Client {
     /// Answers the batch if no server is needed for it. Returns whether it did.
     pub(super) async fn answer(&mut self, batch: Batch, assessed: &Assessed) -> Result<bool, End> {
-        if matches!(self.transaction, Transaction::Lost) {
-            self.answer_lost(batch);
+        if let Transaction::Lost { untold } = &mut self.transaction {
+            let untold = untold.take();
+            self.answer_lost(batch, untold);
             return Ok(true);
         }
         if assessed.own && self.asks_for_position(batch) {
@@ -258,7 +259,7 @@ impl Client {
             }
             frontend::DESCRIBE => {
                 if let (Target::Statement, _) = frontend::target(frame.tag, frame.body())? {
-                    crate::wire::frame::put(out, backend::PARAMETER_DESCRIPTION, |out| out.extend_from_slice(&[0, 0]));
+                    backend::put_no_parameters(out);
                 }
                 describe(out, command.as_ref());
             }
@@ -316,56 +317,6 @@ impl Client {
     /// Whether what the server is working at may change the session's state, so that the next batch has to wait for the inventory.
     pub(super) fn transaction_may_end_lease(&self) -> bool {
         self.session.left.need_inventory() || self.session.left.forgets_statements
-    }
-
-    /// The transaction's server is gone: the client has to end it, and gets an error until it does.
-    fn answer_lost(&mut self, batch: Batch) {
-        let bytes = &self.side.input[..batch.len];
-        let ends = frames(bytes).find_map(|frame| {
-            let text = match frame.tag {
-                frontend::QUERY => frontend::query(frame.body()).ok()?,
-                frontend::PARSE => frontend::Parse::read(frame.body()).ok()?.query,
-                // Prepared earlier, as drivers do with what they send often.
-                frontend::BIND => {
-                    let known = self.session.find(BindHead::parse(frame.body()).ok()?.statement)?;
-                    return ends_transaction(&known.verdict).then_some(frame.tag);
-                }
-                _ => return None,
-            };
-            let verdict = self.verdict_on(text);
-            ends_transaction(&verdict).then_some(frame.tag)
-        });
-        let mut reply = BytesMut::new();
-        if ends.is_some() {
-            self.transaction = Transaction::Idle;
-            for frame in frames(bytes) {
-                match frame.tag {
-                    frontend::PARSE => backend::put_empty(&mut reply, backend::PARSE_COMPLETE),
-                    frontend::BIND => backend::put_empty(&mut reply, backend::BIND_COMPLETE),
-                    frontend::DESCRIBE => backend::put_empty(&mut reply, backend::NO_DATA),
-                    frontend::CLOSE => backend::put_empty(&mut reply, backend::CLOSE_COMPLETE),
-                    frontend::EXECUTE | frontend::QUERY => backend::put_command_complete(&mut reply, "ROLLBACK"),
-                    _ => {}
-                }
-            }
-        } else {
-            Report::error(
-                SqlState(*b"25P02"),
-                "current transaction is aborted, commands ignored until end of transaction block",
-            )
-            .detail("The transaction's server was lost.")
-            .put(&mut reply);
-        }
-        match batch.end {
-            BatchEnd::Simple | BatchEnd::Sync => backend::put_ready(&mut reply, self.status()),
-            BatchEnd::Flush | BatchEnd::Open => self.skipping = ends.is_none(),
-        }
-        self.side.output.extend_from_slice(&reply);
-        self.side.input.advance(batch.len);
-        self.session.batch_sent();
-        if !self.skipping {
-            self.session.batch_done();
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::decide::route::{Freshness, Policy};
 use crate::decide::session::{Defaults, Due, Kind, Needs, ParameterMap, Pin, Settings, Statement, StatementId};
 use crate::decide::sql::{Classified, Effects, Hint, TransactionMode};
+use crate::wire::backend::Report;
 
 pub(super) struct Session {
     /// From the start-up packet: what RESET goes back to.
@@ -24,6 +25,8 @@ pub(super) struct Session {
     unconfirmed: VecDeque<(u64, Box<[u8]>)>,
     batches_sent: u64,
     batches_done: u64,
+    /// State of the session's was lost while nothing was due: the next statement gets this error.
+    pub untold: Option<Box<Report>>,
     pub freshness: Freshness,
     /// Something of this session's has run on a server.
     pub has_run: bool,
@@ -77,8 +80,11 @@ pub(super) enum Transaction {
     Deferred(Deferred),
     Open,
     Failed,
-    /// Failed because its server was lost: the client has to end it, which needs no server.
-    Lost,
+    /// Failed because its server was lost, or because there was none: the client has to end it, which needs no server.
+    Lost {
+        /// The error, if the client has not been told yet.
+        untold: Option<Box<Report>>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -105,6 +111,7 @@ impl Session {
             unconfirmed: VecDeque::new(),
             batches_sent: 0,
             batches_done: 0,
+            untold: None,
             freshness: Freshness::default(),
             has_run: false,
             configured: policy.clone(),
@@ -176,6 +183,18 @@ impl Session {
                 entry.sent = false;
             }
         }
+    }
+
+    /// The batch at hand is not going to be sent: what it would have prepared is not.
+    pub(super) fn batch_refused(&mut self) {
+        let (statements, current) = (&mut self.statements, self.batches_sent);
+        self.unconfirmed.retain(|(batch, name)| {
+            let undone = *batch == current && statements.get(name).is_some_and(|entry| !entry.sent);
+            if undone {
+                statements.remove(name);
+            }
+            !undone
+        });
     }
 
     pub(super) fn forget(&mut self, name: &[u8]) {

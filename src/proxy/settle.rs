@@ -136,6 +136,7 @@ impl Client {
         if link.dues.is_empty() {
             link.executing = false;
             link.may_commit = false;
+            link.ends_transaction = false;
         }
         link.failed = false;
         link.deallocation = None;
@@ -217,7 +218,7 @@ impl Client {
         if let Err(error) = bring_to(&mut link.lease, &self.session.settings).await {
             return self.inventory_failed(&error);
         }
-        tell_parameters(&mut self.session.reported, &link.lease.parameters, &mut self.side.output);
+        tell_parameters(&mut self.session.reported, &mut link.lease.parameters, &mut self.side.output);
         self.side.output.unsplit(link.lease.notifications.split());
         Ok(())
     }

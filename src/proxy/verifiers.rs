@@ -102,7 +102,16 @@ impl Verifiers {
         }
         let Some(query) = &config.auth.query else { return Ok(None) };
         let read = async {
-            let reader = self.reader(query, config, &shared.cluster.snapshot()).await?;
+            let reader = loop {
+                let snapshot = shared.cluster.snapshot();
+                match self.reader(query, config, &snapshot).await {
+                    // Nothing has been discovered yet, or everything is down: that may change.
+                    Err(VerifierError::NoNode) => {
+                        drop(shared.cluster.wait_change(&snapshot, Instant::now() + LIMIT).await)
+                    }
+                    reader => break reader?,
+                }
+            };
             let row = reader.client.query_opt(&query.sql, &[&user]).await?;
             let text = row.map(|row| row.try_get::<_, Option<String>>(1)).transpose()?.flatten();
             // A password that is none of the known forms lets nobody in, as in PostgreSQL.

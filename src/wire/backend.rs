@@ -203,6 +203,11 @@ pub fn put_command_complete(out: &mut BytesMut, tag: &str) {
     put(out, COMMAND_COMPLETE, |out| put_cstr(out, tag.as_bytes()));
 }
 
+/// ParameterDescription of a statement without parameters.
+pub fn put_no_parameters(out: &mut BytesMut) {
+    put(out, PARAMETER_DESCRIPTION, |out| out.put_i16(0));
+}
+
 /// Appends a message that has no body: ParseComplete, BindComplete, NoData, ..
 pub fn put_empty(out: &mut BytesMut, tag: u8) {
     out.put_slice(&[tag, 0, 0, 0, 4]);

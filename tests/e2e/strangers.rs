@@ -100,5 +100,7 @@ async fn a_client_that_relies_on_a_lock_learns_that_it_is_lost() {
     let node = proxy.servers.node("pg1").unwrap();
     let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77";
     node.sql(terminate).await.unwrap();
-    wait_for("the client to be told", LIMIT, async || client.is_closed()).await;
+    let told = wait_for("the client to be told", LIMIT, async || try_ask(&client, "SELECT 1").await.is_err());
+    told.await;
+    assert_eq!(ask(&client, "SHOW pgpilot.pins").await, "");
 }

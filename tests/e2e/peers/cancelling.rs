@@ -29,7 +29,7 @@ async fn a_cancel_in_time_cancels() {
 
 #[tokio::test]
 async fn a_late_cancel_hits_nobody_else() {
-    const ROUNDS: usize = 300;
+    const ROUNDS: u32 = 300;
     let proxy = Proxy::shared(&format!("[pool]\nmax_server_connections = 1\n{TRUST}")).await;
     let port = proxy.port();
     let (mut hasty, mut next) = (Raw::connect(port).await, Raw::connect(port).await);
@@ -41,7 +41,8 @@ async fn a_late_cancel_hits_nobody_else() {
             let key = key.clone();
             tokio::spawn(async move { Raw::cancel(port, pid, &key).await })
         };
-        let first = hasty.query("/* pgpilot: primary */ SELECT 1").await;
+        let pause = f64::from(n % 8) / 2000.0;
+        let first = hasty.query(&format!("/* pgpilot: primary */ SELECT 1 FROM pg_sleep({pause})")).await;
         match errors(&first).as_slice() {
             [] => assert_eq!(values(&first), ["1"]),
             [code] => {

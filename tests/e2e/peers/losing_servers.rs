@@ -99,6 +99,9 @@ async fn state_that_was_lost_with_its_server_is_reported_once() {
     plain.batch_execute("CREATE TABLE t (n int)").await.unwrap();
     temporary.batch_execute("CREATE TEMP TABLE t AS SELECT 1 AS n").await.unwrap();
     ask(&locking, "SELECT pg_advisory_lock(7)").await;
+    for (client, pin) in [(&temporary, "temporary_object"), (&locking, "advisory_lock")] {
+        assert_eq!(ask(client, "SHOW pgpilot.pins").await, pin);
+    }
     proxy.node("pg1").restart(Stop::Immediate).await.unwrap();
     for (client, what) in [(&temporary, "temporary_object"), (&locking, "advisory_lock")] {
         let error = client.query("SELECT count(*) FROM t", &[]).await.unwrap_err();
@@ -125,4 +128,9 @@ async fn state_that_was_lost_with_its_server_is_reported_once() {
     assert!(error.code().code().starts_with("08"), "{error:?}");
     assert!(error.detail().is_some_and(|detail| detail.contains("advisory_lock")), "{error:?}");
     assert_eq!(ask(&locking, "SELECT count(*) FROM t").await, "0");
+    // Who only listens would never hear of it otherwise.
+    plain.batch_execute("LISTEN news").await.unwrap();
+    assert_eq!(ask(&plain, "SHOW pgpilot.pins").await, "listen");
+    proxy.node("pg1").restart(Stop::Immediate).await.unwrap();
+    wait_for("the listener to be disconnected", Duration::from_secs(2), async || plain.is_closed()).await;
 }

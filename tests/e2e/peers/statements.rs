@@ -99,7 +99,6 @@ async fn what_the_parser_does_not_know_goes_to_the_primary_and_is_counted() {
         let before = (proxy.counts().0, proxy.counts().1, proxy.count_of(Reason::Unparsable));
         let outcome = crate::support::proxy::try_ask(&client, sql).await;
         let after = (proxy.counts().0, proxy.counts().1, proxy.count_of(Reason::Unparsable));
-        println!("{sql}: {outcome:?} {before:?} {after:?}");
         match expected {
             Some(value) => assert_eq!(outcome.unwrap(), value, "{sql}"),
             None if sql.starts_with("NO") => {

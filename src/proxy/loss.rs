@@ -1,0 +1,200 @@
+//! A server connection breaks: what is sent elsewhere, and what the client is told of the rest.
+
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+
+use super::assess::{Frame, frames};
+use super::batch::{Batch, BatchEnd};
+use super::client::Client;
+use super::exchange::{Passing, keep_reply};
+use super::fault::End;
+use super::link::{Delivered, Grant, Link, LinkRole, Rest};
+use super::session::Transaction;
+use crate::decide::route::Need;
+use crate::decide::session::Pin;
+use crate::decide::sql::{Intent, TransactionEnd, Verdict};
+use crate::telemetry::RetryCause;
+use crate::wire::SqlState;
+use crate::wire::backend::{self, Report};
+use crate::wire::frontend::{self, BindHead, Target};
+
+impl Client {
+    /// The server connection is gone. What it had not answered is sent elsewhere if that is safe; else the client is told what is known of it.
+    pub(super) async fn server_lost(&mut self, why: &str) -> Result<(), End> {
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        self.shared.cluster.nudge(link.node());
+        tracing::info!(node = link.node().0, why, "a server connection was lost");
+        if link.can_move() {
+            return self.move_on(Need::Read, RetryCause::ConnectionLost).await;
+        }
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        self.release_slot().await;
+        keep_reply(&mut self.side, &mut link);
+        self.side.input.advance(std::mem::take(&mut self.side.kept));
+        if link.reply.delivered == Delivered::PartOfMessage || matches!(link.reply.rest, Rest::Forward(_)) {
+            return Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost in the middle of its reply"));
+        }
+        self.report_loss(&link, why)
+    }
+
+    fn report_loss(&mut self, link: &Link, why: &str) -> Result<(), End> {
+        if link.role == LinkRole::Primary && link.executing {
+            // It may have been committed: then the session's reads have to show it.
+            self.session.freshness.wrote(Instant::now());
+        }
+        let standing = self.session.standing_pins.clone();
+        let mut pins = std::mem::replace(&mut self.session.pins, standing);
+        pins.retain(|pin| !matches!(pin, Pin::SessionMode | Pin::SequenceState));
+        self.registration.slot.set_pins(&self.session.pins);
+        self.side.rest = match self.side.rest {
+            Passing::Forward(n) => Passing::Drop(n),
+            other => other,
+        };
+        let in_transaction = !self.transaction.is_idle();
+        let report = loss_report(link, in_transaction, why, &pins);
+        if link.is_quiet() && !link.batch_open {
+            return self.report_later(report, &pins);
+        }
+        if in_transaction {
+            // Whatever became of a transaction that was being ended, it is over.
+            self.transaction =
+                if link.ends_transaction { Transaction::Idle } else { Transaction::Lost { untold: None } };
+        }
+        let status = self.status();
+        let ends = link.dues.batches();
+        for _ in 0..ends {
+            report.put(&mut self.side.output);
+            backend::put_ready(&mut self.side.output, status);
+            self.session.batch_done();
+        }
+        if ends == 0 || link.batch_open || link.grant != Grant::NOTHING {
+            report.put(&mut self.side.output);
+            self.skipping = true;
+            if link.batch_open {
+                self.session.batch_sent();
+            }
+        }
+        Ok(())
+    }
+
+    /// Between statements no error is due: the next statement gets it. One who listens may not send any.
+    fn report_later(&mut self, report: Report, pins: &[Pin]) -> Result<(), End> {
+        if pins.contains(&Pin::Listen) {
+            return Err(End::fatal(
+                SqlState::CONNECTION_FAILURE,
+                "the server on which this session was listening is lost",
+            ));
+        }
+        let untold = Some(Box::new(report));
+        if !self.transaction.is_idle() {
+            self.transaction = Transaction::Lost { untold };
+        } else if !pins.is_empty() {
+            self.session.untold = untold;
+        }
+        Ok(())
+    }
+
+    /// The transaction's server is gone: the client has to end it, and gets an error until it does. `untold`: what it has not been told yet.
+    pub(super) fn answer_lost(&mut self, batch: Batch, untold: Option<Box<Report>>) {
+        let end = self.end_in(batch);
+        let mut reply = BytesMut::new();
+        let failed = match (end, untold) {
+            (Some(TransactionEnd::Commit | TransactionEnd::Chain), Some(report)) => {
+                // As with a COMMIT that a server fails, there is no transaction any more.
+                report.put(&mut reply);
+                self.transaction = Transaction::Idle;
+                true
+            }
+            (Some(_), _) => {
+                self.transaction = Transaction::Idle;
+                put_rolled_back(&mut reply, &self.side.input[..batch.len]);
+                false
+            }
+            (None, untold) => {
+                untold.map_or_else(aborted, |report| *report).put(&mut reply);
+                true
+            }
+        };
+        match batch.end {
+            BatchEnd::Simple | BatchEnd::Sync => backend::put_ready(&mut reply, self.status()),
+            BatchEnd::Flush | BatchEnd::Open => self.skipping = failed,
+        }
+        self.side.output.extend_from_slice(&reply);
+        self.side.input.advance(batch.len);
+        self.session.batch_sent();
+        if !self.skipping {
+            self.session.batch_done();
+        }
+    }
+
+    /// How a batch ends the transaction, if that is all that it does.
+    fn end_in(&self, batch: Batch) -> Option<TransactionEnd> {
+        let bytes = &self.side.input[..batch.len];
+        let runs = |frame: &Frame<'_>| matches!(frame.tag, frontend::QUERY | frontend::EXECUTE);
+        if frames(bytes).filter(runs).count() > 1 {
+            return None;
+        }
+        frames(bytes).find_map(|frame| {
+            let verdict = match frame.tag {
+                frontend::QUERY => self.verdict_on(frontend::query(frame.body()).ok()?),
+                frontend::PARSE => self.verdict_on(frontend::Parse::read(frame.body()).ok()?.query),
+                frontend::BIND => self.session.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone(),
+                _ => return None,
+            };
+            match &*verdict.statements {
+                [Verdict { intent: Intent::End(end), .. }] => Some(*end),
+                _ => None,
+            }
+        })
+    }
+}
+
+/// What a server says to the end of a failed transaction.
+fn put_rolled_back(out: &mut BytesMut, bytes: &[u8]) {
+    for frame in frames(bytes) {
+        match frame.tag {
+            frontend::PARSE => backend::put_empty(out, backend::PARSE_COMPLETE),
+            frontend::BIND => backend::put_empty(out, backend::BIND_COMPLETE),
+            frontend::DESCRIBE => {
+                if let Ok((Target::Statement, _)) = frontend::target(frame.tag, frame.body()) {
+                    backend::put_no_parameters(out);
+                }
+                backend::put_empty(out, backend::NO_DATA);
+            }
+            frontend::CLOSE => backend::put_empty(out, backend::CLOSE_COMPLETE),
+            frontend::EXECUTE | frontend::QUERY => backend::put_command_complete(out, "ROLLBACK"),
+            _ => {}
+        }
+    }
+}
+
+fn aborted() -> Report {
+    let message = "current transaction is aborted, commands ignored until end of transaction block";
+    Report::error(SqlState(*b"25P02"), message).detail("The transaction's server was lost.")
+}
+
+fn loss_report(link: &Link, in_transaction: bool, why: &str, pins: &[Pin]) -> Report {
+    let unknown = link.role == LinkRole::Primary && link.may_commit && link.executing;
+    let report = if unknown {
+        Report::error(
+            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            "the server was lost while it ran this statement: it may have been committed, or not",
+        )
+        .hint("Look whether it has taken effect before you repeat it.")
+    } else if in_transaction {
+        Report::error(SqlState::CONNECTION_FAILURE, "the server was lost: the transaction is rolled back")
+            .hint("The session goes on: roll back, and repeat the transaction.")
+    } else if link.executing {
+        Report::error(SqlState::CONNECTION_FAILURE, "the server was lost while it ran this statement")
+            .hint("It changed nothing: it can be repeated.")
+    } else {
+        Report::error(SqlState::CONNECTION_FAILURE, "the server was lost on which this session kept its state")
+            .hint("The session goes on without it. This statement has not been run.")
+    };
+    if pins.is_empty() {
+        return report.detail(why);
+    }
+    let pins: Vec<_> = pins.iter().map(|pin| pin.label()).collect();
+    report.detail(format!("{why}. What the session kept on that server is lost: {}.", pins.join(", ")))
+}
