@@ -122,7 +122,7 @@ impl Client {
         }
         let name = Parse::read(frame.body())?.name;
         Ok(match name {
-            b"" => assessed.unnamed == Unnamed::Older,
+            b"" => assessed.unnamed == Unnamed::Older || assessed.closed.iter().any(|closed| closed.is_empty()),
             name => {
                 self.session.statements.contains_key(name) && assessed.closed.iter().any(|closed| **closed == *name)
             }

@@ -357,10 +357,6 @@ fn comment_end(text: &[u8]) -> Option<usize> {
     None
 }
 
-fn ends_transaction(classified: &Classified) -> bool {
-    matches!(&*classified.statements, [Verdict { intent: Intent::End(_), .. }])
-}
-
 fn describe(out: &mut BytesMut, command: Option<&OwnCommand>) {
     match command {
         Some(OwnCommand::Show { name }) => backend::put_text_columns(out, &[&format!("pgpilot.{name}")]),
