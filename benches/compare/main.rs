@@ -1,6 +1,6 @@
 //! Compares pgpilot with PgBouncer, pgpool-II and no proxy at all, under `pgbench -S` before one throwaway cluster.
 //!
-//! `cargo bench --bench compare -- --help` lists the options; `docs/benchmarks.md` says how to read the result.
+//! `cargo bench --bench compare -- --help` lists the options; `the README` says how to read the result.
 //!
 //! - [`rounds`]: what is run in which order; [`pgbench`]: one run.
 //! - [`servers`]: the cluster; [`proxy`]: a proxy before it; [`pilot`], [`pgbouncer`], [`pgpool`]: how each is set up.
