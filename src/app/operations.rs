@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
-    Action, ClientRow, ConsoleUser, Level, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow, ServerState,
-    Service, Sources, console,
+    Action, ClientRow, ConsoleUser, FailoverStatus, Level, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow,
+    ServerState, Service, Sources, console,
 };
 use crate::config::Config;
+use crate::decide::failover::Maintenance;
 use crate::decide::route::{NodeId, Snapshot};
 use crate::decide::sql::Classified;
 use crate::proxy::{Console, ConsoleLevel, ConsoleVisit, Passage, Shared};
@@ -28,6 +29,7 @@ pub(super) struct Operations {
 
 /// A PAUSE gives up waiting for statements after so long; the pause itself stays.
 const PAUSE_WAIT: Duration = Duration::from_secs(30);
+const NO_FAILOVER: &str = "automatic failover is not part of this build";
 const PAUSE_POLL: Duration = Duration::from_millis(5);
 
 impl Sources for Operations {
@@ -130,6 +132,19 @@ impl Sources for Operations {
         }
     }
 
+    fn failover(&self) -> FailoverStatus {
+        FailoverStatus {
+            automatic: false,
+            maintenance: Maintenance::Off,
+            state: "off".to_owned(),
+            epoch: self.shared.cluster.snapshot().epoch,
+            candidate: None,
+            since: None,
+            last: None,
+            reason: Some(NO_FAILOVER.to_owned()),
+        }
+    }
+
     fn perform(&self, action: Action) -> Performed<'_> {
         Box::pin(async move {
             match action {
@@ -143,6 +158,7 @@ impl Sources for Operations {
                 }
                 Action::Reload => return self.reload(),
                 Action::Shutdown => self.asked_to_stop.cancel(),
+                Action::Order(_) => return Err(Refused::State(NO_FAILOVER.to_owned())),
             }
             Ok(Outcome::default())
         })
