@@ -10,8 +10,8 @@ use crate::admin::{
     Action, ClientRow, ConsoleUser, FailoverStatus, Level, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow,
     ServerState, Service, Sources, console,
 };
+use crate::cluster::failover::{self, Connections, Failover};
 use crate::config::Config;
-use crate::decide::failover::Maintenance;
 use crate::decide::route::{NodeId, Snapshot};
 use crate::decide::sql::Classified;
 use crate::proxy::{Console, ConsoleLevel, ConsoleVisit, Passage, Shared};
@@ -21,6 +21,7 @@ use crate::telemetry::{Journal, Telemetry, Topic, logging};
 pub(super) struct Operations {
     pub shared: Arc<Shared>,
     pub telemetry: Arc<Telemetry>,
+    pub failover: Failover,
     /// The topology file, to be read again; `None`: there is none.
     pub file: Option<PathBuf>,
     /// Cancelled when an operator asks pgpilot to end.
@@ -29,7 +30,6 @@ pub(super) struct Operations {
 
 /// A PAUSE gives up waiting for statements after so long; the pause itself stays.
 const PAUSE_WAIT: Duration = Duration::from_secs(30);
-const NO_FAILOVER: &str = "automatic failover is not part of this build";
 const PAUSE_POLL: Duration = Duration::from_millis(5);
 
 impl Sources for Operations {
@@ -133,15 +133,16 @@ impl Sources for Operations {
     }
 
     fn failover(&self) -> FailoverStatus {
+        let status = self.failover.status();
         FailoverStatus {
-            automatic: false,
-            maintenance: Maintenance::Off,
-            state: "off".to_owned(),
-            epoch: self.shared.cluster.snapshot().epoch,
-            candidate: None,
-            since: None,
-            last: None,
-            reason: Some(NO_FAILOVER.to_owned()),
+            automatic: self.shared.config.load().failover.automatic,
+            maintenance: status.maintenance,
+            state: status.state.to_owned(),
+            epoch: status.epoch,
+            candidate: status.candidate,
+            since: status.since.map(|since| since.elapsed()),
+            last: status.last,
+            reason: status.reason,
         }
     }
 
@@ -158,10 +159,28 @@ impl Sources for Operations {
                 }
                 Action::Reload => return self.reload(),
                 Action::Shutdown => self.asked_to_stop.cancel(),
-                Action::Order(_) => return Err(Refused::State(NO_FAILOVER.to_owned())),
+                Action::Order(order) => {
+                    let said = self.failover.order(order).await.map_err(Refused::State)?;
+                    return Ok(Outcome { notices: vec![said] });
+                }
             }
             Ok(Outcome::default())
         })
+    }
+}
+
+/// The clients' connections, as changes of primary see them.
+pub(super) struct Links(pub Arc<Shared>);
+
+impl Connections for Links {
+    fn sever(&self, node: NodeId) -> usize {
+        let pools = self.0.pools.all();
+        pools.iter().filter(|(id, _)| *id == node).for_each(|(_, pool)| pool.clear());
+        self.0.registry.sever(node)
+    }
+
+    fn busy(&self, node: NodeId) -> usize {
+        self.0.registry.rows().iter().filter(|row| row.working && row.node == Some(node)).count()
     }
 }
 
@@ -197,7 +216,9 @@ impl Operations {
         if let Err(error) = logging::apply(&config.log) {
             notices.push(error.to_string());
         }
+        let failover = failover::Settings::from(&config);
         self.shared.reload(config).map_err(|error| Refused::Config(error.to_string()))?;
+        self.failover.reload(failover);
         self.journal().note(Topic::Service, None, "the topology file was read again");
         Ok(Outcome { notices })
     }

@@ -42,7 +42,8 @@ impl Fake {
             node(1, Role::Replica, 2, true),
             node(2, Role::Replica, 9000, false),
         ];
-        let snapshot = Snapshot { epoch: 7, primary: Some(NodeId(0)), timeline: Timeline(3), nodes, ..Snapshot::default() };
+        let snapshot =
+            Snapshot { epoch: 7, primary: Some(NodeId(0)), timeline: Timeline(3), nodes, ..Snapshot::default() };
         Arc::new(Self {
             telemetry: Telemetry::new(),
             journal: Journal::default(),

@@ -50,13 +50,27 @@ pub(super) enum Step {
     /// Switchover: the candidate gets the end of the log.
     CatchingUp,
     /// Failover: pgpilot's connections to the old primary are closed, and it is fenced.
-    Fencing { waiting: BTreeSet<Job> },
+    Fencing {
+        waiting: BTreeSet<Job>,
+    },
     /// Failover: the replicas' logs come to rest.
-    Sealing { waiting: BTreeSet<NodeId>, sealed: Vec<(NodeId, Log)> },
-    Promoting { choice: Choice, since: Instant, retry_at: Option<Instant> },
+    Sealing {
+        waiting: BTreeSet<NodeId>,
+        sealed: Vec<(NodeId, Log)>,
+    },
+    Promoting {
+        choice: Choice,
+        since: Instant,
+        retry_at: Option<Instant>,
+    },
     /// The candidate cannot be promoted, and may be replaced once it is fenced.
-    Abandoning { choice: Choice },
-    Undoing { waiting: BTreeSet<Job>, why: String },
+    Abandoning {
+        choice: Choice,
+    },
+    Undoing {
+        waiting: BTreeSet<Job>,
+        why: String,
+    },
 }
 
 impl Step {
@@ -112,7 +126,8 @@ impl Machine {
         actions.routing = Some(Routing::Hold);
         actions.jobs.push(Job::Approve { old, candidate: terms.to });
         let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
-        self.phase = Phase::Changing(Box::new(Change { purpose, old, terms, begun: now, step, ticket, proof, abandoned }));
+        self.phase =
+            Phase::Changing(Box::new(Change { purpose, old, terms, begun: now, step, ticket, proof, abandoned }));
     }
 
     /// The world has changed, or some time has passed.
@@ -121,9 +136,10 @@ impl Machine {
         let overdue = now.saturating_duration_since(change.begun) >= self.rules.switchover_timeout;
         match &mut change.step {
             Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if change.purpose == Purpose::Failover => {
-                let live = self.world.node(change.old).is_some_and(|node| {
-                    node.contact == Contact::Up && node.role == Role::Primary
-                });
+                let live = self
+                    .world
+                    .node(change.old)
+                    .is_some_and(|node| node.contact == Contact::Up && node.role == Role::Primary);
                 if live && change.proof == Proof::Attempted && !change.terms.waived.contains(Guards::LIVE_PRIMARY) {
                     self.undo("the primary answers again".to_owned(), now, actions);
                 }

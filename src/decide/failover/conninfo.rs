@@ -101,15 +101,13 @@ fn unescaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const OLD: &str = r"user=replicator password='a \'b\\' host = 10.0.0.1 port=5433 application_name=pg2 hostaddr=10.0.0.1";
+    const OLD: &str =
+        r"user=replicator password='a \'b\\' host = 10.0.0.1 port=5433 application_name=pg2 hostaddr=10.0.0.1";
 
     #[test]
     fn only_the_place_changes() {
         let new = to_host(OLD, "10.0.0.2", 5432).unwrap();
-        assert_eq!(
-            new,
-            r"host='10.0.0.2' port='5432' user='replicator' password='a \'b\\' application_name='pg2'"
-        );
+        assert_eq!(new, r"host='10.0.0.2' port='5432' user='replicator' password='a \'b\\' application_name='pg2'");
         assert!(leads_to(&new, "10.0.0.2", 5432) && !leads_to(&new, "10.0.0.1", 5433));
         assert_eq!(to_host(&new, "10.0.0.2", 5432).unwrap(), new);
         assert_eq!(to_host("postgresql://10.0.0.1/", "h", 1), Err(NotKeywords));

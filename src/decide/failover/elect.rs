@@ -44,7 +44,12 @@ pub enum Unelectable {
 ///
 /// # Errors
 /// Nobody fits, or what is known does not rule out that acknowledged commits are lost.
-pub(super) fn elect(world: &World, rule: &Synchronous, sealed: &[(NodeId, Log)], terms: &Terms) -> Result<Choice, Unelectable> {
+pub(super) fn elect(
+    world: &World,
+    rule: &Synchronous,
+    sealed: &[(NodeId, Log)],
+    terms: &Terms,
+) -> Result<Choice, Unelectable> {
     let member = |id: NodeId| world.node(id);
     let mut reasons = Vec::new();
     let mut fit: Vec<(&Member, Log)> = Vec::new();
@@ -62,7 +67,8 @@ pub(super) fn elect(world: &World, rule: &Synchronous, sealed: &[(NodeId, Log)],
             return Err(Unelectable::Unfit(world.name(to).to_owned(), "it does not answer, or could not be sealed"));
         }
     }
-    let rank = |(node, log): &(&Member, Log)| (log.end, node.priority, Reverse(node.zone as u8), Reverse(node.name.clone()));
+    let rank =
+        |(node, log): &(&Member, Log)| (log.end, node.priority, Reverse(node.zone as u8), Reverse(node.name.clone()));
     let Some(&(best, log)) = fit.iter().max_by_key(|entry| rank(entry)) else {
         let why = if reasons.is_empty() { "none answers".to_owned() } else { reasons.join("; ") };
         return Err(Unelectable::Nobody(why));

@@ -16,10 +16,16 @@ pub enum Event {
     /// The cluster as it is now. To be told when it changes, and when [`Actions::wake`] has come.
     Seen(World),
     /// A job has ended.
-    Ended { job: Job, outcome: Outcome },
+    Ended {
+        job: Job,
+        outcome: Outcome,
+    },
     /// What was to be written down could not be.
     NotRecorded(String),
-    Ordered { order: Order, ticket: Ticket },
+    Ordered {
+        order: Order,
+        ticket: Ticket,
+    },
 }
 
 /// What a job came to; an error is for operators.

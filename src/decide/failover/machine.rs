@@ -371,11 +371,18 @@ impl Machine {
         Ok((old, terms, plan))
     }
 
-    fn plan_failover(&self, to: Option<NodeId>, waived: Guards, now: Instant) -> Result<(NodeId, Terms, String), String> {
+    fn plan_failover(
+        &self,
+        to: Option<NodeId>,
+        waived: Guards,
+        now: Instant,
+    ) -> Result<(NodeId, Terms, String), String> {
         let old = self.idle_with_primary()?;
         if !waived.contains(Guards::LIVE_PRIMARY) {
             if self.world.primary_contact() == Some(Contact::Up) {
-                return Err("the primary answers: hand over by a switchover, or waive that with allow-live-primary".to_owned());
+                return Err(
+                    "the primary answers: hand over by a switchover, or waive that with allow-live-primary".to_owned()
+                );
             }
             if let Testimony::Alive(witness) = testimony(&self.world) {
                 let name = self.world.name(witness);
@@ -387,16 +394,19 @@ impl Machine {
         }
         let terms = Terms { waived, to, max_data_loss: self.rules.max_data_loss };
         let choice = self.preview(&terms).map_err(|error| error.to_string())?;
-        let plan = format!("{} would be promoted with the log up to {}", self.world.name(choice.candidate), choice.log.end);
+        let plan =
+            format!("{} would be promoted with the log up to {}", self.world.name(choice.candidate), choice.log.end);
         Ok((old, terms, plan))
     }
 
     fn idle_with_primary(&self) -> Result<NodeId, String> {
         match &self.phase {
             Phase::Steady | Phase::Suspect(_) => self.world.primary.ok_or_else(|| "there is no primary".to_owned()),
-            Phase::Changing(change) => {
-                Err(format!("a change of primary is still running ({}), epoch {}", change.step.label(), self.record.epoch))
-            }
+            Phase::Changing(change) => Err(format!(
+                "a change of primary is still running ({}), epoch {}",
+                change.step.label(),
+                self.record.epoch
+            )),
             Phase::Asleep | Phase::Waking => Err("pgpilot has only just started".to_owned()),
         }
     }

@@ -62,7 +62,10 @@ impl Repairs {
     /// Looks who needs help, and who needs it no more.
     pub(super) fn look(&mut self, world: &World, primary: NodeId, rules: &Rules, now: Instant, actions: &mut Actions) {
         for node in world.nodes.iter().filter(|node| node.id != primary) {
-            if matches!((node.contact, node.role, node.hearing), (Contact::Up, Role::Replica, Hearing::Primary | Hearing::Replica(_))) {
+            if matches!(
+                (node.contact, node.role, node.hearing),
+                (Contact::Up, Role::Replica, Hearing::Primary | Hearing::Replica(_))
+            ) {
                 self.alone.remove(&node.id);
                 if self.nodes.get(&node.id).is_some_and(|repair| repair.running == Running::No) {
                     self.nodes.remove(&node.id);
@@ -70,7 +73,8 @@ impl Repairs {
                 }
             } else if node.contact == Contact::Up && node.role == Role::Stray && rules.automatic {
                 if !self.wants(node.id) {
-                    actions.alarm(Some(node.id), "is writable and not the primary: it is fenced, and gets no statement");
+                    actions
+                        .alarm(Some(node.id), "is writable and not the primary: it is fenced, and gets no statement");
                 }
                 self.want(node.id, Way::Rejoin, now);
             } else if node.role == Role::Replica && node.hearing == Hearing::Nothing && rules.automatic {

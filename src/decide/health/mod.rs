@@ -192,7 +192,9 @@ impl Health {
         }
         let verdict = match self.following.judge(&self.records, self.identity) {
             Verdict::Contested(nodes) => match self.remembered.filter(|id| nodes.contains(id)) {
-                Some(id) => Verdict::Follow { id, timeline: self.records[usize::from(id.0)].writable_on().unwrap_or_default() },
+                Some(id) => {
+                    Verdict::Follow { id, timeline: self.records[usize::from(id.0)].writable_on().unwrap_or_default() }
+                }
                 None => Verdict::Contested(nodes),
             },
             verdict => verdict,
