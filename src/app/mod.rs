@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{Sources, http};
-use crate::cluster::failover::{self, Failover};
+use crate::cluster::failover::{self, Failover, Past};
 use crate::cluster::{Cluster, Settings};
 use crate::config::{Config, Listen};
 use crate::decide::route::{Role, Snapshot, State};
@@ -44,7 +44,8 @@ impl App {
     /// A listener cannot be bound, or TLS files cannot be used.
     pub async fn start(config: Config, file: Option<PathBuf>) -> anyhow::Result<App> {
         let telemetry = Arc::new(Telemetry::new());
-        let cluster = Cluster::start(&Settings::from(&config));
+        let past = Past::open(&config.failover)?;
+        let cluster = Cluster::start(&Settings::from(&config), past.memory().as_ref());
         let listeners = bind(&config).await?;
         let http = match config.metrics.listen {
             Some(address) => Some(listen_tcp(address).await?),
@@ -53,7 +54,7 @@ impl App {
         let stop = CancellationToken::new();
         let shared = Shared::new(config, cluster, telemetry.metrics().clone(), stop)?;
         let settings = failover::Settings::from(&**shared.config.load());
-        let failover = Failover::start(shared.cluster.clone(), settings, Arc::new(Links(shared.clone())))?;
+        let failover = Failover::start(shared.cluster.clone(), settings, Arc::new(Links(shared.clone())), past);
         let asked_to_stop = CancellationToken::new();
         let operations = Arc::new(Operations {
             shared: shared.clone(),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Lsn(pub u64);
 
 /// The history that a position belongs to: each promotion begins a new one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timeline(pub u32);
 
 /// A position that can be compared across a failover.

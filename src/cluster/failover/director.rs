@@ -14,7 +14,7 @@ use super::{Connections, Settings};
 use crate::cluster::Cluster;
 use crate::coordination::Store;
 use crate::decide::failover::{
-    Event, Fact, Job, Machine, Note, Order, Outcome, Progress, Record, Routing, Severity, Status, Ticket, World,
+    Event, Fact, Job, Machine, Note, Order, Outcome, Record, Routing, Severity, Status, Ticket, World, Writing,
 };
 use crate::decide::health;
 use crate::decide::route::Snapshot;
@@ -134,14 +134,19 @@ impl Director {
             for note in &actions.notes {
                 self.tell(note);
             }
-            if let Some(record) = actions.record {
-                let permits = record.progress != Progress::Steady;
-                if let Err(error) = self.write_down(record).await {
-                    events.push_back(Event::NotRecorded(error));
-                    if permits {
+            match actions.record {
+                Some(Writing::First(record)) => {
+                    if let Err(error) = self.write_down(record).await {
+                        events.push_back(Event::NotRecorded(error));
                         continue;
                     }
                 }
+                Some(Writing::Also(record)) => {
+                    if let Err(error) = self.write_down(record).await {
+                        events.push_back(Event::NotRecorded(error));
+                    }
+                }
+                None => {}
             }
             if let Some(routing) = actions.routing {
                 self.route(routing);
@@ -175,7 +180,6 @@ impl Director {
             Routing::Hold => health::Event::Held,
             Routing::Release => health::Event::Released,
             Routing::Appoint { node, epoch, timeline } => health::Event::Appointed { node, epoch, timeline },
-            Routing::Remember { node } => health::Event::Remembered { node },
         });
         self.cluster.snapshot().nodes.iter().for_each(|node| self.cluster.nudge(node.id));
     }

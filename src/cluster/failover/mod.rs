@@ -16,11 +16,11 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Cluster;
+use super::{Cluster, Memory};
 use crate::config::{self, Config};
 use crate::coordination::{StateFile, StateFileError, Store};
-use crate::decide::failover::{Machine, Order, Profile, Rules, Status, Zone};
-use crate::decide::route::NodeId;
+use crate::decide::failover::{Machine, Order, Profile, Progress, Record, Rules, Status, Zone};
+use crate::decide::route::{NodeId, Writes};
 
 use director::{Director, Request};
 
@@ -80,6 +80,35 @@ impl Settings {
     }
 }
 
+/// What was decided before pgpilot was started.
+#[derive(Debug)]
+pub struct Past {
+    store: Store,
+    record: Record,
+}
+
+impl Past {
+    /// Takes the state file, if there is to be one.
+    ///
+    /// # Errors
+    /// It is in use by another pgpilot, or is none.
+    pub fn open(failover: &config::Failover) -> Result<Self, StateFileError> {
+        let store = match &failover.state_file {
+            Some(path) => Store::File(StateFile::open(path)?),
+            None => Store::Memory,
+        };
+        let record = store.load()?;
+        Ok(Self { store, record })
+    }
+
+    /// The primary that it tells of.
+    pub fn memory(&self) -> Option<Memory> {
+        let primary = self.record.primary.clone()?;
+        let writes = if self.record.progress == Progress::Steady { Writes::Open } else { Writes::Held };
+        Some(Memory { primary, timeline: self.record.timeline, writes })
+    }
+}
+
 /// Changes of primary, automatic and ordered. Dropping it ends them where they are; the record says how far that is.
 pub struct Failover {
     orders: mpsc::Sender<Request>,
@@ -90,26 +119,20 @@ pub struct Failover {
 
 impl Failover {
     /// Begins to watch over the primary. Needs to be called within a runtime.
-    ///
-    /// # Errors
-    /// The state file is in use by another pgpilot, or is none.
     pub fn start(
         cluster: Arc<Cluster>,
         settings: Settings,
         connections: Arc<dyn Connections>,
-    ) -> Result<Self, StateFileError> {
-        let store = match &settings.failover.state_file {
-            Some(path) => Store::File(StateFile::open(path)?),
-            None => Store::Memory,
-        };
-        let record = store.load()?;
+        past: Past,
+    ) -> Self {
+        let Past { store, record } = past;
         let machine = Machine::new(settings.rules());
         let (orders, requests) = mpsc::channel(ORDERS);
         let (status, seen) = watch::channel(machine.status());
         let (settings, changed) = watch::channel(settings);
         let director = Director::new(cluster, machine, store, changed, connections, requests, status);
         let task = AbortOnDropHandle::new(tokio::spawn(director.run(record)));
-        Ok(Self { orders, status: seen, settings, _task: task })
+        Self { orders, status: seen, settings, _task: task }
     }
 
     /// Takes over new settings. Another state file needs a restart.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::elect::{Choice, Terms, elect};
-use super::event::{Actions, Fact, Job, Outcome, Proof, Routing, Ticket};
+use super::event::{Actions, Fact, Job, Outcome, Proof, Routing, Ticket, Writing};
 use super::machine::{Machine, Phase};
 use super::repair::Way;
 use super::world::Contact;
@@ -122,7 +122,7 @@ impl Machine {
     ) {
         self.record.epoch += 1;
         self.record.progress = Progress::Preparing;
-        actions.record = Some(self.record.clone());
+        actions.record = Some(Writing::First(self.record.clone()));
         actions.routing = Some(Routing::Hold);
         actions.jobs.push(Job::Approve { old, candidate: terms.to });
         let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
@@ -269,7 +269,7 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         let Some(node) = self.world.node(choice.candidate) else { return };
         self.record.progress = Progress::Promoting { candidate: node.name.clone(), decided: choice.log.replayed };
-        actions.record = Some(self.record.clone());
+        actions.record = Some(Writing::First(self.record.clone()));
         actions.inform(Some(choice.candidate), format!("is promoted, with the log up to {}", choice.log.end));
         change.step = Step::promoting(choice, now);
         actions.jobs.push(Job::Promote { node: choice.candidate });
@@ -318,7 +318,7 @@ impl Machine {
         change.terms.to = change.terms.to.filter(|&to| to != choice.candidate);
         self.record.epoch += 1;
         self.record.progress = Progress::Preparing;
-        actions.record = Some(self.record.clone());
+        actions.record = Some(Writing::First(self.record.clone()));
         self.repairs.forget();
         self.seal(now, actions);
     }
@@ -326,8 +326,9 @@ impl Machine {
     fn open(&mut self, node: NodeId, timeline: Timeline, switched_at: Lsn, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
         self.record.primary = self.world.node(node).map(|node| node.name.clone());
+        self.record.timeline = timeline;
         self.record.progress = Progress::Steady;
-        actions.record = Some(self.record.clone());
+        actions.record = Some(Writing::Also(self.record.clone()));
         let epoch = self.record.epoch;
         actions.routing = Some(Routing::Appoint { node, epoch, timeline });
         actions.jobs.push(Job::Announce { old: change.old, primary: node });
@@ -388,7 +389,10 @@ impl Machine {
         if let Err(error) = outcome {
             match job {
                 Job::Unseal { node } => self.repairs.want(node, Way::Follow, now),
-                Job::Resume { node } => actions.alarm(Some(node), format!("could not be resumed: {error}")),
+                Job::Resume { node } => {
+                    actions.alarm(Some(node), format!("is still read-only: {error}"));
+                    self.repairs.want(node, Way::Resume, now);
+                }
                 _ => {}
             }
         }
@@ -401,8 +405,11 @@ impl Machine {
     fn all_undone(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
         let Step::Undoing { why, .. } = change.step else { return };
-        self.record.progress = Progress::Steady;
-        actions.record = Some(self.record.clone());
+        if !self.repairs.wants(change.old) {
+            // Else there is something left to be undone, also by another pgpilot.
+            self.record.progress = Progress::Steady;
+        }
+        actions.record = Some(Writing::Also(self.record.clone()));
         actions.routing = Some(Routing::Release);
         self.last = Some(format!("called off: {why}"));
         actions.answers.extend(change.ticket.map(|ticket| (ticket, Err(why))));

@@ -90,18 +90,24 @@ pub enum Proof {
 }
 
 /// What is to be done, in this order: `record` is written down, then `routing`, `jobs` and the rest are carried out.
-///
-/// If the record cannot be written, [`Event::NotRecorded`] is due instead of them; except that a record in which nothing
-/// is under way ([`Progress::Steady`](super::Progress)) permits nothing: what comes with it is carried out all the same.
 #[derive(Debug, Clone, Default)]
 pub struct Actions {
-    pub record: Option<Record>,
+    pub record: Option<Writing>,
     pub routing: Option<Routing>,
     pub jobs: Vec<Job>,
     pub notes: Vec<Note>,
     pub answers: Vec<(Ticket, Result<String, String>)>,
     /// When to report [`Event::Seen`] again, unless something else comes first.
     pub wake: Option<Instant>,
+}
+
+/// Something to be written down. If that fails, [`Event::NotRecorded`] is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Writing {
+    /// It permits what comes with it: without it, nothing of that is done.
+    First(Record),
+    /// What comes with it is done all the same.
+    Also(Record),
 }
 
 /// Where statements for the primary go.
@@ -113,8 +119,6 @@ pub enum Routing {
     Release,
     /// To this node, which is the primary of `epoch`.
     Appoint { node: NodeId, epoch: u64, timeline: Timeline },
-    /// Between several that could be the primary, this one is.
-    Remember { node: NodeId },
 }
 
 /// Something that operators should know.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::change::{Change, Purpose, Step};
 use super::elect::{Choice, Terms, Unelectable, elect};
-use super::event::{Actions, Event, Job, Outcome, Routing, Ticket};
+use super::event::{Actions, Event, Job, Outcome, Routing, Ticket, Writing};
 use super::repair::Repairs;
 use super::suspicion::{Suspicion, Testimony, testimony};
 use super::world::{Contact, World};
@@ -107,6 +107,9 @@ impl Machine {
             Event::Restored(record) => {
                 self.record = record;
                 self.phase = Phase::Waking;
+                if self.record.progress != Progress::Steady {
+                    actions.routing = Some(Routing::Hold);
+                }
             }
             Event::Seen(world) => self.seen(world, now, &mut actions),
             Event::Ended { job, outcome } => self.ended(job, outcome, now, &mut actions),
@@ -149,8 +152,7 @@ impl Machine {
             let silent = |id: &NodeId| self.world.node(*id).is_some_and(|node| node.role == Role::Unknown);
             self.world.primary = known.filter(silent);
             if self.world.primary.is_some() {
-                let timelines = self.world.replicas().filter_map(|node| Some(node.log?.timeline));
-                self.world.timeline = timelines.max().unwrap_or_default();
+                self.world.timeline = self.record.timeline;
             }
         }
         if self.world.synchronous.is_none() {
@@ -168,14 +170,12 @@ impl Machine {
             // The nodes are not known yet, or this one has been removed from the topology file.
             if !self.world.nodes.is_empty() {
                 self.phase = Phase::Steady;
+                actions.routing = Some(Routing::Release);
             }
             return;
         };
         match self.record.progress.clone() {
-            Progress::Steady => {
-                self.phase = Phase::Steady;
-                actions.routing = Some(Routing::Remember { node: primary });
-            }
+            Progress::Steady => self.phase = Phase::Steady,
             Progress::Preparing => {
                 actions.alarm(None, "a change of primary had been begun: it is called off");
                 self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, Step::Approving)));
@@ -188,13 +188,13 @@ impl Machine {
                 let Some(candidate) = self.world.find(&candidate) else {
                     actions.alarm(None, "the candidate of the last failover is not in the topology file any more");
                     self.phase = Phase::Steady;
+                    actions.routing = Some(Routing::Release);
                     return;
                 };
                 actions.alarm(Some(candidate), "a promotion had been begun: it goes on");
                 let log = Log { timeline: self.world.timeline, end: decided, replayed: decided };
                 let step = Step::promoting(Choice { candidate, log }, now);
                 self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, step)));
-                actions.routing = Some(Routing::Hold);
                 actions.jobs.push(Job::Promote { node: candidate });
             }
         }
@@ -210,6 +210,7 @@ impl Machine {
             epoch: self.record.epoch + u64::from(self.record.primary.as_ref() != Some(&primary.name)),
             system: self.world.system,
             primary: Some(primary.name.clone()),
+            timeline: self.world.timeline,
             synchronous: self.world.synchronous.clone().unwrap_or_default(),
             ..self.record.clone()
         };
@@ -220,7 +221,7 @@ impl Machine {
             self.repairs.forget();
         }
         self.record = record.clone();
-        actions.record = Some(record);
+        actions.record = Some(Writing::Also(record));
     }
 
     fn not_recorded(&mut self, why: &str, now: Instant, actions: &mut Actions) {
@@ -242,6 +243,15 @@ impl Machine {
                     self.repairs.ended(node, error, now, actions);
                 }
             }
+            Job::Resume { node } if self.repairs.wants(node) && !matches!(self.phase, Phase::Changing(_)) => {
+                self.repairs.ended(node, error, now, actions);
+                if error.is_none() {
+                    self.repairs.done(node);
+                    self.record.progress = Progress::Steady;
+                    actions.record = Some(Writing::Also(self.record.clone()));
+                    actions.inform(Some(node), "takes writes again");
+                }
+            }
             Job::Announce { primary, .. } => {
                 if let Some(error) = error {
                     actions.alarm(Some(primary), format!("post_promote failed: {error}"));
@@ -254,7 +264,7 @@ impl Machine {
     fn keep_watch(&mut self, now: Instant, actions: &mut Actions) {
         if self.unsaved.is_some_and(|at| at <= now) {
             self.unsaved = None;
-            actions.record = Some(self.record.clone());
+            actions.record = Some(Writing::Also(self.record.clone()));
         }
         let (Some(primary), Some(contact)) = (self.world.primary, self.world.primary_contact()) else {
             self.phase = Phase::Steady;
@@ -333,7 +343,7 @@ impl Machine {
         let answer = match order {
             Order::Maintenance(maintenance) => {
                 self.record.maintenance = maintenance;
-                actions.record = Some(self.record.clone());
+                actions.record = Some(Writing::Also(self.record.clone()));
                 Ok(match maintenance {
                     Maintenance::On => "automatic failover is off until maintenance ends".to_owned(),
                     Maintenance::Off => "maintenance has ended".to_owned(),

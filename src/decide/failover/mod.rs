@@ -12,6 +12,8 @@ mod machine;
 mod order;
 mod record;
 mod repair;
+#[cfg(test)]
+mod simulation;
 mod suspicion;
 mod synchronous;
 #[cfg(test)]
@@ -19,7 +21,7 @@ mod tests;
 mod world;
 
 pub use elect::Unelectable;
-pub use event::{Actions, Event, Fact, Job, Note, Outcome, Proof, Routing, Severity, Ticket};
+pub use event::{Actions, Event, Fact, Job, Note, Outcome, Proof, Routing, Severity, Ticket, Writing};
 pub use machine::{Machine, Rules, Status};
 pub use order::{Guards, Maintenance, Order, Run};
 pub use record::{Progress, Record};

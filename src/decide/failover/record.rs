@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Maintenance;
 use crate::config::NodeName;
-use crate::decide::position::Lsn;
+use crate::decide::position::{Lsn, Timeline};
 
 /// The newest decision. A pgpilot that starts anew goes on from here.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -14,6 +14,8 @@ pub struct Record {
     /// The cluster that this is about, by its servers' system identifier.
     pub system: Option<u64>,
     pub primary: Option<NodeName>,
+    /// The history that it writes.
+    pub timeline: Timeline,
     /// The primary's `synchronous_standby_names`, when it was last heard.
     pub synchronous: String,
     pub maintenance: Maintenance,

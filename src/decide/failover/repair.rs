@@ -37,6 +37,8 @@ pub(super) enum Way {
     Follow,
     /// It was a primary, or has another history: a hook has to make it a replica again.
     Rejoin,
+    /// It is the primary, and was left read-only by a switchover that was called off.
+    Resume,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,11 @@ impl Repairs {
 
     pub(super) fn wants(&self, node: NodeId) -> bool {
         self.nodes.contains_key(&node)
+    }
+
+    /// It is as it should be.
+    pub(super) fn done(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
     }
 
     /// Looks who needs help, and who needs it no more.
@@ -94,6 +101,7 @@ impl Repairs {
                 actions.jobs.push(match repair.way {
                     Way::Follow => Job::Follow { node, primary },
                     Way::Rejoin => Job::Rejoin { node, primary },
+                    Way::Resume => Job::Resume { node },
                 });
             }
         }
@@ -106,7 +114,7 @@ impl Repairs {
         repair.due = now + repair.pause;
         repair.pause = (repair.pause * 2).min(LONGEST);
         if let Some(error) = error {
-            actions.inform(Some(node), format!("does not follow the primary yet: {error}"));
+            actions.inform(Some(node), format!("is not repaired yet: {error}"));
             if repair.way == Way::Follow && repair.pause > FIRST * 4 {
                 // Telling it does not help: its history may be another.
                 repair.way = Way::Rejoin;

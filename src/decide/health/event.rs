@@ -45,9 +45,11 @@ pub enum Event {
         epoch: u64,
         timeline: Timeline,
     },
-    /// The node that was the primary when this was last written down: between nodes that could both be, it is.
+    /// The node that was the primary, and the timeline that it wrote, when this was last written down. Comes before
+    /// anybody is followed.
     Remembered {
         node: NodeId,
+        timeline: Timeline,
     },
 }
 

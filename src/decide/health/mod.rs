@@ -48,8 +48,6 @@ pub struct Health {
     epoch: u64,
     /// Held: nobody is followed anew.
     writes: Writes,
-    /// Who was the primary before pgpilot started.
-    remembered: Option<NodeId>,
     /// Where the primary's log ended, for sessions that wrote.
     marks: Trail,
     /// Up to where it was flushed, for lag.
@@ -67,7 +65,6 @@ impl Health {
             contested: Vec::new(),
             epoch: 0,
             writes: Writes::Open,
-            remembered: None,
             marks: Trail::new(MARKS),
             flushes: Trail::new(LOG_POINTS),
         }
@@ -136,7 +133,13 @@ impl Health {
                 self.known(node)?;
                 self.appoint(node, epoch, timeline, actions);
             }
-            Event::Remembered { node } => self.remembered = Some(node),
+            Event::Remembered { node, timeline } => {
+                self.known(node)?;
+                if self.following == Following::Undecided {
+                    // Nobody else may be the primary, but by a promotion since.
+                    self.following = Following::Vacant { was: node, timeline };
+                }
+            }
         }
         None
     }
@@ -190,15 +193,7 @@ impl Health {
         if self.writes == Writes::Held {
             return;
         }
-        let verdict = match self.following.judge(&self.records, self.identity) {
-            Verdict::Contested(nodes) => match self.remembered.filter(|id| nodes.contains(id)) {
-                Some(id) => {
-                    Verdict::Follow { id, timeline: self.records[usize::from(id.0)].writable_on().unwrap_or_default() }
-                }
-                None => Verdict::Contested(nodes),
-            },
-            verdict => verdict,
-        };
+        let verdict = self.following.judge(&self.records, self.identity);
         let contested = match &verdict {
             Verdict::Contested(nodes) => nodes.clone(),
             _ if self.identity.is_none() => unidentified(&self.records),

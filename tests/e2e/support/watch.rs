@@ -51,7 +51,7 @@ pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The usual beginning: the primary is pg1, and both replicas are in use.
 pub(crate) async fn watched(servers: &LocalCluster) -> Arc<Cluster> {
-    let cluster = Cluster::start(&settings(servers, INTERVAL));
+    let cluster = Cluster::start(&settings(servers, INTERVAL), None);
     sees(&cluster, "pg1 leads, and the others are fresh", |snapshot| {
         leader(snapshot) == Some("pg1") && ["pg2", "pg3"].iter().all(|name| view(snapshot, name).fresh)
     })
