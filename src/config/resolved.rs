@@ -316,6 +316,11 @@ pub struct Failover {
 }
 
 impl Failover {
+    /// Whether the topology file asks for anything of this, more than that a switchover can be ordered.
+    pub fn in_use(&self) -> bool {
+        self.automatic || self.state_file.is_some() || self.commands().next().is_some()
+    }
+
     /// The commands that are set, with the names of their keys.
     pub fn commands(&self) -> impl Iterator<Item = (&'static str, &[String])> {
         let commands = [
