@@ -42,7 +42,7 @@ pub(super) async fn connect(
     tokio::spawn(async move {
         while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             if let AsyncMessage::Notice(notice) = message {
-                let _ = notices.send(notice.message().to_owned());
+                let _ = notices.send(format!("{}: {}", notice.severity(), notice.message()));
             }
         }
     });
@@ -151,7 +151,7 @@ async fn admins_act_and_readers_do_not() {
     let (admin, fake, mut notices) = connect(Level::Admin).await;
     admin.batch_execute("DRAIN pg2; UNDRAIN pg2").await.unwrap();
     admin.execute("RELOAD", &[]).await.unwrap();
-    assert_eq!(notices.recv().await.unwrap(), "listen takes effect after a restart");
+    assert_eq!(notices.recv().await.unwrap(), "WARNING: listen takes effect after a restart");
     assert_eq!(code(&admin.batch_execute("RESUME").await.unwrap_err()), "55000");
     let unknown = admin.batch_execute("DRAIN pg9").await.unwrap_err();
     assert_eq!(code(&unknown), "42704");

@@ -128,21 +128,29 @@ async fn texts(client: &Client, sql: &str) -> Result<Vec<String>, tokio_postgres
     client.query(sql, &[]).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// A query for the privileges that the role does not have.
+/// A query for the privileges that the role does not have: to promote, to cut off and repoint (`primary_conninfo`), to make
+/// slots, to see positions and receivers, to stop writes and sessions before a switchover, and to write the epoch down.
 fn lacking(version: i32) -> String {
     // Before 15, ALTER SYSTEM could not be granted.
-    let alter =
-        if version >= 150_000 { "has_parameter_privilege('primary_conninfo', 'ALTER SYSTEM')" } else { "r.rolsuper" };
+    let alter = if version >= 150_000 { "has_parameter_privilege(parameter, 'ALTER SYSTEM')" } else { "r.rolsuper" };
     format!(
         "SELECT needed.what
            FROM pg_roles r,
-                LATERAL (VALUES
-                  ('EXECUTE ON FUNCTION pg_promote',
-                   has_function_privilege('pg_catalog.pg_promote(boolean, integer)', 'EXECUTE')),
-                  ('EXECUTE ON FUNCTION pg_reload_conf', has_function_privilege('pg_catalog.pg_reload_conf()', 'EXECUTE')),
-                  ('ALTER SYSTEM ON PARAMETER primary_conninfo', {alter}),
-                  ('pg_read_all_settings', pg_has_role('pg_read_all_settings', 'USAGE')),
-                  ('REPLICATION', r.rolreplication OR r.rolsuper)) AS needed(what, there)
+                LATERAL (
+                  VALUES
+                    ('EXECUTE ON FUNCTION pg_promote',
+                     has_function_privilege('pg_catalog.pg_promote(boolean, integer)', 'EXECUTE')),
+                    ('EXECUTE ON FUNCTION pg_reload_conf',
+                     has_function_privilege('pg_catalog.pg_reload_conf()', 'EXECUTE')),
+                    ('pg_monitor', pg_has_role('pg_monitor', 'USAGE')),
+                    ('pg_signal_backend', pg_has_role('pg_signal_backend', 'USAGE')),
+                    ('CREATE ON DATABASE ' || quote_ident(current_database()),
+                     has_database_privilege(current_database(), 'CREATE')),
+                    ('REPLICATION', r.rolreplication OR r.rolsuper)
+                  UNION ALL
+                  SELECT 'ALTER SYSTEM ON PARAMETER ' || parameter, {alter}
+                    FROM (VALUES ('primary_conninfo'), ('default_transaction_read_only')) AS parameters(parameter)
+                ) AS needed(what, there)
           WHERE r.rolname = current_user AND NOT needed.there"
     )
 }
@@ -185,6 +193,10 @@ fn of_node(standing: &Standing<'_>, findings: &mut Findings) {
     }
     if standing.text("allow_alter_system") == "off" {
         add(Grade::Bad, "allow_alter_system is off: it cannot be made to follow another primary".to_owned());
+    }
+    if standing.text("primary_conninfo").starts_with("postgres") {
+        let text = "primary_conninfo is a URI: pgpilot can only repoint the form of keywords and values";
+        add(Grade::Bad, text.to_owned());
     }
     let receiver = standing.number("wal_receiver_timeout").unwrap_or(0);
     if receiver == 0 || receiver > RECEIVER_TIMEOUT {
@@ -335,6 +347,7 @@ mod tests {
             (1, "hot_standby", "off", Grade::Bad, "pg2"),
             (2, "recovery_target_timeline", "current", Grade::Bad, "pg3"),
             (2, "allow_alter_system", "off", Grade::Bad, "pg3"),
+            (1, "primary_conninfo", "postgresql://h/?application_name=pg2", Grade::Bad, "pg2"),
             (0, "wal_receiver_timeout", "60000", Grade::Warning, "pg1"),
             (0, "wal_receiver_timeout", "0", Grade::Warning, "pg1"),
             (1, "wal_log_hints", "off", Grade::Warning, "pg2"),
