@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 use super::*;
@@ -15,7 +15,7 @@ use crate::telemetry::Served;
 use crate::wire::backend;
 
 /// The greeting that the handshake sends, then the console.
-pub(super) async fn console(level: Level, fake: std::sync::Arc<Fake>, mut server: DuplexStream) {
+pub(crate) async fn console(level: Level, fake: std::sync::Arc<Fake>, mut server: impl AsyncRead + AsyncWrite + Unpin) {
     let len = server.read_u32().await.unwrap() as usize;
     server.read_exact(&mut vec![0; len - 4]).await.unwrap();
     let mut greeting = BytesMut::new();
