@@ -12,7 +12,6 @@ use super::exit::{Exit, Failure};
 use super::output::Rows;
 use super::remote::{Console, Notices};
 use super::{block_on, output, remote};
-use crate::decide::failover::Run;
 use crate::wire::SqlState;
 
 /// From one look at the events to the next.
@@ -25,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const TOPICS: [&str; 3] = ["failover", "primary", "node"];
 
 pub(super) fn switchover(arguments: &SwitchoverArguments) -> Result<Exit, Failure> {
-    give(&switchover_command(arguments), run(arguments.dry_run), &arguments.giving)
+    give(&switchover_command(arguments), &arguments.giving)
 }
 
 pub(super) fn failover(arguments: &FailoverArguments) -> Result<Exit, Failure> {
@@ -35,7 +34,7 @@ pub(super) fn failover(arguments: &FailoverArguments) -> Result<Exit, Failure> {
              would be done; `pgpilot switchover` hands over from a primary that is well, and loses nothing"
         )));
     }
-    give(&failover_command(arguments), run(arguments.dry_run), &arguments.giving)
+    give(&failover_command(arguments), &arguments.giving)
 }
 
 pub(super) fn maintenance(arguments: &MaintenanceArguments) -> Result<Exit, Failure> {
@@ -43,11 +42,7 @@ pub(super) fn maintenance(arguments: &MaintenanceArguments) -> Result<Exit, Fail
         Switch::On => "ON",
         Switch::Off => "OFF",
     };
-    give(&format!("MAINTENANCE {switch}"), Run::Real, &arguments.giving)
-}
-
-fn run(dry: bool) -> Run {
-    if dry { Run::Dry } else { Run::Real }
+    give(&format!("MAINTENANCE {switch}"), &arguments.giving)
 }
 
 fn switchover_command(arguments: &SwitchoverArguments) -> String {
@@ -129,7 +124,7 @@ impl Ending {
     }
 }
 
-fn give(command: &str, run: Run, giving: &Giving) -> Result<Exit, Failure> {
+fn give(command: &str, giving: &Giving) -> Result<Exit, Failure> {
     block_on(async {
         let (notices, notes) = Notices::kept();
         let console = Console::connect_with(&giving.remote, notices).await?;
@@ -139,21 +134,15 @@ fn give(command: &str, run: Run, giving: &Giving) -> Result<Exit, Failure> {
         let ending = outcome.as_ref().map_or(Ending::Running(None), Ending::of);
         let (status, notes) = (progress.status().await.unwrap_or(Value::Null), notes.take());
         let complaint = ending.complaint(&status["epoch"]);
-        match (giving.output, run) {
-            (Output::Json, _) => output::say(format!(
+        match giving.output {
+            Output::Json => output::say(format!(
                 "{:#}",
                 json!({
                     "order": command, "result": ending.label(), "error": complaint, "notes": notes, "failover": status,
                 })
             )),
-            // What would be done is what was asked for.
-            (Output::Text, Run::Dry) => output::say(notes.join("\n")),
-            (Output::Text, Run::Real) => {
-                notes.iter().for_each(|note| output::complain(&format!("note: {note}")));
-                if ending == Ending::Done {
-                    output::say(summary(&status));
-                }
-            }
+            Output::Text if ending == Ending::Done => output::say(answer(&notes, &status)),
+            Output::Text => notes.iter().for_each(|note| output::complain(&format!("note: {note}"))),
         }
         if let Some(complaint) = complaint {
             output::complain(&complaint);
@@ -237,7 +226,11 @@ fn line(event: &Value) -> String {
     format!("{time} {}{node}: {}", text("topic"), text("event"))
 }
 
-fn summary(status: &Value) -> String {
+/// What the console says to it: what was done, or would be. When it says nothing, who the primary is.
+fn answer(notes: &[String], status: &Value) -> String {
+    if !notes.is_empty() {
+        return notes.join("\n");
+    }
     let primary = status["primary"].as_str().unwrap_or("no node");
     let maintenance = if status["maintenance"] == true { ", in maintenance" } else { "" };
     format!("{primary} is the primary, epoch {}{maintenance}", status["epoch"])
@@ -332,7 +325,7 @@ mod tests {
             // It is nobody's turn to answer: the command stops waiting.
             ("PAUSE", "1ms", Exit::Running),
         ] {
-            let exit = give(command, Run::Real, &giving(&url, wait)).unwrap_or_else(|failure| panic!("{failure}"));
+            let exit = give(command, &giving(&url, wait)).unwrap_or_else(|failure| panic!("{failure}"));
             assert_eq!(exit, expected, "{command}");
         }
     }
@@ -361,9 +354,8 @@ mod tests {
         let event = json!({"number": 3, "at": "2026-01-02T12:34:56.789Z", "topic": "failover", "node": "pg2", "event": "sealed"});
         assert_eq!(line(&event), "12:34:56.789 failover pg2: sealed");
         assert_eq!(line(&json!({"at": "x", "topic": "primary", "node": null, "event": "none"})), " primary: none");
-        assert_eq!(
-            summary(&json!({"primary": "pg2", "epoch": 4, "maintenance": true})),
-            "pg2 is the primary, epoch 4, in maintenance"
-        );
+        let status = json!({"primary": "pg2", "epoch": 4, "maintenance": true});
+        assert_eq!(answer(&[], &status), "pg2 is the primary, epoch 4, in maintenance");
+        assert_eq!(answer(&["one".into(), "two".into()], &status), "one\ntwo");
     }
 }
