@@ -19,7 +19,7 @@ mod session;
 mod sources;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod views;
 
 pub use command::COMMANDS;

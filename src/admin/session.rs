@@ -70,7 +70,16 @@ impl Formats {
 /// What a command answers.
 enum Answer {
     Table(Table, &'static str),
-    Done(&'static str, Outcome),
+    Done(&'static str, Tone, Outcome),
+}
+
+/// What the notices of an outcome are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tone {
+    /// What was asked for.
+    Answer,
+    /// What the operator may not have thought of.
+    Warning,
 }
 
 impl<'s> Session<'s> {
@@ -141,7 +150,7 @@ impl<'s> Session<'s> {
         }
         for command in &commands {
             match self.run(command).await? {
-                Answer::Done(tag, outcome) => put_done(out, tag, &outcome),
+                Answer::Done(tag, tone, outcome) => put_done(out, tag, tone, &outcome),
                 Answer::Table(table, tag) => {
                     put_heads(out, table.columns, |_| Format::Text);
                     table.rows.iter().for_each(|row| put_values(out, row, |_| Format::Text));
@@ -217,8 +226,8 @@ impl<'s> Session<'s> {
             Some(rest) => rest,
             None => match self.run(command).await? {
                 Answer::Table(table, _) => table.rows.into_iter(),
-                Answer::Done(tag, outcome) => {
-                    put_done(out, tag, &outcome);
+                Answer::Done(tag, tone, outcome) => {
+                    put_done(out, tag, tone, &outcome);
                     self.portals.insert(name, portal);
                     return Ok(());
                 }
@@ -262,7 +271,7 @@ impl<'s> Session<'s> {
             let text = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(Report::error(SqlState::IN_FAILED_SQL_TRANSACTION, text).into());
         }
-        let done = |tag| Ok(Answer::Done(tag, Outcome::default()));
+        let done = |tag| Ok(Answer::Done(tag, Tone::Answer, Outcome::default()));
         match command {
             Command::Show(view) => Ok(Answer::Table(view.table(self.sources), tag_of(command))),
             Command::Explain(question) => Ok(Answer::Table(self.explain(question), tag_of(command))),
@@ -323,6 +332,7 @@ impl<'s> Session<'s> {
         };
         let name = &*self.who.name;
         let command = if let Verb::Order(wish) = verb { wish.to_string() } else { tag.to_owned() };
+        let tone = if let Action::Order(_) = action { Tone::Answer } else { Tone::Warning };
         let outcome = self.sources.perform(action).await;
         let result = match &outcome {
             Ok(_) => "done",
@@ -332,7 +342,7 @@ impl<'s> Session<'s> {
         tracing::info!(user = name, command, node, result, "admin console");
         self.sources.journal().note(Topic::Operator, node, format!("{command} by {name}: {result}"));
         match outcome {
-            Ok(outcome) => Ok(Answer::Done(tag, outcome)),
+            Ok(outcome) => Ok(Answer::Done(tag, tone, outcome)),
             Err(refused) => Err(Report::error(refused.sqlstate(), refused.to_string()).into()),
         }
     }
@@ -463,9 +473,13 @@ fn complete(tag: &str, rows: usize) -> String {
     if tag == "SELECT" { format!("SELECT {rows}") } else { tag.to_owned() }
 }
 
-fn put_done(out: &mut BytesMut, tag: &str, outcome: &Outcome) {
+fn put_done(out: &mut BytesMut, tag: &str, tone: Tone, outcome: &Outcome) {
+    let (severity, code) = match tone {
+        Tone::Answer => (Severity::Info, SqlState::SUCCESSFUL_COMPLETION),
+        Tone::Warning => (Severity::Warning, SqlState::WARNING),
+    };
     for notice in &outcome.notices {
-        Report { severity: Severity::Warning, ..Report::error(SqlState::WARNING, notice) }.put(out);
+        Report { severity, ..Report::error(code, notice) }.put(out);
     }
     backend::put_command_complete(out, tag);
 }

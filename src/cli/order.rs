@@ -12,7 +12,6 @@ use super::exit::{Exit, Failure};
 use super::output::Rows;
 use super::remote::{Console, Notices};
 use super::{block_on, output, remote};
-use crate::decide::failover::Run;
 use crate::wire::SqlState;
 
 /// From one look at the events to the next.
@@ -25,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const TOPICS: [&str; 3] = ["failover", "primary", "node"];
 
 pub(super) fn switchover(arguments: &SwitchoverArguments) -> Result<Exit, Failure> {
-    give(&switchover_command(arguments), run(arguments.dry_run), &arguments.giving)
+    give(&switchover_command(arguments), &arguments.giving)
 }
 
 pub(super) fn failover(arguments: &FailoverArguments) -> Result<Exit, Failure> {
@@ -35,7 +34,7 @@ pub(super) fn failover(arguments: &FailoverArguments) -> Result<Exit, Failure> {
              would be done; `pgpilot switchover` hands over from a primary that is well, and loses nothing"
         )));
     }
-    give(&failover_command(arguments), run(arguments.dry_run), &arguments.giving)
+    give(&failover_command(arguments), &arguments.giving)
 }
 
 pub(super) fn maintenance(arguments: &MaintenanceArguments) -> Result<Exit, Failure> {
@@ -43,11 +42,7 @@ pub(super) fn maintenance(arguments: &MaintenanceArguments) -> Result<Exit, Fail
         Switch::On => "ON",
         Switch::Off => "OFF",
     };
-    give(&format!("MAINTENANCE {switch}"), Run::Real, &arguments.giving)
-}
-
-fn run(dry: bool) -> Run {
-    if dry { Run::Dry } else { Run::Real }
+    give(&format!("MAINTENANCE {switch}"), &arguments.giving)
 }
 
 fn switchover_command(arguments: &SwitchoverArguments) -> String {
@@ -78,8 +73,8 @@ enum Ending {
     Done,
     /// The reason.
     Refused(String),
-    /// It goes on, unseen.
-    Running,
+    /// It goes on, unseen; what the console said to that, if it was the console that stopped waiting.
+    Running(Option<String>),
     /// The connection broke.
     Unknown(String),
 }
@@ -89,7 +84,9 @@ impl Ending {
         match outcome {
             Ok(()) => Self::Done,
             Err(error) => match error.as_db_error() {
-                Some(said) if said.code().code() == SqlState::QUERY_CANCELED.as_str() => Self::Running,
+                Some(said) if said.code().code() == SqlState::QUERY_CANCELED.as_str() => {
+                    Self::Running(Some(said.message().to_owned()))
+                }
                 Some(_) => Self::Refused(remote::said(error).to_string()),
                 None => Self::Unknown(remote::with_cause(error)),
             },
@@ -100,7 +97,7 @@ impl Ending {
         match self {
             Self::Done => "done",
             Self::Refused(_) => "refused",
-            Self::Running => "running",
+            Self::Running(_) => "running",
             Self::Unknown(_) => "unknown",
         }
     }
@@ -109,7 +106,7 @@ impl Ending {
         match self {
             Self::Done => Exit::Done,
             Self::Refused(_) => Exit::Failed,
-            Self::Running => Exit::Running,
+            Self::Running(_) => Exit::Running,
             Self::Unknown(_) => Exit::Unreachable,
         }
     }
@@ -120,37 +117,32 @@ impl Ending {
         match self {
             Self::Done => None,
             Self::Refused(why) => Some(why.clone()),
-            Self::Running => Some(format!("still running, epoch {epoch}; {LOOK}")),
+            Self::Running(Some(said)) => Some(said.clone()),
+            Self::Running(None) => Some(format!("still running, epoch {epoch}; {LOOK}")),
             Self::Unknown(why) => Some(format!("{why}; whether the order is carried out is not known: {LOOK}")),
         }
     }
 }
 
-fn give(command: &str, run: Run, giving: &Giving) -> Result<Exit, Failure> {
+fn give(command: &str, giving: &Giving) -> Result<Exit, Failure> {
     block_on(async {
         let (notices, notes) = Notices::kept();
         let console = Console::connect_with(&giving.remote, notices).await?;
         let watcher = Console::connect(&giving.remote).await?;
         let mut progress = Progress::from_now(&watcher).await?;
         let outcome = obey(&console, command, giving.wait, &mut progress).await;
-        let ending = outcome.as_ref().map_or(Ending::Running, Ending::of);
+        let ending = outcome.as_ref().map_or(Ending::Running(None), Ending::of);
         let (status, notes) = (progress.status().await.unwrap_or(Value::Null), notes.take());
         let complaint = ending.complaint(&status["epoch"]);
-        match (giving.output, run) {
-            (Output::Json, _) => output::say(format!(
+        match giving.output {
+            Output::Json => output::say(format!(
                 "{:#}",
                 json!({
                     "order": command, "result": ending.label(), "error": complaint, "notes": notes, "failover": status,
                 })
             )),
-            // What would be done is what was asked for.
-            (Output::Text, Run::Dry) => output::say(notes.join("\n")),
-            (Output::Text, Run::Real) => {
-                notes.iter().for_each(|note| output::complain(&format!("note: {note}")));
-                if ending == Ending::Done {
-                    output::say(summary(&status));
-                }
-            }
+            Output::Text if ending == Ending::Done => output::say(answer(&notes, &status)),
+            Output::Text => notes.iter().for_each(|note| output::complain(&format!("note: {note}"))),
         }
         if let Some(complaint) = complaint {
             output::complain(&complaint);
@@ -197,18 +189,24 @@ impl<'c> Progress<'c> {
         Ok(Self { watcher, seen: seen.unwrap_or(0) })
     }
 
-    /// Prints what is new. Progress that cannot be seen is no reason to give up on the order.
     async fn show(&mut self) {
-        let Some(events) = self.look("SHOW EVENTS").await else { return };
+        self.news().await.iter().for_each(|line| output::progress(line));
+    }
+
+    /// What is new, a line each. Progress that cannot be seen is no reason to give up on the order.
+    async fn news(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let Some(events) = self.look("SHOW EVENTS").await else { return lines };
         for event in events.to_json().as_array().into_iter().flatten() {
             let number = event["number"].as_i64().unwrap_or(0);
             if number > self.seen {
                 self.seen = number;
                 if TOPICS.iter().any(|topic| event["topic"] == *topic) {
-                    output::progress(&line(event));
+                    lines.push(line(event));
                 }
             }
         }
+        lines
     }
 
     async fn status(&self) -> Option<Value> {
@@ -228,7 +226,11 @@ fn line(event: &Value) -> String {
     format!("{time} {}{node}: {}", text("topic"), text("event"))
 }
 
-fn summary(status: &Value) -> String {
+/// What the console says to it: what was done, or would be. When it says nothing, who the primary is.
+fn answer(notes: &[String], status: &Value) -> String {
+    if !notes.is_empty() {
+        return notes.join("\n");
+    }
     let primary = status["primary"].as_str().unwrap_or("no node");
     let maintenance = if status["maintenance"] == true { ", in maintenance" } else { "" };
     format!("{primary} is the primary, epoch {}{maintenance}", status["epoch"])
@@ -236,10 +238,15 @@ fn summary(status: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use clap::Parser as _;
 
     use super::*;
+    use crate::admin::Level;
+    use crate::admin::tests::{Fake, console::console};
     use crate::cli::arguments::{Arguments, Command};
+    use crate::telemetry::Topic;
 
     fn command(words: &str) -> String {
         match Arguments::try_parse_from(words.split(' ')).unwrap_or_else(|error| panic!("{words}: {error}")).command {
@@ -271,7 +278,8 @@ mod tests {
         for (ending, exit, complaint) in [
             (Ending::Done, Exit::Done, None),
             (Ending::Refused(why()), Exit::Failed, Some("why")),
-            (Ending::Running, Exit::Running, Some("still running, epoch 8;")),
+            (Ending::Running(None), Exit::Running, Some("still running, epoch 8;")),
+            (Ending::Running(Some("still running, epoch 9".into())), Exit::Running, Some("still running, epoch 9")),
             (Ending::Unknown(why()), Exit::Unreachable, Some("why; whether the order is carried out is not known")),
         ] {
             let said = ending.complaint(&json!(8));
@@ -281,14 +289,73 @@ mod tests {
         }
     }
 
+    /// A console that anybody may talk to, until the process ends; its address.
+    fn console_of(fake: &Arc<Fake>) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (url, fake) = (format!("postgresql://{}", listener.local_addr().unwrap()), fake.clone());
+        std::thread::spawn(move || {
+            block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                loop {
+                    let (socket, _) = listener.accept().await.unwrap();
+                    tokio::spawn(console(Level::Admin, fake.clone(), socket));
+                }
+            })
+        });
+        url
+    }
+
+    fn giving(url: &str, wait: &str) -> Giving {
+        let words = ["pgpilot", "maintenance", "on", "--url", url, "--wait", wait];
+        match Arguments::try_parse_from(words).unwrap().command {
+            Command::Maintenance(arguments) => arguments.giving,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_exit_code_tells_what_became_of_an_order() {
+        let url = console_of(&Fake::new());
+        for (command, wait, expected) in [
+            ("SWITCHOVER TO pg2", "1m", Exit::Done),
+            ("SWITCHOVER TO pg9", "1m", Exit::Failed),
+            // Its console stops waiting.
+            ("FAILOVER FORCE", "1m", Exit::Running),
+            // It is nobody's turn to answer: the command stops waiting.
+            ("PAUSE", "1ms", Exit::Running),
+        ] {
+            let exit = give(command, &giving(&url, wait)).unwrap_or_else(|failure| panic!("{failure}"));
+            assert_eq!(exit, expected, "{command}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_new_and_about_it_is_progress() {
+        let fake = Fake::new();
+        let url = console_of(&fake);
+        fake.journal.note(Topic::Failover, Some("pg2"), "an old story");
+        let lines = block_on(async {
+            let watcher = Console::connect(&giving(&url, "1m").remote).await.unwrap();
+            let mut progress = Progress::from_now(&watcher).await.unwrap();
+            assert_eq!(progress.news().await, Vec::<String>::new());
+            fake.journal.note(Topic::Lag, Some("pg3"), "behind");
+            fake.journal.note(Topic::Failover, Some("pg2"), "sealed");
+            fake.journal.note(Topic::Primary, None, "none");
+            (progress.news().await, progress.news().await)
+        });
+        let (first, second) = lines.unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(first[0].ends_with(" failover pg2: sealed") && first[1].ends_with(" primary: none"), "{first:?}");
+        assert_eq!((first.len(), second.len()), (2, 0));
+    }
+
     #[test]
     fn events_are_lines() {
         let event = json!({"number": 3, "at": "2026-01-02T12:34:56.789Z", "topic": "failover", "node": "pg2", "event": "sealed"});
         assert_eq!(line(&event), "12:34:56.789 failover pg2: sealed");
         assert_eq!(line(&json!({"at": "x", "topic": "primary", "node": null, "event": "none"})), " primary: none");
-        assert_eq!(
-            summary(&json!({"primary": "pg2", "epoch": 4, "maintenance": true})),
-            "pg2 is the primary, epoch 4, in maintenance"
-        );
+        let status = json!({"primary": "pg2", "epoch": 4, "maintenance": true});
+        assert_eq!(answer(&[], &status), "pg2 is the primary, epoch 4, in maintenance");
+        assert_eq!(answer(&["one".into(), "two".into()], &status), "one\ntwo");
     }
 }

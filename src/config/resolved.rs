@@ -297,7 +297,7 @@ pub struct Failover {
     pub max_data_loss: ByteSize,
     /// No promotion unless `fence_command` has proven that the old primary is fenced.
     pub require_fence: bool,
-    /// Who promotes and repoints: needs pg_promote, ALTER SYSTEM on primary_conninfo, pg_reload_conf, slots.
+    /// Who promotes and repoints.
     pub user: String,
     pub password: Option<Secret>,
     /// Where a single pgpilot keeps the record of its decisions; locked against a second one. There whenever `automatic` is.
@@ -316,6 +316,11 @@ pub struct Failover {
 }
 
 impl Failover {
+    /// Whether the topology file asks for anything of this, more than that a switchover can be ordered.
+    pub fn in_use(&self) -> bool {
+        self.automatic || self.state_file.is_some() || self.commands().next().is_some()
+    }
+
     /// The commands that are set, with the names of their keys.
     pub fn commands(&self) -> impl Iterator<Item = (&'static str, &[String])> {
         let commands = [

@@ -233,6 +233,41 @@ async fn check_finds_servers_that_are_fine_and_one_that_is_gone() {
 }
 
 #[tokio::test]
+async fn check_says_what_a_failover_lacks_and_its_remedies_work() {
+    let (servers, directory) = (servers().await, TempDir::new().unwrap());
+    let path = directory.path().join("pgpilot.toml");
+    let check = async |failover: &str| {
+        write_topology(&path, &servers, 1, 2, &format!("[failover]\nautomatic = true\n{failover}"));
+        let said = said(pgpilot().args(["check", "--output", "json", "--config"]).arg(&path)).await;
+        let findings: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}", said.err));
+        let text = |it: &Value, key: &str| it[key].as_str().unwrap().to_owned();
+        let row = |it: &Value| (text(it, "result"), text(it, "about"), text(it, "finding"));
+        (said.code, findings.as_array().unwrap().iter().map(row).collect::<Vec<_>>())
+    };
+    let (code, found) = check("state_file = \"gone/state\"\nfence_command = [\"./fence\"]\n").await;
+    assert_eq!(code, 1);
+    let wrong: Vec<_> = found.iter().filter(|(result, ..)| result == "wrong").collect();
+    let here = |text: &str| wrong.iter().any(|(_, about, finding)| about == "failover" && finding.starts_with(text));
+    assert!(here("state_file: ") && here("fence_command: "), "{wrong:?}");
+    let primary = servers.node("pg1").unwrap();
+    let remedies = wrong.iter().filter(|(_, about, _)| about == "failover.user");
+    let remedies: Vec<_> = remedies.map(|(.., finding)| finding.rsplit_once(": ").unwrap().1).collect();
+    assert!(!remedies.is_empty(), "{found:?}");
+    for remedy in remedies {
+        primary.sql(remedy).await.unwrap_or_else(|error| panic!("{remedy}: {error}"));
+    }
+    // Slots are there in such a cluster; it is asynchronous, and its nodes are slow to miss a frozen primary.
+    let (code, found) = check("state_file = \"state\"\n").await;
+    assert_eq!(code, 0, "{found:?}");
+    let of = |about: &str| {
+        let of = found.iter().filter(|(result, of, _)| result == "warning" && of == about);
+        of.map(|(.., finding)| finding.split_whitespace().next().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("pg1"), ["wal_receiver_timeout", "synchronous_standby_names"]);
+    assert_eq!(of("pg2"), ["wal_receiver_timeout"]);
+}
+
+#[tokio::test]
 async fn the_demo_shows_traffic_and_cleans_up() {
     let demo = said(pgpilot().args(["demo", "--replicas", "1", "--port", "0", "--load", "--for", "12s"])).await;
     assert_eq!(demo.code, 0, "{}", demo.err);

@@ -15,20 +15,20 @@ use crate::decide::session::Pin;
 use crate::decide::sql::{Catalogue, Classified, Facts, FunctionLists, classify};
 use crate::telemetry::{Journal, Telemetry};
 
-pub(super) struct Fake {
-    pub(super) telemetry: Telemetry,
-    pub(super) journal: Journal,
-    pub(super) snapshot: Mutex<Snapshot>,
-    pub(super) service: Mutex<Service>,
-    pub(super) failover: Mutex<FailoverStatus>,
-    pub(super) actions: Mutex<Vec<Action>>,
+pub(crate) struct Fake {
+    pub(crate) telemetry: Telemetry,
+    pub(crate) journal: Journal,
+    pub(crate) snapshot: Mutex<Snapshot>,
+    pub(crate) service: Mutex<Service>,
+    pub(crate) failover: Mutex<FailoverStatus>,
+    pub(crate) actions: Mutex<Vec<Action>>,
     /// PAUSE waits for it.
-    pub(super) quiet: Notify,
+    pub(crate) quiet: Notify,
 }
 
 impl Fake {
     /// pg1 is the primary, pg2 a fresh replica, pg3 one that lags.
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let node = |id: u16, role, lag: u64, fresh| NodeView {
             role,
             fresh,

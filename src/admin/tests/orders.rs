@@ -10,7 +10,7 @@ async fn an_order_names_a_node_and_says_what_it_waives() {
     let (admin, fake, mut notices) = connect(Level::Admin).await;
     admin.batch_execute("SWITCHOVER; switchover to \"pg2\"; MAINTENANCE ON").await.unwrap();
     admin.execute("SWITCHOVER TO pg2 DRY RUN", &[]).await.unwrap();
-    assert_eq!(notices.recv().await.unwrap(), "pg2 would be promoted");
+    assert_eq!(notices.recv().await.unwrap(), "INFO: pg2 would be promoted");
     let running = admin.batch_execute("FAILOVER TO pg3 FORCE ALLOW DATA LOSS").await.unwrap_err();
     assert_eq!(code(&running), "57014");
     assert!(running.as_db_error().unwrap().message().starts_with("still running, epoch 10"));

@@ -31,8 +31,9 @@ section! {
         max_data_loss: ByteSize, default "\"0B\"";
         /// No promotion unless `fence_command` has proven that the old primary is fenced.
         require_fence: bool, default "false";
-        /// Who promotes and repoints. It needs pg_promote, ALTER SYSTEM on primary_conninfo, pg_reload_conf, and
-        /// replication slots.
+        /// Who promotes and repoints: a role with REPLICATION, in pg_monitor and pg_signal_backend, that may run pg_promote
+        /// and pg_reload_conf, ALTER SYSTEM on primary_conninfo and default_transaction_read_only, and CREATE in the
+        /// database of `health`; or a superuser. `pgpilot check` says what is missing.
         user: String, unset "the user of `health`, with its password", example "\"pgpilot_failover\"";
         /// Its password. At most one of this, `password_env` and `password_file` may be written.
         password: Secret, unset "none here", example "\"...\"";
