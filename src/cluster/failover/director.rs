@@ -134,19 +134,14 @@ impl Director {
             for note in &actions.notes {
                 self.tell(note);
             }
-            match actions.record {
-                Some(Writing::First(record)) => {
-                    if let Err(error) = self.write_down(record).await {
-                        events.push_back(Event::NotRecorded(error));
-                        continue;
-                    }
+            if let Some(writing) = actions.record
+                && let Err((writing, error)) = self.write_down(writing).await
+            {
+                let required = matches!(writing, Writing::First(_));
+                events.push_back(Event::NotRecorded(writing, error));
+                if required {
+                    continue;
                 }
-                Some(Writing::Also(record)) => {
-                    if let Err(error) = self.write_down(record).await {
-                        events.push_back(Event::NotRecorded(error));
-                    }
-                }
-                None => {}
             }
             if let Some(routing) = actions.routing {
                 self.route(routing);
@@ -167,12 +162,13 @@ impl Director {
         });
     }
 
-    async fn write_down(&self, record: Record) -> Result<(), String> {
-        let store = self.store.clone();
-        match spawn_blocking(move || store.store(&record)).await {
-            Ok(stored) => stored.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+    async fn write_down(&self, writing: Writing) -> Result<(), (Writing, String)> {
+        let (store, to_write) = (self.store.clone(), writing.clone());
+        let write = move || match &to_write {
+            Writing::First(record) | Writing::Also(record) => store.store(record).map_err(|error| error.to_string()),
+        };
+        let written = spawn_blocking(write).await.unwrap_or_else(|error| Err(error.to_string()));
+        written.map_err(|error| (writing, error))
     }
 
     fn route(&self, routing: Routing) {

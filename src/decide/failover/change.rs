@@ -26,6 +26,7 @@ pub(super) struct Change {
     /// Whose order it is; `None`: nobody's.
     ticket: Option<Ticket>,
     proof: Proof,
+    treatment: Treatment,
     /// Candidates that were given up, and are proven to be fenced.
     abandoned: BTreeSet<NodeId>,
 }
@@ -36,6 +37,14 @@ pub(super) enum Purpose {
     Failover,
     /// It hands over.
     Switchover,
+}
+
+/// What may have been done to the old primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Treatment {
+    Nothing,
+    /// It may be read-only: to be resumed if it stays the primary.
+    Stopped,
 }
 
 /// Where it is. Up to `Promoting` it can be called off.
@@ -99,7 +108,8 @@ impl Change {
     pub(super) fn resumed(old: NodeId, now: Instant, step: Step) -> Self {
         let terms = Terms { waived: Guards::empty(), to: None, max_data_loss: 0 };
         let (purpose, proof, abandoned) = (Purpose::Failover, Proof::Attempted, BTreeSet::new());
-        Self { purpose, old, terms, begun: now, step, ticket: None, proof, abandoned }
+        let treatment = Treatment::Stopped;
+        Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, abandoned }
     }
 
     pub(super) fn candidate(&self) -> Option<NodeId> {
@@ -126,8 +136,10 @@ impl Machine {
         actions.routing = Some(Routing::Hold);
         actions.jobs.push(Job::Approve { old, candidate: terms.to });
         let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
-        self.phase =
-            Phase::Changing(Box::new(Change { purpose, old, terms, begun: now, step, ticket, proof, abandoned }));
+        // An earlier switchover may have left it read-only, and that is not undone yet.
+        let treatment = if self.repairs.wants(old) { Treatment::Stopped } else { Treatment::Nothing };
+        let change = Change { purpose, old, terms, begun: now, step, ticket, proof, treatment, abandoned };
+        self.phase = Phase::Changing(Box::new(change));
     }
 
     /// The world has changed, or some time has passed.
@@ -165,6 +177,7 @@ impl Machine {
                 Ok(_) => {
                     let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
                     change.step = Step::Stopping;
+                    change.treatment = Treatment::Stopped;
                     actions.jobs.push(Job::Stop { node, to });
                 }
                 Err(why) => self.undo(why, now, actions),
@@ -356,20 +369,22 @@ impl Machine {
     /// Calls the change off.
     pub(super) fn undo(&mut self, why: String, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = &self.phase else { return };
-        let jobs = match &change.step {
+        let (old, treatment) = (change.old, change.treatment);
+        let mut jobs: Vec<Job> = match &change.step {
             Step::Sealing { waiting, sealed } => {
                 let sealed = sealed.iter().map(|(node, _)| *node);
                 waiting.iter().copied().chain(sealed).map(|node| Job::Unseal { node }).collect()
             }
-            Step::Stopping | Step::CatchingUp => vec![Job::Resume { node: change.old }],
-            // Nobody was promoted: the promotion itself could not be written down.
-            Step::Promoting { .. } => {
+            // Nobody was promoted: that could not be written down, or the candidate is fenced.
+            Step::Promoting { .. } | Step::Abandoning { .. } => {
                 self.repairs.forget();
-                let unseal = self.world.replicas().map(|node| Job::Unseal { node: node.id });
-                unseal.chain([Job::Resume { node: change.old }]).collect()
+                self.world.replicas().map(|node| Job::Unseal { node: node.id }).collect()
             }
             _ => Vec::new(),
         };
+        if treatment == Treatment::Stopped {
+            jobs.push(Job::Resume { node: old });
+        }
         self.undo_by(jobs, why, now, actions);
     }
 

@@ -20,8 +20,8 @@ pub enum Event {
         job: Job,
         outcome: Outcome,
     },
-    /// What was to be written down could not be.
-    NotRecorded(String),
+    /// What was to be written down could not be, and why.
+    NotRecorded(Writing, String),
     Ordered {
         order: Order,
         ticket: Ticket,

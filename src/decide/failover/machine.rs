@@ -113,7 +113,7 @@ impl Machine {
             }
             Event::Seen(world) => self.seen(world, now, &mut actions),
             Event::Ended { job, outcome } => self.ended(job, outcome, now, &mut actions),
-            Event::NotRecorded(why) => self.not_recorded(&why, now, &mut actions),
+            Event::NotRecorded(writing, why) => self.not_recorded(&writing, &why, now, &mut actions),
             Event::Ordered { order, ticket } => self.ordered(order, ticket, now, &mut actions),
         }
         if matches!(self.phase, Phase::Steady | Phase::Suspect(_)) {
@@ -224,13 +224,11 @@ impl Machine {
         actions.record = Some(Writing::Also(record));
     }
 
-    fn not_recorded(&mut self, why: &str, now: Instant, actions: &mut Actions) {
+    fn not_recorded(&mut self, writing: &Writing, why: &str, now: Instant, actions: &mut Actions) {
         actions.alarm(None, format!("what was decided cannot be written down: {why}"));
-        match &self.phase {
-            Phase::Changing(change) if !matches!(change.step, Step::Undoing { .. }) => {
-                self.undo(format!("it cannot be written down: {why}"), now, actions);
-            }
-            _ => self.unsaved = Some(now + AFTER_UNDOING),
+        match writing {
+            Writing::First(_) => self.undo(format!("it cannot be written down: {why}"), now, actions),
+            Writing::Also(_) => self.unsaved = Some(now + AFTER_UNDOING),
         }
     }
 

@@ -71,10 +71,10 @@ impl Simulation {
             let (end, alone) = (self.servers[server].log.len(), !self.synchronous);
             assert!(!alone || end >= self.sampled, "promoted beyond the guard: {}", self.describe());
             if self.synchronous {
-                let lost = self.acknowledged.iter().find(|write| !self.servers[server].log.contains(write));
+                let lost = self.acknowledged.iter().find(|write| !self.servers[server].has(**write));
                 assert_eq!(lost, None, "an acknowledged commit is lost: {}", self.describe());
             } else {
-                self.acknowledged.retain(|write| self.servers[server].log.contains(write));
+                self.acknowledged.retain(|write| self.servers[server].has(*write));
             }
             let it = &mut self.servers[server];
             (it.role, it.upstream, it.read_only) = (Role::Primary, None, false);
@@ -92,7 +92,7 @@ impl Simulation {
             return Err("it is no replica".to_owned());
         }
         self.servers[server].upstream = Some(upstream);
-        if !self.servers[upstream].log.starts_with(&self.servers[server].log) {
+        if !self.servers[upstream].has_all_of(&self.servers[server]) {
             return Err("it has another history".to_owned());
         }
         Ok(Fact::Done)

@@ -74,11 +74,22 @@ struct Simulation {
     promotions: u32,
     /// The end of the primary's log when it was last seen.
     sampled: usize,
+    trace: bool,
 }
 
 impl Server {
     fn runs(&self) -> bool {
         self.state == State::Running
+    }
+
+    /// Writes are numbered in their order.
+    fn has(&self, write: u32) -> bool {
+        self.log.binary_search(&write).is_ok()
+    }
+
+    /// Histories that agree on one write agree on all before it.
+    fn has_all_of(&self, other: &Self) -> bool {
+        other.log.last().is_none_or(|last| self.log.get(other.log.len() - 1) == Some(last))
     }
 }
 
@@ -121,6 +132,7 @@ impl Simulation {
             routed: BTreeMap::new(),
             promotions: 0,
             sampled: 0,
+            trace: false,
             dice,
         }
     }
@@ -185,7 +197,6 @@ impl Simulation {
 
     fn trouble(&mut self) {
         let node = self.dice.usize(..self.servers.len());
-        let order = self.dice.u64(1 << 40..);
         let server = &mut self.servers[node];
         match self.dice.u8(..14) {
             0 | 1 => server.state = State::Dead,
@@ -201,7 +212,6 @@ impl Simulation {
                 return;
             }
         }
-        let _ = order;
     }
 
     fn advance(&mut self) {
@@ -253,7 +263,7 @@ impl Simulation {
                 continue;
             };
             let (from, to) = (&self.servers[upstream], &self.servers[node]);
-            let streams = from.runs() && to.runs() && to.linked && from.log.starts_with(&to.log);
+            let streams = from.runs() && to.runs() && to.linked && from.has_all_of(to);
             if !streams {
                 let gone = from.state == State::Dead;
                 self.servers[node].deaf = if gone { DEAF } else { self.servers[node].deaf + 1 };
@@ -285,7 +295,7 @@ impl Simulation {
         self.servers[node].log.push(write);
         if self.synchronous {
             self.replicate();
-            let confirmed = |server: &Server| server.upstream == Some(node) && server.log.contains(&write);
+            let confirmed = |server: &Server| server.upstream == Some(node) && server.has(write);
             if self.servers.iter().any(confirmed) {
                 self.acknowledged.push(write);
             }
@@ -364,13 +374,17 @@ impl Simulation {
         let Some(pilot) = &mut self.pilot else { return };
         let actions = pilot.machine.on(event, self.now);
         pilot.wake = actions.wake.unwrap();
+        if self.trace && !(actions.notes.is_empty() && actions.record.is_none() && actions.routing.is_none()) {
+            let notes: Vec<_> = actions.notes.iter().map(|note| (note.node, &note.text)).collect();
+            println!("{}: {notes:?} {:?} {:?}", self.step, actions.record, actions.routing);
+        }
         if let Some(writing) = actions.record {
-            let (record, permits) = match writing {
-                Writing::First(record) => (record, true),
-                Writing::Also(record) => (record, false),
+            let (record, permits) = match &writing {
+                Writing::First(record) => (record.clone(), true),
+                Writing::Also(record) => (record.clone(), false),
             };
             if self.step < TROUBLED && self.dice.u8(..20) == 0 {
-                self.tell(Event::NotRecorded("disk full".to_owned()));
+                self.tell(Event::NotRecorded(writing, "disk full".to_owned()));
                 if permits {
                     return;
                 }
@@ -407,6 +421,9 @@ impl Simulation {
         let due: Vec<Job> = pilot.jobs.extract_if(.., |(due, _)| *due <= self.step).map(|(_, job)| job).collect();
         for job in due {
             let outcome = self.carry_out(job);
+            if self.trace {
+                println!("{}: {job:?}: {outcome:?}", self.step);
+            }
             self.tell(Event::Ended { job, outcome });
         }
     }
@@ -425,6 +442,7 @@ fn every_schedule_keeps_its_promises() {
     let (mut promotions, mut acknowledged) = (0, 0);
     for seed in seeds.clone() {
         let mut simulation = Simulation::new(seed);
+        simulation.trace = number("PGPILOT_SEED").is_some();
         let run = std::panic::AssertUnwindSafe(|| simulation.run());
         if let Err(panic) = std::panic::catch_unwind(run) {
             eprintln!("seed {seed}");
