@@ -176,6 +176,15 @@ impl Node {
         Ok(())
     }
 
+    /// Whether it ended as a primary that has nothing to recover, by its control file. Source: `ControlFileData` and
+    /// `DBState` in `src/include/catalog/pg_control.h`: the state, an int, follows 16 bytes of identifiers and versions;
+    /// `DB_SHUTDOWNED` is 1.
+    pub fn was_shut_down_cleanly(&self) -> Result<bool, Error> {
+        let path = self.data_directory().join("global/pg_control");
+        let control = fs::read(&path).doing("read", &path)?;
+        Ok(!self.is_running() && control.get(16..20) == Some(&1_u32.to_ne_bytes()))
+    }
+
     /// The last lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
         let log = fs::read(self.directory.join("log")).unwrap_or_default();

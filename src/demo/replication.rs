@@ -46,11 +46,13 @@ impl Node {
 
     /// Waits until `follower` streams from this node.
     pub async fn wait_for_follower(&self, follower: &Self) -> Result<(), Error> {
-        let name = quote(follower.name());
-        let sql = format!(
-            "SELECT count(*) > 0 FROM pg_stat_replication WHERE application_name = {name} AND state = 'streaming'"
-        );
-        self.wait_for_truth(&format!("{} streams from it", follower.name()), &sql).await
+        let what = format!("{} streams from it", follower.name());
+        self.wait_for_truth(&what, &has_follower(follower)).await
+    }
+
+    /// Whether `follower` streams from this node now.
+    pub async fn is_followed_by(&self, follower: &Self) -> Result<bool, Error> {
+        Ok(self.value(&has_follower(follower)).await?.as_deref() == Some("t"))
     }
 
     /// Waits until a query that yields one boolean yields true.
@@ -86,6 +88,11 @@ impl Node {
             ("application_name", self.name()),
         ])
     }
+}
+
+fn has_follower(follower: &Node) -> String {
+    let name = quote(follower.name());
+    format!("SELECT count(*) > 0 FROM pg_stat_replication WHERE application_name = {name} AND state = 'streaming'")
 }
 
 /// How a node that has been a primary gets the history of another.
