@@ -118,7 +118,7 @@ async fn without_the_wal_to_follow_by_a_base_backup_is_taken() {
     one.sql("CREATE TABLE t (n int)").await.unwrap();
     hooked.twice("demote", 2, one, two).await;
     hooked.promote_two().await;
-    // Not even its directory is whole: a rewind was interrupted half-way; then the primary's WAL is gone, too.
+    // Nothing but the newest is kept: slots are made when a node joins.
     two.set("wal_keep_size", "0").await.unwrap();
     for _ in 0..3 {
         two.sql("INSERT INTO t VALUES (2)").await.unwrap();
@@ -133,4 +133,23 @@ async fn without_the_wal_to_follow_by_a_base_backup_is_taken() {
     first.says("base backup");
     second.says("streams from pg2 already");
     hooked.is_whole(one, two, "2").await;
+}
+
+#[tokio::test]
+async fn after_an_interrupted_rewind_a_base_backup_is_taken() {
+    let Some(hooked) = hooked().await else { return };
+    let [one, two, _] = hooked.nodes();
+    one.sql("CREATE TABLE t (n int)").await.unwrap();
+    hooked.twice("demote", 2, one, two).await;
+    hooked.promote_two().await;
+    // What an interrupted one leaves: the primary's configuration, with the node's own beside, and who knows what else.
+    let own = format!("{}{OWN}", configuration(one));
+    let notes = one.data_directory().with_extension("pgpilot");
+    fs::create_dir(notes.join("kept")).unwrap();
+    fs::write(notes.join("kept/postgresql.conf"), &own).unwrap();
+    fs::write(notes.join("unfinished"), "").unwrap();
+    let [first, _] = hooked.twice("rejoin", 2, one, two).await;
+    first.says("base backup");
+    hooked.is_whole(one, two, "2").await;
+    assert_eq!(configuration(one), own);
 }
