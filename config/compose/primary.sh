@@ -10,6 +10,10 @@ GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, 
     pg_read_binary_file(text, bigint, bigint, boolean) TO replicator;
 CREATE ROLE pgpilot LOGIN PASSWORD :'pgpilot' IN ROLE pg_monitor;
 GRANT SELECT ON pg_catalog.pg_shadow TO pgpilot;
+CREATE ROLE pgpilot_failover LOGIN REPLICATION PASSWORD :'pgpilot' IN ROLE pg_monitor, pg_signal_backend;
+GRANT EXECUTE ON FUNCTION pg_promote, pg_reload_conf TO pgpilot_failover;
+GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, default_transaction_read_only TO pgpilot_failover;
+GRANT CREATE ON DATABASE postgres TO pgpilot_failover;
 CREATE ROLE app LOGIN PASSWORD :'app';
 GRANT CREATE ON SCHEMA public TO app;
 SELECT pg_create_physical_replication_slot(node) FROM unnest(ARRAY['pg1', 'pg2', 'pg3']) AS node;

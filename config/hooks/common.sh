@@ -1,7 +1,7 @@
 # shellcheck shell=dash
 # The order of the steps of each hook. local.sh, systemd-ssh.sh and docker.sh read this file and say how to reach a node:
 #
-#   on_node FUNCTION [ARGUMENT]  runs a function of node.sh where the node's files are, as the server's account
+#   on_node FUNCTION [ARGUMENT]  runs a function of node.sh or rejoin.sh where the node's files are, as the server's account
 #   stop_server SECONDS          a fast shutdown; after so long, the end by force; returns when that is proven
 #   stop_server_cleanly          a fast shutdown that is waited for for $DEMOTE_WAIT seconds; fails if it does not end
 #   start_server                 starts it; that it accepts connections need not be waited for
@@ -40,14 +40,18 @@ say() { echo "pgpilot $PGPILOT_HOOK $PGPILOT_NODE: $*" >&2; }
 # Without stream and progress after so long, a new base backup is taken.
 : "${STREAM_WAIT:=60}"
 # How long to wait for another hook that is at work on the node.
-: "${LOCK_WAIT:=30}"
+: "${LOCK_WAIT:=10}"
 
-FACTS="PGPILOT_HOOK PGPILOT_EPOCH PGPILOT_NODE PGPILOT_NODE_HOST PGPILOT_NODE_PORT PGPILOT_PRIMARY PGPILOT_PRIMARY_HOST
+# Which call of a hook this is.
+# shellcheck disable=SC2034 # node_program reads it by name
+CALL=$(uname -n)-$$-$(date +%s)
+
+FACTS="CALL PGPILOT_HOOK PGPILOT_EPOCH PGPILOT_NODE PGPILOT_NODE_HOST PGPILOT_NODE_PORT PGPILOT_PRIMARY PGPILOT_PRIMARY_HOST
 PGPILOT_PRIMARY_PORT"
 SETTINGS="PGDATA WORK REPLICATION_USER APPLICATION_NAME CONNINFO PGBIN SERVER_OPTIONS SLOTS SLOT_PREFIX REJOIN_BY
 KEPT_FILES PG_REWIND_OPTIONS PG_BASEBACKUP_OPTIONS PRIMARY_WAIT CHECKPOINT_WAIT START_WAIT STREAM_WAIT LOCK_WAIT"
 
-# Prints the program for a shell at the node: what to know, node.sh, and the call of one function. Nothing that it runs
+# Prints the program for a shell at the node: what to know, both files, and the call of one function. Nothing that it runs
 # may read its standard input: the rest of the program would be gone.
 node_program() {
     for name in $FACTS $SETTINGS; do
@@ -55,7 +59,7 @@ node_program() {
         # shellcheck disable=SC2154 # by eval
         printf "%s='%s'\n" "$name" "$(printf %s "$value" | sed "s/'/'\\\\''/g")"
     done
-    cat "$HERE/node.sh"
+    cat "$HERE/node.sh" "$HERE/rejoin.sh"
     echo "enter $* </dev/null"
 }
 
@@ -67,7 +71,7 @@ main() {
     # The place for a veto: whatever else has to be true before this node becomes the primary.
     pre_promote) ;;
     # The place for what has to know of the new primary. It now refuses older orders that are still on their way.
-    post_promote) on_node : ;;
+    post_promote) on_node begin ;;
     *)
         say "this hook is not known"
         exit 64
@@ -78,7 +82,7 @@ main() {
 # From now on the node accepts no commit.
 fence() {
     status=0
-    on_node : || status=$?
+    on_node begin || status=$?
     [ $status -ne 3 ] || exit 3
     stop_server "$FENCE_GRACE"
     # The proof is given already; this is for a start by mistake. A broken disk must not prevent a fence.
@@ -88,7 +92,7 @@ fence() {
 
 # A clean shutdown: the node can follow without pg_rewind.
 demote() {
-    on_node :
+    on_node begin
     stop_server_cleanly
     on_node prove_clean_end
     say "shut down cleanly"
@@ -97,6 +101,7 @@ demote() {
 # The node streams from the new primary. If it is to follow itself, fence or demote are undone.
 rejoin() {
     : "${PGPILOT_PRIMARY:?is not set}" "${PGPILOT_PRIMARY_HOST:?is not set}" "${PGPILOT_PRIMARY_PORT:?is not set}"
+    on_node begin
     if [ "$PGPILOT_PRIMARY" = "$PGPILOT_NODE" ]; then
         reopen
         return
@@ -120,7 +125,6 @@ rejoin() {
 }
 
 reopen() {
-    on_node :
     if on_node is_writable; then
         say "accepts writes already"
         return

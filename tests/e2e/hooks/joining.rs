@@ -145,9 +145,9 @@ async fn after_an_interrupted_rewind_a_base_backup_is_taken() {
     // What an interrupted one leaves: the primary's configuration, with the node's own beside, and who knows what else.
     let own = format!("{}{OWN}", configuration(one));
     let notes = one.data_directory().with_extension("pgpilot");
-    fs::create_dir(notes.join("kept")).unwrap();
-    fs::write(notes.join("kept/postgresql.conf"), &own).unwrap();
-    fs::write(notes.join("unfinished"), "").unwrap();
+    hooked.account.private_directory(&notes.join("kept")).unwrap();
+    hooked.account.private_file(&notes.join("kept/postgresql.conf"), &own).unwrap();
+    hooked.account.private_file(&notes.join("unfinished"), "").unwrap();
     let [first, _] = hooked.twice("rejoin", 2, one, two).await;
     first.says("base backup");
     hooked.is_whole(one, two, "2").await;

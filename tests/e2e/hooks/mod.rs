@@ -6,6 +6,7 @@ mod refusing;
 mod transports;
 
 use std::fs::{self, Permissions};
+use std::io::{Write as _, stderr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -38,7 +39,8 @@ struct Done {
 async fn hooked() -> Option<Hooked> {
     let binaries = Binaries::find().unwrap();
     if let Some(missing) = TOOLS.into_iter().find(|tool| binaries.tool(tool).is_err()) {
-        println!("not tested: {} has no {missing}", binaries.directory().display());
+        let place = binaries.directory().display();
+        let _ = writeln!(stderr(), "not tested: {place} has no {missing}");
         return None;
     }
     let servers = LocalCluster::builder().binaries(binaries).start().await.unwrap();

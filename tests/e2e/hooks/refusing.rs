@@ -49,6 +49,20 @@ async fn a_node_joins_no_standby_and_no_other_system() {
 }
 
 #[tokio::test]
+async fn of_two_hooks_at_a_time_one_makes_the_node_whole() {
+    let Some(hooked) = hooked().await else { return };
+    let [one, two, _] = hooked.nodes();
+    hooked.set("LOCK_WAIT=60");
+    one.sql("CREATE TABLE t (n int)").await.unwrap();
+    hooked.twice("demote", 2, one, two).await;
+    hooked.promote_two().await;
+    let (first, second) = tokio::join!(hooked.run("rejoin", 2, one, two), hooked.run("rejoin", 2, one, two));
+    let done = [&first, &second].into_iter().filter(|done| done.status == Some(0)).count();
+    assert!(done >= 1, "{}\n{}", first.said, second.said);
+    hooked.is_whole(one, two, "2").await;
+}
+
+#[tokio::test]
 async fn what_is_not_proven_is_not_done() {
     let Some(hooked) = hooked().await else { return };
     let [one, two, _] = hooked.nodes();
