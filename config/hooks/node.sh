@@ -1,4 +1,4 @@
-# shellcheck shell=dash disable=SC2015,SC2153
+# shellcheck shell=dash disable=SC2015,SC2034,SC2119,SC2120,SC2153
 # What the hooks do where a server is: on its host, or in a container with its files. common.sh sends this text to a
 # shell there, after the facts and the settings as assignments, and before the call of one of these functions.
 #
