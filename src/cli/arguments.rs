@@ -49,6 +49,9 @@ pub(super) enum Command {
     Shutdown(Remote),
     /// Start a throwaway primary with replicas and pgpilot in front, and show where statements go
     Demo(DemoArguments),
+    /// A hook of a demo's cluster, run by the demo's pgpilot
+    #[command(hide = true)]
+    DemoHook(DemoHookArguments),
     /// Print every option of the topology file
     Options(OptionsArguments),
 }
@@ -196,6 +199,13 @@ pub(super) struct DemoArguments {
     /// Run a small workload through pgpilot, so that there is something to see
     #[arg(long)]
     pub(super) load: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoHookArguments {
+    /// The socket of the demo
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) control: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -57,6 +57,10 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Reload(arguments) => ask::command("RELOAD", &arguments),
         Command::Shutdown(arguments) => ask::command("SHUTDOWN", &arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoHook(arguments) => {
+            crate::demo::hooks::call(&arguments.control).map_err(Failure::failed)?;
+            Ok(Exit::Done)
+        }
         Command::Options(arguments) => {
             output::say(match arguments.form {
                 arguments::OptionsForm::Reference => crate::config::reference(),

@@ -8,6 +8,7 @@
 
 mod catalogue;
 mod failover;
+mod hooks;
 mod local;
 mod operating;
 mod peers;

@@ -63,9 +63,14 @@ fn write_topology(path: &Path, servers: &LocalCluster, port: u16, http: u16, mor
 
 impl Serving {
     async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// `more` stands behind the first line of the topology file.
+    async fn with(more: &str) -> Self {
         let (servers, directory) = (servers().await, TempDir::new().unwrap());
         let (port, http) = (free_port(), free_port());
-        write_topology(&directory.path().join("pgpilot.toml"), &servers, port, http, "");
+        write_topology(&directory.path().join("pgpilot.toml"), &servers, port, http, more);
         let mut command = pgpilot();
         let process = command.arg("serve").current_dir(directory.path()).stderr(Stdio::null()).spawn().unwrap();
         let serving = Self { process, directory, port, http, servers };
@@ -179,6 +184,41 @@ async fn orders_are_checked(serving: &Serving) {
     let failover = serving.status().await["failover"][0].clone();
     assert!(failover["state"].is_string() && failover["maintenance"] == false, "{failover:#}");
     assert!(serving.get("/metrics").await.contains("pgpilot_maintenance 0"));
+}
+
+#[tokio::test]
+async fn a_switchover_is_ordered_on_the_command_line_and_seen_while_it_goes_on() {
+    let serving = Serving::with("[failover]\nstate_file = \"state\"\n").await;
+    let primary = serving.servers.node("pg1").unwrap();
+    for sql in [
+        "GRANT EXECUTE ON FUNCTION pg_promote, pg_reload_conf TO pilot",
+        "GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, default_transaction_read_only TO pilot",
+        "GRANT pg_signal_backend TO pilot",
+        "ALTER ROLE pilot REPLICATION",
+        "GRANT CREATE ON DATABASE postgres TO pilot",
+    ] {
+        primary.sql(sql).await.unwrap();
+    }
+    serving.servers.wait_caught_up(primary).await.unwrap();
+    let dry = serving.say(&["switchover", "--to", "pg2", "--dry-run"]).await;
+    assert!(dry.code == 0 && dry.out.contains("pg2") && dry.err.is_empty(), "{}{}", dry.out, dry.err);
+    assert_eq!(serving.say(&["maintenance", "on"]).await.code, 0);
+    assert!(serving.get("/metrics").await.contains("pgpilot_maintenance 1"));
+
+    let done = serving.say(&["switchover", "--to", "pg2"]).await;
+    assert!(done.code == 0 && done.out.starts_with("pg2 is the primary"), "{}{}", done.out, done.err);
+    assert!(done.err.lines().any(|line| line.contains(" failover pg2: ")), "{}", done.err);
+    let status = serving.status().await;
+    assert_eq!(
+        (&status["service"][0]["primary"], &status["failover"][0]["maintenance"]),
+        (&"pg2".into(), &true.into())
+    );
+
+    // The primary is well: that is a switchover's matter.
+    let forced = serving.say(&["failover", "--to", "pg3", "--force", "--output", "json"]).await;
+    let report: Value = serde_json::from_str(&forced.out).unwrap_or_else(|_| panic!("{}", forced.err));
+    assert_eq!((forced.code, &report["result"]), (1, &"refused".into()), "{report:#}");
+    assert_eq!(serving.say(&["maintenance", "off"]).await.code, 0);
 }
 
 #[tokio::test]

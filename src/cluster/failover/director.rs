@@ -9,7 +9,7 @@ use tokio::task::{Id, JoinSet, spawn_blocking};
 use tokio::time::{sleep_until, timeout_at};
 use tracing::{info, warn};
 
-use super::workshop::{Facts, Workshop};
+use super::workshop::{Facts, REJOIN, Workshop};
 use super::{Connections, Settings};
 use crate::cluster::Cluster;
 use crate::coordination::Store;
@@ -197,7 +197,10 @@ impl Director {
         let workshop = self.workshop.clone();
         let work = async move {
             info!(?job, "begins");
-            let hooks = facts.settings.failover.hook_timeout;
+            let hooks = match job {
+                Job::Rejoin { .. } | Job::Resume { .. } => REJOIN,
+                _ => facts.settings.failover.hook_timeout,
+            };
             // Each part has its limit; this one is for what has none.
             let end = facts.deadline + hooks * 2 + Duration::from_secs(5);
             let outcome: Outcome = match timeout_at(end.into(), workshop.carry_out(job, &facts)).await {

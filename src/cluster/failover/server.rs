@@ -225,12 +225,14 @@ const PROMOTED: &str = "SELECT (SELECT system_identifier FROM pg_control_system(
        (SELECT setting = 'on' AND source = 'configuration file' AND sourcefile LIKE '%postgresql.auto.conf'
           FROM pg_settings WHERE name = 'default_transaction_read_only')";
 
-/// Ends the sessions of clients; the probes of this and other pgpilots go on.
+/// Ends the sessions of clients, of superusers only as one. The probes of this and other pgpilots go on.
 fn end_sessions(prober: &str) -> String {
     format!(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        "SELECT count(pg_terminate_backend(a.pid))
+           FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
           WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
-            AND NOT (application_name = 'pgpilot' AND usename IN (current_user, {}))",
+            AND NOT (application_name = 'pgpilot' AND usename IN (current_user, {}))
+            AND (NOT coalesce(r.rolsuper, false) OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))",
         quote(prober)
     )
 }

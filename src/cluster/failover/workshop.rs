@@ -18,6 +18,8 @@ use crate::decide::route::{NodeId, Role, Snapshot, State};
 
 /// How often it is looked whether the clients' transactions have ended.
 const QUIESCE_POLL: Duration = Duration::from_millis(2);
+/// A hook that copies a whole server may take so long.
+pub(super) const REJOIN: Duration = Duration::from_secs(24 * 3600);
 /// A fence without a hook is an attempt, for which a failover does not wait long.
 const SQL_FENCE: Duration = Duration::from_secs(2);
 
@@ -70,7 +72,7 @@ impl Workshop {
             Job::Seal { node } => facts.server(node).await?.seal().await.map(Fact::Sealed),
             Job::Unseal { node } => facts.server(node).await?.unseal().await.map(|()| Fact::Done),
             Job::Stop { node, to } => facts.stop(node, to).await,
-            Job::Resume { node } => facts.server(node).await?.allow_writes().await.map(|()| Fact::Done),
+            Job::Resume { node } => facts.resume(node).await,
             Job::CatchUp { node, lsn } => facts.server(node).await?.catch_up(lsn).await.map(Fact::Sealed),
             Job::Promote { node } => facts.server(node).await?.promote().await,
             Job::Follow { node, primary } => facts.follow(node, primary).await,
@@ -139,7 +141,11 @@ impl Facts {
             facts.push(("PGPILOT_PRIMARY_HOST", profile.host));
             facts.push(("PGPILOT_PRIMARY_PORT", profile.port.to_string()));
         }
-        hook::run(hook, self.command(hook), &facts, self.settings.failover.hook_timeout).await.map(|()| Fact::Done)
+        let limit = match hook {
+            Hook::Rejoin => REJOIN,
+            _ => self.settings.failover.hook_timeout,
+        };
+        hook::run(hook, self.command(hook), &facts, limit).await.map(|()| Fact::Done)
     }
 
     async fn quiesce(&self, node: NodeId) -> Outcome {
@@ -190,6 +196,14 @@ impl Facts {
         // Sessions that keep something there, outside a transaction: they are told with their next statement.
         self.connections.sever(node);
         Ok(Fact::Stopped(stopped))
+    }
+
+    /// One that a hook has shut down is started again by the hook that makes it a replica: of nobody, in this case.
+    async fn resume(&self, node: NodeId) -> Outcome {
+        if self.has(Hook::Demote) && self.has(Hook::Rejoin) && self.contact(node) != Contact::Up {
+            self.hook(Hook::Rejoin, node, node, Some(node)).await?;
+        }
+        self.server(node).await?.allow_writes().await.map(|()| Fact::Done)
     }
 
     async fn follow(&self, node: NodeId, primary: NodeId) -> Outcome {
