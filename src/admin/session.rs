@@ -8,7 +8,8 @@ use super::command::{COMMANDS, Command, NotACommand, Question, Verb, parse};
 use super::console::{ConsoleUser, Level};
 use super::courtesy::{self, Settings};
 use super::explain;
-use super::sources::{Action, Outcome, Sources};
+use super::orders;
+use super::sources::{Action, Outcome, Refused, Sources};
 use super::table::{Column, Format, Table, put_heads, put_values};
 use crate::telemetry::Topic;
 use crate::wire::backend::{self, Report, Severity, TransactionStatus};
@@ -309,18 +310,27 @@ impl<'s> Session<'s> {
             return Err(Report::error(SqlState::INSUFFICIENT_PRIVILEGE, text).into());
         }
         let (action, node) = match verb {
-            Verb::Drain(node) => (Action::Drain(self.node(node)?), Some(node)),
-            Verb::Undrain(node) => (Action::Undrain(self.node(node)?), Some(node)),
+            Verb::Drain(node) => (Action::Drain(self.node(node)?), Some(node.as_str())),
+            Verb::Undrain(node) => (Action::Undrain(self.node(node)?), Some(node.as_str())),
             Verb::Pause => (Action::Pause, None),
             Verb::Resume => (Action::Resume, None),
             Verb::Reload => (Action::Reload, None),
             Verb::Shutdown => (Action::Shutdown, None),
+            Verb::Order(wish) => {
+                let to = wish.node().map(|node| self.node(node)).transpose()?;
+                (Action::Order(wish.order(to)), wish.node())
+            }
         };
-        let (name, node) = (&*self.who.name, node.map(String::as_str));
+        let name = &*self.who.name;
+        let command = if let Verb::Order(wish) = verb { wish.to_string() } else { tag.to_owned() };
         let outcome = self.sources.perform(action).await;
-        let result = if outcome.is_ok() { "done" } else { "refused" };
-        tracing::info!(user = name, command = tag, node, result, "admin console");
-        self.sources.journal().note(Topic::Operator, node, format!("{tag} by {name}: {result}"));
+        let result = match &outcome {
+            Ok(_) => "done",
+            Err(Refused::StillRunning { .. }) => "still running",
+            Err(_) => "refused",
+        };
+        tracing::info!(user = name, command, node, result, "admin console");
+        self.sources.journal().note(Topic::Operator, node, format!("{command} by {name}: {result}"));
         match outcome {
             Ok(outcome) => Ok(Answer::Done(tag, outcome)),
             Err(refused) => Err(Report::error(refused.sqlstate(), refused.to_string()).into()),
@@ -356,9 +366,17 @@ impl From<WireError> for Failure {
 
 impl From<NotACommand> for Failure {
     fn from(error: NotACommand) -> Self {
-        Report::error(SqlState::SYNTAX_ERROR, error.to_string()).hint(list_of_commands()).into()
+        let hint = match &error {
+            NotACommand::NotForced => format!("{WITHOUT_FORCE} {}.", orders::FAILOVER),
+            _ => list_of_commands(),
+        };
+        Report::error(SqlState::SYNTAX_ERROR, error.to_string()).hint(hint).into()
     }
 }
+
+/// Said to who asks for a failover and may mean something gentler.
+const WITHOUT_FORCE: &str = "SWITCHOVER hands over from a primary that is well, and loses nothing. FAILOVER DRY RUN says what \
+                             would be done.";
 
 fn list_of_commands() -> String {
     let commands: Vec<_> = COMMANDS.iter().map(|(syntax, _)| *syntax).collect();
@@ -436,6 +454,7 @@ fn tag_of_verb(verb: &Verb) -> &'static str {
         Verb::Resume => "RESUME",
         Verb::Reload => "RELOAD",
         Verb::Shutdown => "SHUTDOWN",
+        Verb::Order(wish) => wish.tag(),
     }
 }
 

@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{Sources, http};
+use crate::cluster::failover::{self, Failover};
 use crate::cluster::{Cluster, Settings};
 use crate::config::{Config, Listen};
 use crate::decide::route::{Role, Snapshot, State};
 use crate::proxy::{self, Listener, Shared};
 use crate::telemetry::{Telemetry, Topic};
 
-use operations::{Door, Operations};
+use operations::{Door, Links, Operations};
 
 /// A running pgpilot. Dropped, it stops at once.
 pub struct App {
@@ -51,9 +52,16 @@ impl App {
         };
         let stop = CancellationToken::new();
         let shared = Shared::new(config, cluster, telemetry.metrics().clone(), stop)?;
+        let settings = failover::Settings::from(&**shared.config.load());
+        let failover = Failover::start(shared.cluster.clone(), settings, Arc::new(Links(shared.clone())))?;
         let asked_to_stop = CancellationToken::new();
-        let operations =
-            Arc::new(Operations { shared: shared.clone(), telemetry: telemetry.clone(), file, asked_to_stop });
+        let operations = Arc::new(Operations {
+            shared: shared.clone(),
+            telemetry: telemetry.clone(),
+            failover,
+            file,
+            asked_to_stop,
+        });
         let mut app = App {
             addresses: listeners.iter().filter_map(|(_, address)| *address).collect(),
             metrics_address: http.as_ref().and_then(|listener| listener.local_addr().ok()),

@@ -179,7 +179,17 @@ SELECT s.recovering,
        extract(epoch FROM current_setting('recovery_min_apply_delay')::interval)::float8,
        w.pid IS NOT NULL,
        w.status,
-       extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time)::float8
+       extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time)::float8,
+       w.sender_host,
+       w.sender_port,
+       extract(epoch FROM current_setting('wal_receiver_timeout')::interval)::float8,
+       coalesce(
+         CASE WHEN s.recovering AND pg_has_role('pg_read_all_settings', 'USAGE') THEN
+           trim('''' FROM substring(current_setting('primary_conninfo') FROM 'application_name *= *(''[^'']*''|[^'' ]+)'))
+         END,
+         nullif(current_setting('cluster_name'), ''),
+         'walreceiver'),
+       current_setting('synchronous_standby_names')
   FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) s
   LEFT JOIN pg_stat_wal_receiver w ON true";
 
@@ -196,6 +206,7 @@ fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
             true => Some(Receiver {
                 status: row.try_get::<_, Option<String>>(14)?.unwrap_or_default(),
                 silent_for: row.try_get::<_, Option<f64>>(15)?.map(seconds),
+                sender: sender(row)?,
             }),
             false => None,
         };
@@ -210,6 +221,7 @@ fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
             applying,
             receiver,
             apply_delay: seconds(row.try_get(12)?),
+            receiver_timeout: seconds(row.try_get(18)?),
         })
     } else {
         Stage::Writable { flush: lsn(row.try_get(6)?), insert: lsn(row.try_get(7)?) }
@@ -224,7 +236,15 @@ fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
             page: positive(row.try_get(4)?, standard.page),
         },
         stage,
+        standby_name: row.try_get(19)?,
+        synchronous: row.try_get(20)?,
     })
+}
+
+/// Only who may read all statistics is told.
+fn sender(row: &Row) -> Result<Option<(String, u16)>, tokio_postgres::Error> {
+    let port = row.try_get::<_, Option<i32>>(17)?.and_then(|port| u16::try_from(port).ok());
+    Ok(row.try_get::<_, Option<String>>(16)?.zip(port))
 }
 
 fn lsn(lsn: PgLsn) -> Lsn {

@@ -10,6 +10,7 @@ mod board;
 pub mod catalogue;
 mod chronicle;
 mod control;
+pub mod failover;
 pub mod load;
 mod monitor;
 mod settings;

@@ -135,6 +135,8 @@ async fn operators_see_and_steer_a_running_pgpilot() {
     assert_eq!(serving.say(&["undrain", "pg2"]).await.code, 0);
     assert_eq!(serving.status().await["nodes"][1]["drained"], false);
 
+    orders_are_checked(&serving).await;
+
     // A pause waits for a transaction, and whoever comes later waits for its end.
     let transaction = client.transaction().await.unwrap();
     transaction.batch_execute("SELECT 1").await.unwrap();
@@ -163,6 +165,20 @@ async fn operators_see_and_steer_a_running_pgpilot() {
     assert_eq!(serving.ended().await, Some(0));
     let gone = serving.say(&["status"]).await;
     assert_eq!(gone.code, 3, "{}", gone.err);
+}
+
+/// Who shall be the primary is asked for with care: nothing of this changes anything.
+async fn orders_are_checked(serving: &Serving) {
+    let unforced = serving.say(&["failover", "--to", "pg2"]).await;
+    assert!(unforced.code == 2 && unforced.err.contains("pgpilot switchover"), "{}", unforced.err);
+    let unknown = serving.say(&["switchover", "--to", "pg9", "--output", "json"]).await;
+    let report: Value = serde_json::from_str(&unknown.out).unwrap_or_else(|_| panic!("{}", unknown.err));
+    assert_eq!((unknown.code, &report["order"]), (1, &"SWITCHOVER TO \"pg9\"".into()));
+    assert_eq!((&report["result"], &report["failover"]["primary"]), (&"refused".into(), &"pg1".into()));
+    assert!(report["error"].as_str().unwrap().contains("Nodes: pg1, pg2, pg3."), "{report:#}");
+    let failover = serving.status().await["failover"][0].clone();
+    assert!(failover["state"].is_string() && failover["maintenance"] == false, "{failover:#}");
+    assert!(serving.get("/metrics").await.contains("pgpilot_maintenance 0"));
 }
 
 #[tokio::test]

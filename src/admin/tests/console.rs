@@ -30,7 +30,9 @@ pub(super) async fn console(level: Level, fake: std::sync::Arc<Fake>, mut server
     let _ = serve(server, BytesMut::new(), who, fake).await;
 }
 
-async fn connect(level: Level) -> (Client, std::sync::Arc<Fake>, tokio::sync::mpsc::UnboundedReceiver<String>) {
+pub(super) async fn connect(
+    level: Level,
+) -> (Client, std::sync::Arc<Fake>, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let fake = Fake::new();
     let (near, far) = tokio::io::duplex(1 << 16);
     tokio::spawn(console(level, fake.clone(), far));
@@ -47,7 +49,7 @@ async fn connect(level: Level) -> (Client, std::sync::Arc<Fake>, tokio::sync::mp
     (client, fake, received)
 }
 
-fn code(error: &tokio_postgres::Error) -> &str {
+pub(super) fn code(error: &tokio_postgres::Error) -> &str {
     error.code().map_or("", |code| code.code())
 }
 

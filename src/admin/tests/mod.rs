@@ -3,6 +3,7 @@
 mod console;
 mod fake;
 mod http;
+mod orders;
 mod protocol;
 
 use fake::Fake;

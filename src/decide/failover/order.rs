@@ -1,6 +1,7 @@
 //! What an operator may ask for.
 
 use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
 
 use crate::decide::route::NodeId;
 
@@ -23,7 +24,7 @@ pub enum Run {
     Dry,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Maintenance {
     On,
     #[default]

@@ -28,6 +28,9 @@ pub(crate) fn settings(servers: &LocalCluster, interval: Duration) -> Settings {
         port: node.port(),
         zone: None,
         weight: 1,
+        priority: 100,
+        replication_host: None,
+        replication_port: None,
         tls: tls.clone(),
     };
     Settings {
