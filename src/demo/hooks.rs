@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::cluster::LocalCluster;
 use super::error::{Doing, Error};
-use super::node::{Node, Stop};
+use super::node::{Ending, Node, Stop};
 use super::processes::Scope;
 use super::replication::Rejoin;
 
@@ -71,7 +71,7 @@ impl LocalCluster {
     /// Lets `program`, a pgpilot, carry out hooks on this cluster's nodes.
     ///
     /// The meaning of the hooks: *fence* kills every process of the node, *demote* shuts it down fast and fails if that
-    /// is not a clean end, *rejoin* has it stream from the primary, by pg_rewind (which leaves it as it is if it has
+    /// is not a clean end, or the candidate does not get all of it, *rejoin* has it stream from the primary, by pg_rewind (which leaves it as it is if it has
     /// nothing of its own), else from a new copy; if it is itself the primary, it is started again. *pre_promote* and *post_promote* do nothing.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl LocalCluster {
         let node = self.node(fact("NODE")?)?;
         match fact("HOOK")?.as_str() {
             "fence" => node.kill9(Scope::Node).await,
-            "demote" => demote(node).await,
+            "demote" => demote(node, self.node(fact("PRIMARY")?)?).await,
             "rejoin" => self.bring_back(node, self.node(fact("PRIMARY")?)?).await,
             "pre_promote" | "post_promote" => Ok(()),
             other => Err(Error::NoHook(other.to_owned())),
@@ -133,11 +133,17 @@ impl LocalCluster {
     }
 }
 
-async fn demote(node: &Node) -> Result<(), Error> {
+/// Done when the candidate has the last thing that the node wrote: only a replica that is connected is sent it.
+async fn demote(node: &Node, candidate: &Node) -> Result<(), Error> {
     if node.is_running() {
         node.stop(Stop::Fast).await?;
     }
-    if node.was_shut_down_cleanly()? { Ok(()) } else { Err(Error::NotClean { node: node.name().to_owned() }) }
+    let Ending::Primary { checkpoint } = node.ending()? else {
+        return Err(Error::NotClean { node: node.name().to_owned() });
+    };
+    let last = format!("'{:X}/{:X}'", checkpoint >> 32, checkpoint & 0xFFFF_FFFF);
+    let sql = format!("SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) > {last}");
+    candidate.wait_for_truth("it has received everything", &sql).await
 }
 
 /// One after the other: hooks of one cluster are about each other's nodes. A hook that pgpilot gives up in the middle is

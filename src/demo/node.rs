@@ -45,6 +45,17 @@ pub enum Stop {
     Smart,
 }
 
+/// How a server has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Properly, as a primary; the position of the last thing it wrote, the checkpoint of its shutdown.
+    Primary { checkpoint: u64 },
+    /// Properly, as a standby.
+    Standby,
+    /// There is something to recover; or it runs.
+    Crash,
+}
+
 impl Node {
     pub(super) fn new(name: &str, port: Port, directory: PathBuf, common: Arc<Common>) -> Self {
         Self { name: name.to_owned(), port, directory, common, process: Mutex::new(None) }
@@ -176,13 +187,18 @@ impl Node {
         Ok(())
     }
 
-    /// Whether it ended as a primary that has nothing to recover, by its control file. Source: `ControlFileData` and
-    /// `DBState` in `src/include/catalog/pg_control.h`: the state, an int, follows 16 bytes of identifiers and versions;
-    /// `DB_SHUTDOWNED` is 1.
-    pub fn was_shut_down_cleanly(&self) -> Result<bool, Error> {
+    /// How it ended, by its control file. Source: `ControlFileData` and `DBState` in `src/include/catalog/pg_control.h`:
+    /// the state, an int, follows 16 bytes of identifiers and versions; `checkPoint` is at 32, behind a time.
+    pub(super) fn ending(&self) -> Result<Ending, Error> {
         let path = self.data_directory().join("global/pg_control");
         let control = fs::read(&path).doing("read", &path)?;
-        Ok(!self.is_running() && control.get(16..20) == Some(&1_u32.to_ne_bytes()))
+        let state = control.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        let checkpoint = control.get(32..40).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
+        Ok(match (state, checkpoint) {
+            (Some(1), Some(checkpoint)) => Ending::Primary { checkpoint },
+            (Some(2), _) => Ending::Standby,
+            _ => Ending::Crash,
+        })
     }
 
     /// The last lines of its log.

@@ -8,7 +8,7 @@ use super::account;
 use super::cluster::LocalCluster;
 use super::copy::{self, Contents};
 use super::error::{Doing, Error};
-use super::node::{Node, Stop};
+use super::node::{Ending, Node, Stop};
 use super::settings::{Settings, conninfo, identifier, quote, render};
 use super::template::{REPLICATOR, SUPERUSER};
 use super::wait::{LIMIT, until};
@@ -174,6 +174,14 @@ async fn rewind(node: &Node, primary: &Node) -> Result<(), Error> {
     let data = node.data_directory();
     // It refuses to work on a standby that was not shut down properly.
     let _ = fs::remove_file(data.join("standby.signal"));
+    if node.ending()? == Ending::Crash {
+        // pg_rewind would do so without our configuration, and then miss `wal_log_hints`.
+        let mut server = node.account().command(node.binaries().tool("postgres")?);
+        server.current_dir(node.directory()).args(["--single", "-F", "-D"]).arg(&data);
+        server.arg("-c").arg(format!("config_file={}", node.directory().join("postgresql.conf").display()));
+        server.arg("template1");
+        spawn_blocking(move || account::run(&mut server)).await??;
+    }
     let sockets = primary.socket_directory().to_string_lossy().into_owned();
     let port = primary.port().to_string();
     let source = conninfo(&[("host", &sockets), ("port", &port), ("user", SUPERUSER), ("dbname", "postgres")]);

@@ -52,6 +52,7 @@ async fn a_throwaway_cluster_is_made_whole() {
     twice(&hooks, "demote", two, one).await;
     twice(&hooks, "rejoin", two, two).await;
     two.sql("INSERT INTO t VALUES (2)").await.unwrap();
+    cluster.wait_for_streaming(two).await.unwrap();
     twice(&hooks, "demote", two, one).await;
     one.promote().await.unwrap();
     three.repoint(one).await.unwrap();

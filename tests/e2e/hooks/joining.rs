@@ -74,6 +74,8 @@ async fn a_primary_that_was_shut_down_cleanly_comes_back_as_it_is() {
     // The other candidate is out of order: undone.
     hooked.twice("rejoin", 2, one, one).await;
     one.sql("INSERT INTO t VALUES (1)").await.unwrap();
+    one.wait_for_follower(two).await.unwrap();
+    one.wait_for_follower(three).await.unwrap();
     hooked.twice("demote", 3, one, two).await;
     hooked.promote_two().await;
     let [first, second] = hooked.twice("rejoin", 3, one, two).await;
@@ -82,6 +84,7 @@ async fn a_primary_that_was_shut_down_cleanly_comes_back_as_it_is() {
     hooked.is_whole(one, two, "1,1,2").await;
 
     // And back.
+    two.wait_for_follower(three).await.unwrap();
     hooked.twice("demote", 4, two, one).await;
     one.promote().await.unwrap();
     three.repoint(one).await.unwrap();
