@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{Sources, http};
-use crate::cluster::failover::{self, Failover, Past};
+use crate::cluster::failover::{self, Failover, Past, Surroundings};
 use crate::cluster::{Cluster, Settings};
 use crate::config::{Config, Listen};
 use crate::decide::route::{Role, Snapshot, State};
@@ -54,7 +54,12 @@ impl App {
         let stop = CancellationToken::new();
         let shared = Shared::new(config, cluster, telemetry.metrics().clone(), stop)?;
         let settings = failover::Settings::from(&**shared.config.load());
-        let failover = Failover::start(shared.cluster.clone(), settings, Arc::new(Links(shared.clone())), past);
+        let around = Surroundings {
+            cluster: shared.cluster.clone(),
+            connections: Arc::new(Links(shared.clone())),
+            metrics: shared.metrics.clone(),
+        };
+        let (failover, directing) = Failover::start(around, settings, past);
         let asked_to_stop = CancellationToken::new();
         let operations = Arc::new(Operations {
             shared: shared.clone(),
@@ -67,7 +72,7 @@ impl App {
             addresses: listeners.iter().filter_map(|(_, address)| *address).collect(),
             metrics_address: http.as_ref().and_then(|listener| listener.local_addr().ok()),
             sockets: listeners.iter().filter_map(|(listener, _)| path_of(listener)).collect(),
-            background: vec![telemetry.keep_up()],
+            background: vec![telemetry.keep_up(), directing],
             operations: operations.clone(),
             shared: shared.clone(),
             telemetry,

@@ -154,7 +154,7 @@ pub(super) enum Phase {
 }
 
 /// One row with everything. The timeline of a primary is in the name of its current log file, of a replica in its
-/// receiver, and while none runs in the control file, which lags behind. `RecoveryWalStream` is what a startup process
+/// receiver, and while none runs in the names of its log files; the control file lags behind. `RecoveryWalStream` is what a startup process
 /// waits for that has replayed all that came (monitoring chapter, "Wait Events of Type Activity").
 const WHOLE: &str = "
 SELECT s.recovering,
@@ -164,7 +164,12 @@ SELECT s.recovering,
        current_setting('wal_block_size')::int8,
        CASE WHEN s.recovering THEN
               coalesce(w.received_tli,
-                       (SELECT timeline_id FROM pg_control_checkpoint()),
+                       greatest(
+                         (SELECT timeline_id FROM pg_control_checkpoint()),
+                         CASE WHEN has_function_privilege('pg_ls_waldir()', 'EXECUTE') THEN
+                           (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int4)
+                              FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$')
+                         END),
                        0)
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int4
        END,

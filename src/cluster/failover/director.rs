@@ -10,15 +10,16 @@ use tokio::time::{sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use super::workshop::{Facts, REJOIN, Workshop};
-use super::{Connections, Settings};
+use super::{Connections, Settings, Surroundings};
 use crate::cluster::Cluster;
 use crate::coordination::Store;
 use crate::decide::failover::{
-    Event, Fact, Job, Machine, Note, Order, Outcome, Record, Routing, Severity, Status, Ticket, World, Writing,
+    Ended, Event, Fact, Job, Machine, Note, Order, Outcome, Purpose, Record, Routing, Severity, Status, Ticket, World,
+    Writing,
 };
 use crate::decide::health;
 use crate::decide::route::Snapshot;
-use crate::telemetry::Topic;
+use crate::telemetry::{Count, Ending, Metrics, Topic};
 
 /// While all is well, the machine looks at the cluster at most so often.
 const CALM: Duration = Duration::from_millis(20);
@@ -44,19 +45,20 @@ pub(super) struct Director {
     jobs: JoinSet<Outcome>,
     names: HashMap<Id, Job>,
     status: watch::Sender<Status>,
+    metrics: Arc<Metrics>,
     wake: Instant,
 }
 
 impl Director {
     pub(super) fn new(
-        cluster: Arc<Cluster>,
+        around: Surroundings,
         machine: Machine,
         store: Store,
         settings: watch::Receiver<Settings>,
-        connections: Arc<dyn Connections>,
         requests: mpsc::Receiver<Request>,
         status: watch::Sender<Status>,
     ) -> Self {
+        let Surroundings { cluster, connections, metrics } = around;
         Self {
             cluster,
             machine,
@@ -70,6 +72,7 @@ impl Director {
             jobs: JoinSet::new(),
             names: HashMap::new(),
             status,
+            metrics,
             wake: Instant::now(),
         }
     }
@@ -146,6 +149,9 @@ impl Director {
             if let Some(routing) = actions.routing {
                 self.route(routing);
             }
+            if let Some((purpose, ended)) = actions.ended {
+                self.count(purpose, ended);
+            }
             actions.jobs.into_iter().for_each(|job| self.begin(job));
             for (ticket, answer) in actions.answers {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
@@ -216,6 +222,17 @@ impl Director {
         };
         let handle = self.jobs.spawn(work);
         self.names.insert(handle.id(), job);
+    }
+
+    fn count(&self, purpose: Purpose, ended: Ended) {
+        let ending = match ended {
+            Ended::Done => Ending::Done,
+            Ended::CalledOff => Ending::RolledBack,
+        };
+        self.metrics.count(match purpose {
+            Purpose::Failover => Count::Failover(ending),
+            Purpose::Switchover => Count::Switchover(ending),
+        });
     }
 
     fn tell(&self, note: &Note) {

@@ -21,6 +21,7 @@ use crate::config::{self, Config};
 use crate::coordination::{StateFile, StateFileError, Store};
 use crate::decide::failover::{Machine, Order, Profile, Progress, Record, Rules, Status, Zone};
 use crate::decide::route::{NodeId, Writes};
+use crate::telemetry::Metrics;
 
 use director::{Director, Request};
 
@@ -34,6 +35,13 @@ pub trait Connections: Send + Sync + 'static {
 
     /// Clients that have a statement or a transaction under way on a node.
     fn busy(&self, node: NodeId) -> usize;
+}
+
+/// What changes of primary are about.
+pub struct Surroundings {
+    pub cluster: Arc<Cluster>,
+    pub connections: Arc<dyn Connections>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What changes of primary go by.
@@ -109,30 +117,24 @@ impl Past {
     }
 }
 
-/// Changes of primary, automatic and ordered. Dropping it ends them where they are; the record says how far that is.
+/// Changes of primary, automatic and ordered.
 pub struct Failover {
     orders: mpsc::Sender<Request>,
     status: watch::Receiver<Status>,
     settings: watch::Sender<Settings>,
-    _task: AbortOnDropHandle<()>,
 }
 
 impl Failover {
-    /// Begins to watch over the primary. Needs to be called within a runtime.
-    pub fn start(
-        cluster: Arc<Cluster>,
-        settings: Settings,
-        connections: Arc<dyn Connections>,
-        past: Past,
-    ) -> Self {
+    /// Begins to watch over the primary, until the handle is dropped. Needs to be called within a runtime.
+    pub fn start(around: Surroundings, settings: Settings, past: Past) -> (Self, AbortOnDropHandle<()>) {
         let Past { store, record } = past;
         let machine = Machine::new(settings.rules());
         let (orders, requests) = mpsc::channel(ORDERS);
         let (status, seen) = watch::channel(machine.status());
         let (settings, changed) = watch::channel(settings);
-        let director = Director::new(cluster, machine, store, changed, connections, requests, status);
+        let director = Director::new(around, machine, store, changed, requests, status);
         let task = AbortOnDropHandle::new(tokio::spawn(director.run(record)));
-        Self { orders, status: seen, settings, _task: task }
+        (Self { orders, status: seen, settings }, task)
     }
 
     /// Takes over new settings. Another state file needs a restart.

@@ -215,8 +215,12 @@ impl Server {
 
 const NO_RECEIVER: &str = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
 
+/// The control file tells a replica's timeline only since its last restartpoint; its log files, at once.
 const LOG: &str = "SELECT pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
-       coalesce((SELECT received_tli FROM pg_stat_wal_receiver), (SELECT timeline_id FROM pg_control_checkpoint()))";
+       greatest((SELECT received_tli FROM pg_stat_wal_receiver),
+                (SELECT timeline_id FROM pg_control_checkpoint()),
+                (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int4)
+                   FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'))";
 
 /// After a promotion, `pg_last_wal_replay_lsn()` stays where the old timeline ended (functions-admin chapter).
 const PROMOTED: &str = "SELECT (SELECT system_identifier FROM pg_control_system()),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::elect::{Choice, Terms, elect};
-use super::event::{Actions, Fact, Job, Outcome, Proof, Routing, Ticket, Writing};
+use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
 use super::machine::{Machine, Phase};
 use super::repair::Way;
 use super::world::Contact;
@@ -29,14 +29,6 @@ pub(super) struct Change {
     treatment: Treatment,
     /// Candidates that were given up, and are proven to be fenced.
     abandoned: BTreeSet<NodeId>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// The old primary is lost.
-    Failover,
-    /// It hands over.
-    Switchover,
 }
 
 /// What may have been done to the old primary.
@@ -221,12 +213,11 @@ impl Machine {
             (Step::Promoting { .. }, Job::Promote { .. }) => self.promotion_ended(outcome, now, actions),
             (Step::Abandoning { choice }, Job::Fence { .. }) => {
                 let choice = *choice;
-                self.candidate_fenced(choice, outcome, now, actions);
+                self.candidate_fenced(choice, &outcome, now, actions);
             }
-            (Step::Undoing { waiting, .. }, job) => {
-                if waiting.remove(&job) {
-                    self.undone(job, outcome, now, actions);
-                }
+            (Step::Undoing { waiting, .. }, job) if waiting.contains(&job) => {
+                waiting.remove(&job);
+                self.undone(job, outcome, now, actions);
             }
             _ => {}
         }
@@ -317,9 +308,9 @@ impl Machine {
         actions.jobs.push(Job::Fence { node: choice.candidate });
     }
 
-    fn candidate_fenced(&mut self, choice: Choice, outcome: Outcome, now: Instant, actions: &mut Actions) {
+    fn candidate_fenced(&mut self, choice: Choice, outcome: &Outcome, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = &mut self.phase else { return };
-        if outcome != Ok(Fact::Fenced(Proof::Proven)) {
+        if *outcome != Ok(Fact::Fenced(Proof::Proven)) {
             actions.alarm(
                 Some(choice.candidate),
                 "is not proven to be fenced, so nobody else may be promoted: it is tried again",
@@ -360,6 +351,7 @@ impl Machine {
         if let Some(member) = self.world.nodes.get_mut(usize::from(node.0)) {
             (member.contact, member.role) = (Contact::Up, Role::Primary);
         }
+        actions.ended = Some((change.purpose, Ended::Done));
         self.changed_at = Some(now);
         self.not_before = None;
         self.last = Some(text.clone());
@@ -426,6 +418,7 @@ impl Machine {
         }
         actions.record = Some(Writing::Also(self.record.clone()));
         actions.routing = Some(Routing::Release);
+        actions.ended = Some((change.purpose, Ended::CalledOff));
         self.last = Some(format!("called off: {why}"));
         actions.answers.extend(change.ticket.map(|ticket| (ticket, Err(why))));
         self.back_to_steady(now);

@@ -97,6 +97,8 @@ pub struct Actions {
     pub jobs: Vec<Job>,
     pub notes: Vec<Note>,
     pub answers: Vec<(Ticket, Result<String, String>)>,
+    /// A change of primary is over.
+    pub ended: Option<(Purpose, Ended)>,
     /// When to report [`Event::Seen`] again, unless something else comes first.
     pub wake: Option<Instant>,
 }
@@ -119,6 +121,23 @@ pub enum Routing {
     Release,
     /// To this node, which is the primary of `epoch`.
     Appoint { node: NodeId, epoch: u64, timeline: Timeline },
+}
+
+/// Why the primary is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The old primary is lost.
+    Failover,
+    /// It hands over.
+    Switchover,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// There is a new primary.
+    Done,
+    /// The old one stays.
+    CalledOff,
 }
 
 /// Something that operators should know.

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::change::{Change, Purpose, Step};
+use super::change::{Change, Step};
 use super::elect::{Choice, Terms, Unelectable, elect};
-use super::event::{Actions, Event, Job, Outcome, Routing, Ticket, Writing};
+use super::event::{Actions, Event, Job, Outcome, Purpose, Routing, Ticket, Writing};
 use super::repair::Repairs;
 use super::suspicion::{Suspicion, Testimony, testimony};
 use super::world::{Contact, World};

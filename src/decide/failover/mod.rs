@@ -21,7 +21,7 @@ mod tests;
 mod world;
 
 pub use elect::Unelectable;
-pub use event::{Actions, Event, Fact, Job, Note, Outcome, Proof, Routing, Severity, Ticket, Writing};
+pub use event::{Actions, Ended, Event, Fact, Job, Note, Outcome, Proof, Purpose, Routing, Severity, Ticket, Writing};
 pub use machine::{Machine, Rules, Status};
 pub use order::{Guards, Maintenance, Order, Run};
 pub use record::{Progress, Record};

@@ -176,8 +176,8 @@ impl Simulation {
         let upstream = |node: usize| self.servers[node].upstream;
         // One may stream from another replica.
         let follows = |node: usize| {
-            let reaches = upstream(node) == Some(pilot.primary)
-                || upstream(node).and_then(upstream) == Some(pilot.primary);
+            let reaches =
+                upstream(node) == Some(pilot.primary) || upstream(node).and_then(upstream) == Some(pilot.primary);
             reaches && self.servers[node].timeline == primary.timeline
         };
         !pilot.held
@@ -189,9 +189,11 @@ impl Simulation {
 
     fn describe(&self) -> String {
         let status = self.pilot.as_ref().map(|pilot| (pilot.machine.status(), pilot.primary, pilot.held));
-        let servers: Vec<_> = self.servers.iter().map(|it| {
-            (it.state, it.role, it.timeline, it.log.len(), it.upstream, it.read_only, it.deaf)
-        }).collect();
+        let servers: Vec<_> = self
+            .servers
+            .iter()
+            .map(|it| (it.state, it.role, it.timeline, it.log.len(), it.upstream, it.read_only, it.deaf))
+            .collect();
         format!("step {}, {status:?}, {servers:?}, {:?}", self.step, self.record)
     }
 
@@ -209,7 +211,6 @@ impl Simulation {
             _ => {
                 let order = Order::Switchover { to: Some(id(node)), run: Run::Real };
                 self.tell(Event::Ordered { order, ticket: 0 });
-                return;
             }
         }
     }
@@ -236,7 +237,8 @@ impl Simulation {
         let writable = |node: &usize| self.servers[*node].role == Role::Primary && self.is_reached(*node);
         let remembered = (0..self.servers.len()).find(|node| known == Some(&name(*node)));
         let newer = |node: &usize| remembered.is_none() || self.servers[*node].timeline > self.record.timeline.0;
-        let found = (0..self.servers.len()).filter(writable).filter(newer).max_by_key(|&node| self.servers[node].timeline);
+        let found =
+            (0..self.servers.len()).filter(writable).filter(newer).max_by_key(|&node| self.servers[node].timeline);
         let Some(primary) = found.or(remembered) else { return };
         let mut pilot = Pilot {
             machine: Machine::new(Self::rules()),
