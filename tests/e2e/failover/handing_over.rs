@@ -49,8 +49,7 @@ async fn under_load(proxy: &Proxy, work: impl AsyncFnOnce()) -> (i64, Duration) 
 
 async fn hand_over(proxy: &Proxy, to: &str) {
     let order = Order::Switchover { to: Some(proxy.id(to)), run: Run::Real };
-    let said = proxy.order(order).await.unwrap_or_else(|error| panic!("{error}: {:#?}", proxy.events()));
-    println!("{said:?}");
+    proxy.order(order).await.unwrap_or_else(|error| panic!("{error}: {:#?}", proxy.events()));
     assert_eq!(proxy.primary().as_deref(), Some(to), "{:#?}", proxy.events());
 }
 
