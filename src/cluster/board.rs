@@ -102,6 +102,7 @@ impl Board {
             Event::Sampled { .. } => Some(&self.tally.samples),
             Event::Failed { .. } => Some(&self.tally.failures),
             Event::Configured(_)
+            | Event::Knocked { .. }
             | Event::Drained { .. }
             | Event::Undrained { .. }
             | Event::Held

@@ -5,21 +5,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use crate::config;
-use crate::decide::health::{Event, Failure};
+use crate::decide::health::{Door, Event, Failure};
 use crate::decide::position::Lsn;
 use crate::decide::route::{NodeId, Role};
 
 use super::board::{Bell, Board, Call, Chase};
-use super::control::{Control, Phase, Side, failure_of, refusal_of};
+use super::control::{Control, ControlError, Phase, Side, connect_control, failure_of, refusal_of};
 
 /// Between two questions for a mark: sessions that write all the time share one.
 const MARK_GAP: Duration = Duration::from_millis(1);
 /// The first pause between two looks at a replica that is expected to reach a mark. It doubles, up to the interval.
 const CHASE_STEP: Duration = Duration::from_millis(1);
+/// Between two new connections to a node that answers on the kept one.
+const KNOCK: Duration = Duration::from_secs(2);
 /// Nobody waits longer for a replica; its lag is for the regular probes then.
 const CHASE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -75,6 +78,8 @@ impl Monitor {
                 Ok(Ok(control)) => {
                     self.failed_dials = 0;
                     self.whole_due = Instant::now();
+                    let knocking = knock(self.id, self.node.clone(), self.health.clone(), Arc::clone(&self.board));
+                    let _knocking = AbortOnDropHandle::new(tokio::spawn(knocking));
                     let failure = self.watch(control).await;
                     if failure != Failure::Timeout {
                         self.report_failure(failure);
@@ -250,6 +255,23 @@ async fn ask(
         Question::Mark | Question::Chase => {
             let progress = control.ask_progress(side).await?;
             Ok(progress.map(|progress| Event::Sampled { node, asked_at, progress }))
+        }
+    }
+}
+
+/// Looks whether a node takes new connections, for as long as it is not dropped.
+async fn knock(id: NodeId, node: config::Node, health: config::Health, board: Arc<Board>) {
+    let mut last = Door::Open;
+    loop {
+        sleep(KNOCK).await;
+        let door = match timeout(health.timeout, connect_control(&node, &health, &health.database)).await {
+            // An error that it tells of itself is an answer.
+            Ok(Ok(_)) | Ok(Err(ControlError::Server(_))) => Door::Open,
+            Ok(Err(ControlError::Open(_))) | Err(_) => Door::Shut,
+        };
+        if door != last {
+            last = door;
+            board.report(Event::Knocked { node: id, door });
         }
     }
 }

@@ -28,6 +28,11 @@ pub enum Event {
         node: NodeId,
         failure: Failure,
     },
+    /// Whether a node that answers on the kept connection takes new ones, too.
+    Knocked {
+        node: NodeId,
+        door: Door,
+    },
     /// An operator takes a node out, or puts it back.
     Drained {
         node: NodeId,
@@ -51,6 +56,14 @@ pub enum Event {
         node: NodeId,
         timeline: Timeline,
     },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Door {
+    #[default]
+    Open,
+    /// Its postmaster does not answer. Its sessions go on: it is no lost node, but one that somebody should look at.
+    Shut,
 }
 
 /// A node as the topology file describes it.

@@ -125,6 +125,7 @@ impl Health {
             }
             Event::Configured(specs) => self.configure(specs),
             Event::Failed { node, failure } => self.known(node)?.failed(failure),
+            Event::Knocked { node, door } => self.known(node)?.door = door,
             Event::Drained { node } => self.known(node)?.drained = true,
             Event::Undrained { node } => self.known(node)?.drained = false,
             Event::Held => self.writes = Writes::Held,

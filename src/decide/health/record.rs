@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{Lag, NodeId, NodeView, Role, Sample, State, Trouble};
 
-use super::event::{Answer, Applying, Failure, NodeSpec, Progress, Recovery, Stage};
+use super::event::{Answer, Applying, Door, Failure, NodeSpec, Progress, Recovery, Stage};
 use super::trail::{Reached, Trail};
 use super::{Following, Limits};
 
@@ -21,6 +21,7 @@ pub(super) struct Record {
     /// The replica has everything that the primary had written by then.
     complete: Option<Instant>,
     fresh: bool,
+    pub(super) door: Door,
     pub(super) drained: bool,
 }
 
@@ -49,6 +50,7 @@ impl Record {
             lag: Lag::default(),
             complete: None,
             fresh: false,
+            door: Door::Open,
             drained: false,
         }
     }
@@ -171,6 +173,8 @@ impl Record {
         if self.is_removed() {
             return;
         }
+        // Whether it takes connections is asked of a node that answers.
+        self.door = Door::Open;
         let trouble = failure.trouble();
         if matches!(failure, Failure::Lost | Failure::Refused) && self.position.is_some() {
             self.forget_position();
@@ -267,6 +271,7 @@ impl Record {
         match (role, identity) {
             (Role::Unknown, Some(expected)) if found != expected => Some(Trouble::ForeignSystem { found, expected }),
             (Role::Stray, _) => Some(Trouble::SecondPrimary),
+            _ if self.door == Door::Shut => Some(Trouble::DoorShut),
             _ => None,
         }
     }

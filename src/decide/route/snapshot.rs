@@ -177,6 +177,8 @@ pub enum Trouble {
     Crowded,
     /// The probe is refused with this SQLSTATE: a login, a privilege or a database is missing. It is alive.
     Denied(Code),
+    /// It answers, but new connections to it are not: its postmaster hangs.
+    DoorShut,
     /// It belongs to another cluster: its system identifier differs.
     ForeignSystem { found: u64, expected: u64 },
     /// It is writable, and another node is this cluster's primary.
@@ -204,6 +206,7 @@ impl fmt::Display for Trouble {
             Self::Starting => f.write_str("starting up or shutting down (57P03)"),
             Self::Crowded => f.write_str("alive, but has no connection left for the probe (53300)"),
             Self::Denied(code) => write!(f, "alive, but refuses the probe ({code})"),
+            Self::DoorShut => f.write_str("answers, but takes no new connections"),
             Self::ForeignSystem { found, expected } => {
                 write!(f, "belongs to another cluster: system identifier {found}, expected {expected}")
             }

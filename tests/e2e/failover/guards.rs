@@ -20,6 +20,8 @@ async fn a_postmaster_that_is_frozen_alone_is_no_lost_primary() {
         client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
     }
     assert_eq!(proxy.primary().as_deref(), Some("pg1"), "{:#?}", proxy.events());
+    // Somebody should look at it all the same.
+    proxy.wait_for_event("takes no new connections").await;
     proxy.node("pg1").thaw().unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! pgpilot changes the primary itself: of its own accord when that is lost, and when it is asked to.
 
+mod campaign;
 mod guards;
 mod handing_over;
 mod losing;

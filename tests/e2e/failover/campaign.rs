@@ -1,0 +1,159 @@
+//! One change of primary after the other, under a workload that notes what was acknowledged.
+//!
+//! `PGPILOT_SOAK_ROUNDS` says how many; `./dev soak failover` runs it for long.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pgpilot::decide::failover::{Order, Run};
+use pgpilot::demo::Scope;
+use tokio_postgres::Client;
+
+use super::{plain, with_hooks};
+use crate::support::proxy::{Proxy, ask};
+use crate::support::{LIMIT, wait_for};
+
+const WRITERS: i64 = 6;
+const TELLERS: usize = 2;
+const ACCOUNTS: i64 = 20;
+/// In each; transfers leave the sum as it is.
+const DEPOSIT: i64 = 1000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Freeze,
+    /// Not a fault: the primary hands over.
+    Switchover,
+}
+
+/// What the workload has seen.
+#[derive(Default)]
+struct Seen {
+    stop: AtomicBool,
+    /// Grows with each acknowledged write.
+    acknowledged: AtomicU64,
+}
+
+/// Writes numbers of its own, and returns those that were acknowledged.
+async fn write(client: Client, first: i64, seen: Arc<Seen>) -> Vec<i64> {
+    let (mut acknowledged, mut next) = (Vec::new(), first);
+    while !seen.stop.load(Ordering::Relaxed) {
+        if client.execute("INSERT INTO written VALUES ($1)", &[&next]).await.is_ok() {
+            acknowledged.push(next);
+            seen.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        assert!(!client.is_closed(), "pgpilot has closed a client's connection");
+        next += WRITERS;
+    }
+    acknowledged
+}
+
+/// Moves money about, in transactions of several statements.
+async fn transfer(client: Client, seed: u64, seen: Arc<Seen>) {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    while !seen.stop.load(Ordering::Relaxed) {
+        let (from, to, amount) = (dice.i64(..ACCOUNTS), dice.i64(..ACCOUNTS), dice.i64(1..10));
+        let whole = async {
+            client.batch_execute("BEGIN").await?;
+            client.execute("UPDATE accounts SET balance = balance - $1 WHERE id = $2", &[&amount, &from]).await?;
+            client.execute("UPDATE accounts SET balance = balance + $1 WHERE id = $2", &[&amount, &to]).await?;
+            client.batch_execute("COMMIT").await
+        };
+        if whole.await.is_err() {
+            // Whatever became of it, it is over; between two tries something else may run.
+            let _ = client.batch_execute("ROLLBACK").await;
+        }
+        assert!(!client.is_closed(), "pgpilot has closed a client's connection");
+    }
+}
+
+async fn strike(proxy: &Proxy, fault: Fault, primary: &str) {
+    let node = proxy.node(primary);
+    match fault {
+        Fault::Kill => node.kill9(Scope::Node).await.unwrap(),
+        Fault::Freeze => node.freeze(Scope::Node).await.unwrap(),
+        Fault::Switchover => {
+            let order = Order::Switchover { to: None, run: Run::Real };
+            let told = proxy.order(order).await;
+            assert!(told.is_ok(), "{told:?}: {:#?}", proxy.events());
+        }
+    }
+}
+
+/// Returns how long each change took, from the blow to the next acknowledged write.
+#[allow(clippy::print_stdout, reason = "what was measured is what it is run for")]
+async fn campaign(rounds: usize, fault_of: impl Fn(usize) -> Fault) -> Vec<(Fault, Duration)> {
+    let stage = with_hooks(plain().synchronous(1), "").await;
+    let proxy = &stage.proxy;
+    let client = proxy.connect().await;
+    client
+        .batch_execute("CREATE TABLE written (n bigint); CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint)")
+        .await
+        .unwrap();
+    let fill = format!("INSERT INTO accounts SELECT n, {DEPOSIT} FROM generate_series(0, {ACCOUNTS} - 1) n");
+    client.batch_execute(&fill).await.unwrap();
+    let seen = Arc::new(Seen::default());
+    let mut writers = Vec::new();
+    for first in 0..WRITERS {
+        writers.push(tokio::spawn(write(proxy.connect().await, first, seen.clone())));
+    }
+    let mut tellers = Vec::new();
+    for seed in 0..TELLERS {
+        tellers.push(tokio::spawn(transfer(proxy.connect().await, seed as u64, seen.clone())));
+    }
+    let mut times = Vec::new();
+    for round in 0..rounds {
+        let (old, fault) = (proxy.primary().unwrap(), fault_of(round));
+        let begun = Instant::now();
+        strike(proxy, fault, &old).await;
+        proxy.wait_for_another_than(&old).await;
+        let before = seen.acknowledged.load(Ordering::Relaxed);
+        wait_for("a write to be acknowledged", LIMIT, async || seen.acknowledged.load(Ordering::Relaxed) > before)
+            .await;
+        times.push((fault, begun.elapsed()));
+        // Whole again: three nodes, of which two follow.
+        proxy.wait_for_replicas(2).await;
+    }
+    seen.stop.store(true, Ordering::Relaxed);
+    let mut acknowledged = Vec::new();
+    for writer in writers {
+        acknowledged.extend(writer.await.unwrap());
+    }
+    for teller in tellers {
+        teller.await.unwrap();
+    }
+    let rows = client.query("/* pgpilot: primary */ SELECT n FROM written", &[]).await.unwrap();
+    let there: HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+    let lost: Vec<_> = acknowledged.iter().filter(|n| !there.contains(n)).collect();
+    assert!(lost.is_empty(), "{} of {} are lost: {lost:?}: {:#?}", lost.len(), acknowledged.len(), proxy.events());
+    assert!(acknowledged.len() > rounds, "{} acknowledged", acknowledged.len());
+    let sum = ask(&client, "/* pgpilot: primary */ SELECT sum(balance) FROM accounts").await;
+    assert_eq!(sum, (ACCOUNTS * DEPOSIT).to_string(), "money was made or lost");
+    println!("{rounds} changes of primary, {} acknowledged writes, none lost", acknowledged.len());
+    times
+}
+
+/// With one of two standbys in each commit, nothing that was acknowledged is lost, whenever the primary dies.
+#[tokio::test]
+async fn with_synchronous_replication_no_acknowledged_commit_is_lost() {
+    campaign(3, |round| if round == 1 { Fault::Switchover } else { Fault::Kill }).await;
+}
+
+#[tokio::test]
+#[ignore = "takes as long as it is told to: ./dev soak failover"]
+async fn soak() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let rounds = number("PGPILOT_SOAK_ROUNDS").unwrap_or(200);
+    let all = [Fault::Kill, Fault::Kill, Fault::Switchover, Fault::Freeze];
+    let times = campaign(rounds, |round| all[round % all.len()]).await;
+    for fault in [Fault::Kill, Fault::Freeze, Fault::Switchover] {
+        let mut own: Vec<_> = times.iter().filter(|(it, _)| *it == fault).map(|(_, time)| *time).collect();
+        own.sort_unstable();
+        let Some(last) = own.len().checked_sub(1) else { continue };
+        let at = |percent: usize| own[last * percent / 100];
+        println!("{fault:?}: {} times, median {:?}, p99 {:?}, longest {:?}", own.len(), at(50), at(99), at(100));
+    }
+}
