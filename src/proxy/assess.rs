@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::client::Client;
 use super::fault::End;
 use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
@@ -10,7 +12,7 @@ use crate::decide::session::{Needs, Origin};
 use crate::decide::sql::{Classified, Effects, Intent, Reason};
 use crate::wire::backend::Report;
 use crate::wire::frontend::{self, BindHead, Parse, Target};
-use crate::wire::{HEADER_LEN, Header, SqlState};
+use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
 
 /// What a batch is, besides what it needs.
 #[derive(Debug, Default)]
@@ -24,7 +26,8 @@ pub(super) struct Assessed {
     pub commits: bool,
     /// It has statements of pgpilot's own, or such as pgpilot may answer.
     pub own: bool,
-    /// Not assessed from here on: it prepares a statement under a name that it closes before. What comes before has to be sent first.
+    /// Not assessed from here on: it prepares a statement under a name that has meant something else in it. What comes before has to be sent
+    /// first.
     pub cut: Option<usize>,
     /// The verdict on a Query.
     pub query: Option<Arc<Classified>>,
@@ -61,24 +64,48 @@ pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     })
 }
 
+/// The names of statements in a batch, which is assessed as a whole before its first frame is sent.
+#[derive(Default)]
+struct Names<'a> {
+    prepared: SmallVec<[&'a [u8]; 4]>,
+    /// In the sense that they had before the batch.
+    used: SmallVec<[&'a [u8]; 4]>,
+}
+
+impl<'a> Names<'a> {
+    /// Whether the frame prepares a statement under a name that frames before it use in another sense.
+    fn is_redefined(&mut self, frame: Frame<'a>) -> Result<bool, WireError> {
+        let used = match frame.tag {
+            frontend::PARSE => {
+                let name = Parse::read(frame.body())?.name;
+                self.prepared.push(name);
+                return Ok(self.used.contains(&name));
+            }
+            frontend::BIND => BindHead::parse(frame.body())?.statement,
+            frontend::DESCRIBE | frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
+                (Target::Statement, name) => name,
+                (Target::Portal, _) => return Ok(false),
+            },
+            _ => return Ok(false),
+        };
+        let is_new = frame.tag == frontend::CLOSE || !self.prepared.contains(&used);
+        if is_new && !self.used.contains(&used) {
+            self.used.push(used);
+        }
+        Ok(false)
+    }
+}
+
 impl Client {
     /// Looks at the frames in `bytes`, which are about to be sent for the first time.
     pub(super) fn assess(&mut self, bytes: &[u8]) -> Result<Assessed, End> {
         let mut assessed = Assessed::default();
-        let mut closed: Vec<&[u8]> = Vec::new();
+        let mut names = Names::default();
         let mut at = 0;
         for frame in frames(bytes) {
-            match frame.tag {
-                frontend::CLOSE => {
-                    if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
-                        closed.push(name);
-                    }
-                }
-                frontend::PARSE if !closed.is_empty() && closed.contains(&Parse::read(frame.body())?.name) => {
-                    assessed.cut = Some(at);
-                    break;
-                }
-                _ => {}
+            if names.is_redefined(frame)? {
+                assessed.cut = Some(at);
+                break;
             }
             self.assess_frame(frame, &mut assessed)?;
             at += frame.bytes.len();
