@@ -46,8 +46,8 @@ fn quoted(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::arguments::FileArguments;
     use super::*;
+    use crate::cli::arguments::FileArguments;
 
     #[test]
     fn names_are_quoted() {

@@ -69,7 +69,7 @@ impl Findings {
 
 pub(super) fn run(arguments: &CheckArguments) -> Result<Exit, Failure> {
     let path = file::find(&arguments.file)?;
-    let config = Config::load(&path).map_err(Failure::usage)?;
+    let config = file::load(&path)?;
     let mut findings = of_file(&path, &config);
     if !arguments.offline {
         block_on(servers(&config, &mut findings))?;

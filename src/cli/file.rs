@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::FileArguments;
 use super::exit::Failure;
-use super::output;
 use crate::config::Config;
 
 const PLACES: [&str; 2] = ["pgpilot.toml", "/etc/pgpilot/pgpilot.toml"];
@@ -25,11 +24,7 @@ pub(super) fn find(arguments: &FileArguments) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Reads it, and prints its warnings on standard error.
+/// Reads it. Its warnings are for `serve` and `check`.
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
-    let config = Config::load(path).map_err(Failure::usage)?;
-    for warning in &config.warnings {
-        output::complain(&format!("warning: {warning}"));
-    }
-    Ok(config)
+    Config::load(path).map_err(Failure::usage)
 }

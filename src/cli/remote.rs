@@ -121,9 +121,9 @@ fn values(row: &Row) -> Result<Vec<Value>, tokio_postgres::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::arguments::FileArguments;
-    use super::super::exit::Exit;
     use super::*;
+    use crate::cli::arguments::FileArguments;
+    use crate::cli::exit::Exit;
 
     fn remote(url: &str) -> Remote {
         Remote { url: Some(url.to_owned()), file: FileArguments { config: None } }

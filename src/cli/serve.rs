@@ -15,6 +15,7 @@ pub(super) fn run(arguments: &FileArguments) -> Result<Exit, Failure> {
     let path = file::find(arguments)?;
     let config = file::load(&path)?;
     logging::apply(&config.log).map_err(Failure::usage)?;
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(workers) = config.workers {
         builder.worker_threads(workers);

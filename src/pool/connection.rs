@@ -20,6 +20,8 @@ pub struct ServerConnection {
     pub stream: Stream,
     /// What has come from the server and has not been dealt with.
     pub input: BytesMut,
+    /// Notifications that came while a statement of pgpilot's own ran: they are for whoever listens on this connection.
+    pub notifications: BytesMut,
     /// What has to be sent to the server.
     pub output: BytesMut,
     pub node: NodeId,
@@ -39,6 +41,8 @@ pub struct ServerConnection {
     pub last_session: u64,
     /// When it is too old to be leased again.
     pub expires_at: Option<Instant>,
+    /// When it was last given back, or opened.
+    pub idle_since: Instant,
     /// Its node's pools were cleared since it was opened, if this is not the newest generation.
     pub generation: u64,
 }
@@ -79,6 +83,7 @@ impl ServerConnection {
             let body = &frame[HEADER_LEN..];
             match header.tag {
                 backend::DATA_ROW => rows.push(text_row(body)?),
+                backend::NOTIFICATION_RESPONSE => self.notifications.extend_from_slice(&frame),
                 backend::PARAMETER_STATUS => self.note_parameter(body)?,
                 backend::ERROR_RESPONSE => {
                     let view = ErrorView::parse(body)?;

@@ -105,6 +105,7 @@ async fn log_in(
     let mut connection = ServerConnection {
         stream,
         input: BytesMut::with_capacity(INPUT),
+        notifications: BytesMut::new(),
         output: BytesMut::with_capacity(OUTPUT),
         node: terms.node,
         pool: terms.pool,
@@ -116,9 +117,11 @@ async fn log_in(
         unnamed: None,
         last_session: 0,
         expires_at: expiry(terms.max_lifetime),
+        idle_since: Instant::now(),
         generation: terms.generation,
     };
-    let parameters = [("user", &*login.user), ("database", &*login.database), ("application_name", OWN_APPLICATION_NAME)];
+    let parameters =
+        [("user", &*login.user), ("database", &*login.database), ("application_name", OWN_APPLICATION_NAME)];
     startup::put_startup(&mut connection.output, startup::PROTOCOL_3_2, &parameters);
     let credential = authenticate(&mut connection, login, channel_binding).await?;
     settle(&mut connection).await?;

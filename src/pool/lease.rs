@@ -34,7 +34,8 @@ impl Lease {
 
     /// Gives the connection back. It must be idle: in sync, outside a transaction, its state known.
     pub fn release(mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            connection.notifications.clear();
             self.pool.put_back(connection);
         }
     }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::client::Client;
 use super::fault::End;
 use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
@@ -12,32 +10,52 @@ use crate::decide::session::{Needs, Origin};
 use crate::decide::sql::{Classified, Effects, Intent, Reason};
 use crate::wire::backend::Report;
 use crate::wire::frontend::{self, BindHead, Parse, Target};
-use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
+use crate::wire::{HEADER_LEN, Header, SqlState};
 
 /// What a batch is, besides what it needs.
 #[derive(Debug, Default)]
 pub(super) struct Assessed {
     pub needs: Needs,
-    /// It asks for something to be executed: a Query, an Execute, a FunctionCall.
+    /// It asks for something to be executed, or for a portal, which no other server would have: a Query, a Bind, an Execute, a FunctionCall.
     pub executes: bool,
-    /// It makes a portal.
-    pub binds: bool,
     /// It may end a transaction in a way that commits.
     pub commits: bool,
     /// It has statements of pgpilot's own, or such as pgpilot may answer.
     pub own: bool,
-    /// Not assessed from here on: it prepares a statement under a name that has meant something else in it. What comes before has to be sent
-    /// first.
-    pub cut: Option<usize>,
     /// The verdict on a Query.
     pub query: Option<Arc<Classified>>,
+    pub order: Order,
+    unnamed: Unnamed,
+    /// The statements that it closes.
+    closed: Vec<Box<[u8]>>,
 }
 
-/// How a text comes to a server. Only a PREPARE or EXECUTE alone in a simple Query gets a name that pgpilot gives (`forward_sql_prepared`).
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    Simple,
-    Extended,
+/// Whether a batch can be looked at as a whole before any of it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Order {
+    #[default]
+    Irrelevant,
+    /// A name means one thing at its beginning and another at its end: each frame is to be looked at when its turn has come.
+    Matters,
+}
+
+/// Which unnamed statement a batch has used so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Unnamed {
+    #[default]
+    None,
+    /// One from before the batch.
+    Older,
+    /// Its own.
+    Own,
+}
+
+impl Assessed {
+    fn uses(&mut self, name: &[u8]) {
+        if name.is_empty() && self.unnamed == Unnamed::None {
+            self.unnamed = Unnamed::Older;
+        }
+    }
 }
 
 /// One frame of a client's.
@@ -54,6 +72,13 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// How a text reaches the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Simple,
+    Extended,
+}
+
 /// The whole frames in `bytes`.
 pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     std::iter::from_fn(move || {
@@ -64,53 +89,32 @@ pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     })
 }
 
-/// The names of statements in a batch, which is assessed as a whole before its first frame is sent.
-#[derive(Default)]
-struct Names<'a> {
-    prepared: SmallVec<[&'a [u8]; 4]>,
-    /// In the sense that they had before the batch.
-    used: SmallVec<[&'a [u8]; 4]>,
-}
-
-impl<'a> Names<'a> {
-    /// Whether the frame prepares a statement under a name that frames before it use in another sense.
-    fn is_redefined(&mut self, frame: Frame<'a>) -> Result<bool, WireError> {
-        let used = match frame.tag {
-            frontend::PARSE => {
-                let name = Parse::read(frame.body())?.name;
-                self.prepared.push(name);
-                return Ok(self.used.contains(&name));
-            }
-            frontend::BIND => BindHead::parse(frame.body())?.statement,
-            frontend::DESCRIBE | frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
-                (Target::Statement, name) => name,
-                (Target::Portal, _) => return Ok(false),
-            },
-            _ => return Ok(false),
-        };
-        let is_new = frame.tag == frontend::CLOSE || !self.prepared.contains(&used);
-        if is_new && !self.used.contains(&used) {
-            self.used.push(used);
-        }
-        Ok(false)
-    }
-}
-
 impl Client {
     /// Looks at the frames in `bytes`, which are about to be sent for the first time.
     pub(super) fn assess(&mut self, bytes: &[u8]) -> Result<Assessed, End> {
         let mut assessed = Assessed::default();
-        let mut names = Names::default();
-        let mut at = 0;
         for frame in frames(bytes) {
-            if names.is_redefined(frame)? {
-                assessed.cut = Some(at);
+            if self.redefines(frame, &assessed)? {
+                assessed.order = Order::Matters;
                 break;
             }
             self.assess_frame(frame, &mut assessed)?;
-            at += frame.bytes.len();
         }
         Ok(assessed)
+    }
+
+    /// Whether a frame gives a name anew that frames before it in the same batch use, or close, in its older meaning.
+    fn redefines(&self, frame: Frame<'_>, assessed: &Assessed) -> Result<bool, End> {
+        if frame.tag != frontend::PARSE {
+            return Ok(false);
+        }
+        let name = Parse::read(frame.body())?.name;
+        Ok(match name {
+            b"" => assessed.unnamed == Unnamed::Older,
+            name => {
+                self.session.statements.contains_key(name) && assessed.closed.iter().any(|closed| **closed == *name)
+            }
+        })
     }
 
     pub(super) fn assess_frame(&mut self, frame: Frame<'_>, assessed: &mut Assessed) -> Result<(), End> {
@@ -121,29 +125,31 @@ impl Client {
                 // "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
                 self.session.unnamed = None;
                 assessed.executes = true;
-                self.add(&verdict, Sent::Simple, assessed);
+                self.add(&verdict, Protocol::Simple, assessed);
                 assessed.query = Some(verdict);
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed)?,
             frontend::BIND => {
-                assessed.binds = true;
+                assessed.executes = true;
                 let head = BindHead::parse(frame.body())?;
+                assessed.uses(head.statement);
                 self.add_statement(head.statement, assessed);
             }
             frontend::DESCRIBE => {
                 if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
+                    assessed.uses(name);
                     self.add_statement(name, assessed);
                 } else if assessed.needs.server.is_none() {
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
-            frontend::CLOSE => {
-                if let (Target::Portal, _) = frontend::target(frame.tag, frame.body())?
-                    && assessed.needs.server.is_none()
-                {
+            frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
+                (Target::Statement, name) => assessed.closed.push(name.into()),
+                (Target::Portal, _) if assessed.needs.server.is_none() => {
                     assessed.needs.want(Need::Read, Reason::Empty);
                 }
-            }
+                (Target::Portal, _) => {}
+            },
             frontend::EXECUTE => {
                 assessed.executes = true;
                 if assessed.needs.server.is_none() {
@@ -170,7 +176,10 @@ impl Client {
 
     fn assess_parse(&mut self, parse: Parse<'_>, assessed: &mut Assessed) -> Result<(), End> {
         let verdict = self.verdict_on(parse.query);
-        self.add(&verdict, Sent::Extended, assessed);
+        self.add(&verdict, Protocol::Extended, assessed);
+        if parse.name.is_empty() && assessed.unnamed == Unnamed::None {
+            assessed.unnamed = Unnamed::Own;
+        }
         if self.session.statements.contains_key(parse.name) {
             // The server is made to say that the name is taken, when it is this message's turn.
             return Ok(());
@@ -210,7 +219,7 @@ impl Client {
         let stamp = self.verdicts.stamp();
         if known.stamp == stamp {
             let verdict = known.verdict.clone();
-            return self.add(&verdict, Sent::Extended, assessed);
+            return self.add(&verdict, Protocol::Extended, assessed);
         }
         // What is known of functions has changed since: judge it anew.
         let verdict = match &known.statement.origin {
@@ -222,20 +231,23 @@ impl Client {
             b"" => self.session.unnamed = Some(renewed),
             _ => drop(self.session.statements.insert(name.into(), renewed)),
         }
-        self.add(&verdict, Sent::Extended, assessed);
+        self.add(&verdict, Protocol::Extended, assessed);
     }
 
-    fn add(&self, classified: &Classified, how: Sent, assessed: &mut Assessed) {
+    fn add(&self, classified: &Classified, protocol: Protocol, assessed: &mut Assessed) {
         let session = &self.session;
-        let renamed = how == Sent::Simple && classified.statements.len() == 1;
+        let is_tracked = protocol == Protocol::Simple && classified.statements.len() == 1;
         let prepared = |name: &str| session.statements.get(name.as_bytes())?.verdict.statements.first();
         for verdict in &classified.statements {
             assessed.needs.add(verdict, session.defaults, &prepared);
-            assessed.own |= matches!(verdict.intent, Intent::Own(_));
             match verdict.intent {
-                // They act on the server's own names.
-                Intent::Prepare { .. } if !renamed => assessed.needs.effects |= Effects::PINS,
-                Intent::Deallocate { .. } if !renamed => assessed.needs.effects |= Effects::UNPINS,
+                // The server knows it by the client's name, so the session has to stay there.
+                Intent::Prepare { .. } if !is_tracked => {
+                    assessed.needs.want(Need::Primary, Reason::Prepared);
+                    assessed.needs.effects |= Effects::PINS;
+                }
+                Intent::Deallocate { .. } if !is_tracked => assessed.needs.effects |= Effects::UNPINS,
+                Intent::Own(_) => assessed.own = true,
                 _ => {}
             }
             assessed.commits |= matches!(verdict.intent, Intent::End(_) | Intent::Write | Intent::WithinTransaction);

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Buf;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::assess::{Assessed, frames};
+use super::assess::{Assessed, Order, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
+use super::deallocate::Unnamed;
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
 use super::fault::End;
 use super::link::{CopyIn, Grant, Link, LinkRole, Withhold};
@@ -76,8 +77,8 @@ impl Client {
             self.side.input = input;
             assessed?
         };
-        if let Some(len) = assessed.cut {
-            batch = Batch { len, end: BatchEnd::Open };
+        if assessed.order == Order::Matters {
+            batch = Batch { len: 0, end: BatchEnd::Open };
         }
         self.flush_output().await?;
         if self.answer(batch, &assessed).await? {
@@ -94,8 +95,8 @@ impl Client {
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
-        self.session.batch_sent();
         let Some(link) = self.link.as_mut() else { return };
+        link.unnamed = Unnamed::AsBefore;
         link.may_commit |= assessed.commits;
         link.grant = match batch.end {
             BatchEnd::Open => Grant::ToEndOfBatch,
@@ -107,15 +108,22 @@ impl Client {
             BatchEnd::Simple => link.dues.is_skipping(),
             BatchEnd::Flush | BatchEnd::Open => true,
         };
-        if link.batch_open {
-            // It cannot be sent elsewhere, and the client waits for the replies before it ends the batch.
-            link.reply.withhold = Withhold::No;
+        if !link.batch_open {
+            self.session.batch_sent();
         }
-        // The first batch on a replica can be sent elsewhere, should the replica refuse it.
-        if link.role == LinkRole::Replica && link.is_new && !link.batch_open {
-            link.kept.push_back(batch.len);
+        if link.role == LinkRole::Replica {
+            // The first batch on a replica can be sent elsewhere, should the replica refuse it; and what is sent behind it without waiting.
+            let joins = !link.kept.is_empty();
+            let movable = link.is_new && !link.batch_open;
+            if !joins {
+                link.reply.begin(if movable { Withhold::Yes } else { Withhold::No });
+            }
+            if joins || movable {
+                link.kept.push_back(batch.len);
+            }
         }
-        link.is_new = false;
+        // What was merely prepared can be prepared elsewhere, too.
+        link.is_new &= batch.end == BatchEnd::Flush && !assessed.executes;
         link.started = Instant::now();
     }
 
@@ -194,21 +202,26 @@ impl Client {
     /// While a server works, the next batch can be sent behind the one before it, if it would go to the same place anyway.
     fn join(&mut self) -> Result<bool, End> {
         let Some(link) = self.link.as_ref() else { return Ok(false) };
-        if link.batch_open || link.renamed.is_some() || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
+        if link.renamed.is_some() || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
             return Ok(false);
         }
+        let (role, continues) = (link.role, link.batch_open);
         let Gathered::Batch(batch) = gather(self.side.fresh())? else { return Ok(false) };
-        if matches!(batch.end, BatchEnd::Open | BatchEnd::Flush) || link.role != LinkRole::Primary {
-            return Ok(false);
-        }
-        if self.may_answer(batch) || self.transaction_may_end_lease() {
+        let joins = match (role, batch.end) {
+            (LinkRole::Replica, end) => end == BatchEnd::Sync && self.joins_replica(batch),
+            (_, BatchEnd::Open) => false,
+            // The rest of a batch goes where its beginning went.
+            (_, end) if continues => end != BatchEnd::Simple,
+            _ => !self.may_answer(batch) && !self.transaction_may_end_lease(),
+        };
+        if !joins {
             return Ok(false);
         }
         let input = std::mem::take(&mut self.side.input);
         let assessed = self.assess(&input[self.side.kept..self.side.kept + batch.len]);
         self.side.input = input;
         let assessed = assessed?;
-        if assessed.cut.is_some() {
+        if assessed.order == Order::Matters {
             return Ok(false);
         }
         self.grant(batch, assessed);
@@ -290,6 +303,18 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// An error of pgpilot's own in place of the reply to a whole batch that had been sent in vain.
+    pub(super) fn refuse_sent(&mut self, length: usize, report: &Report) {
+        if !self.transaction.is_idle() {
+            self.transaction = Transaction::Lost;
+        }
+        report.put(&mut self.side.output);
+        self.side.input.advance(length);
+        self.session.batch_done();
+        let status = self.status();
+        backend::put_ready(&mut self.side.output, status);
     }
 
     /// What ReadyForQuery would say now.

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::assess::{Assessed, frames};
+use bytes::Buf;
+
+use super::assess::{Assessed, Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
-use super::exchange::{Passing, keep_reply};
+use super::exchange::{CLIENT_INPUT_MAX, Passing, keep_reply};
 use super::fault::{End, Fault};
 use super::link::{Delivered, Grant, Link, LinkRole};
 use super::registry::{Quiet, Rest};
 use super::session::Transaction;
 use super::settle;
-use crate::config::PoolMode;
-use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, Route, Snapshot, route};
+use crate::config::{Consistency, PoolMode};
+use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, route};
 use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
 use crate::decide::sql::{Effects, Hint, Reason};
 use crate::pool::{Lease, LeaseError, ServerConnection};
@@ -92,14 +94,54 @@ impl Client {
 
     /// A part of a batch whose continuation is not known may go to a replica only if it leaves nothing there but prepared statements.
     fn is_undecided(&self, batch: Batch, assessed: &Assessed) -> bool {
-        assessed.executes || assessed.binds || batch.end == BatchEnd::Open
+        assessed.executes || batch.end == BatchEnd::Open
     }
 
     /// A batch that began with a Flush on a replica goes on with something that needs the primary.
     fn must_leave_replica(&self, need: Need) -> bool {
         need == Need::Primary
             && self.transaction.is_idle()
-            && self.link.as_ref().is_some_and(|link| link.is_replica() && link.batch_open && !link.executing)
+            && self.link.as_ref().is_some_and(|link| {
+                // After an error there the rest is skipped, wherever it would have run.
+                link.is_replica() && link.batch_open && !link.executing && !link.dues.is_skipping()
+            })
+    }
+
+    /// Whether a batch can be sent to the replica that works at the one before it. All of them can be sent elsewhere together: so it must be a read, and one
+    /// that leaves no trace in the session, which would then look otherwise than at the first try.
+    pub(super) fn joins_replica(&self, batch: Batch) -> bool {
+        let Some(link) = self.link.as_ref() else { return false };
+        let movable = !link.kept.is_empty() && !link.batch_open && self.transaction.is_idle();
+        if !movable || self.side.kept > CLIENT_INPUT_MAX || self.transaction_may_end_lease() {
+            return false;
+        }
+        if self.session.policy.consistency == Consistency::Strong || self.session.hint == Some(Hint::Primary) {
+            return false;
+        }
+        let snapshot = self.shared.cluster.snapshot();
+        let in_use =
+            |node: &NodeView| node.role == Role::Replica && node.state == State::Up && node.fresh && !node.drained;
+        snapshot.node(link.node()).is_some_and(in_use)
+            && frames(&self.side.fresh()[..batch.len]).all(|frame| match frame.tag {
+                frontend::BIND => self.binds_a_read(frame),
+                frontend::EXECUTE | frontend::SYNC => true,
+                frontend::DESCRIBE => frame.body().first() == Some(&b'P'),
+                _ => false,
+            })
+    }
+
+    /// Whether a Bind is one of a named statement that any replica may run.
+    fn binds_a_read(&self, frame: Frame<'_>) -> bool {
+        let Ok(head) = frontend::BindHead::parse(frame.body()) else { return false };
+        let Some(known) = self.session.statements.get(head.statement) else { return false };
+        if known.stamp != self.verdicts.stamp() {
+            return false;
+        }
+        let mut needs = Needs::default();
+        known.verdict.statements.iter().for_each(|verdict| needs.add(verdict, self.session.defaults, &|_| None));
+        matches!(needs.server, Some((Need::Read | Need::Replica, _)))
+            && needs.effects.is_empty()
+            && needs.names.is_empty()
     }
 
     /// Nothing has been executed there, and what has been prepared can be prepared elsewhere.
@@ -192,7 +234,7 @@ impl Client {
     async fn move_on(&mut self, need: Need, cause: RetryCause) -> Result<(), End> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.shared.metrics.count(Count::Retry(cause));
-        let (from, length) = (link.node(), link.kept.iter().sum());
+        let (from, kept) = (link.node(), std::mem::take(&mut link.kept));
         if let Some(began) = link.began.take() {
             self.transaction = Transaction::Deferred(began);
         }
@@ -208,18 +250,20 @@ impl Client {
         match self.lease(need, Reason::Retried, Some(from)).await {
             Ok(link) => {
                 let link = self.link.insert(link);
-                link.grant = Grant::Bytes(length);
+                link.grant = Grant::Bytes(kept.iter().sum());
                 link.is_new = false;
                 if link.role == LinkRole::Replica {
-                    link.kept.push_back(length);
+                    link.kept = kept;
                 }
-                Ok(())
             }
             Err(fault) => {
-                let batch = Batch { len: length, end: BatchEnd::Sync };
-                self.refuse(batch, &fault.report())
+                let report = fault.report();
+                for length in kept {
+                    self.refuse_sent(length, &report);
+                }
             }
         }
+        Ok(())
     }
 
     /// An error has come; nothing has been done about it yet.
@@ -265,10 +309,10 @@ impl Client {
         self.server_lost(&why).await
     }
 
-    /// The texts of the batches that a replica has not answered.
+    /// The texts of the batch that a replica works at.
     fn texts_kept(&self) -> Vec<Box<[u8]>> {
         let Some(link) = self.link.as_ref() else { return Vec::new() };
-        let length: usize = link.kept.iter().sum();
+        let length = link.kept.front().copied().unwrap_or_default();
         frames(&self.side.input[..length])
             .filter_map(|frame| match frame.tag {
                 frontend::QUERY => frontend::query(frame.body()).ok().map(Box::from),
@@ -326,6 +370,7 @@ impl Client {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.release_slot().await;
         keep_reply(&mut self.side, &mut link);
+        self.side.input.advance(std::mem::take(&mut self.side.kept));
         if link.reply.delivered == Delivered::PartOfMessage || matches!(link.reply.rest, super::link::Rest::Forward(_))
         {
             return Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost in the middle of its reply"));
@@ -352,16 +397,18 @@ impl Client {
         }
         let report = loss_report(link, in_transaction, why, !lost_pins.is_empty());
         let status = if in_transaction { TransactionStatus::Failed } else { TransactionStatus::Idle };
-        let mut ends = link.dues.batches();
-        if ends == 0 || link.grant != Grant::NOTHING {
-            report.put(&mut self.side.output);
-            self.skipping = true;
-        }
-        while ends > 0 {
+        let ends = link.dues.batches();
+        for _ in 0..ends {
             report.put(&mut self.side.output);
             backend::put_ready(&mut self.side.output, status);
             self.session.batch_done();
-            ends -= 1;
+        }
+        if ends == 0 || link.batch_open || link.grant != Grant::NOTHING {
+            report.put(&mut self.side.output);
+            self.skipping = true;
+            if link.batch_open {
+                self.session.batch_sent();
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio_util::io::{poll_read_buf, poll_write_buf};
 
-use super::link::{Link, LinkRole};
+use super::link::{CopyIn, Link, LinkRole};
 use super::scan::{Broken, Signal};
 use crate::net::Stream;
 
@@ -192,6 +192,7 @@ pub(super) fn poll_move(
     until: Until,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Moved, Gone>> {
+    let copy_in = link.as_deref().map_or(CopyIn::No, |link| link.copy_in);
     loop {
         let mut progress = false;
         if let Some(link) = link.as_deref_mut() {
@@ -214,6 +215,10 @@ pub(super) fn poll_move(
                 if let Some(signal) = link.scan(reported).map_err(Gone::Broken)? {
                     return Poll::Ready(Ok(Moved::Signal(signal)));
                 }
+            }
+            // A client need not wait for the server's word to send COPY data: they go on now.
+            if link.copy_in != copy_in && !side.fresh().is_empty() {
+                return Poll::Ready(Ok(Moved::Input));
             }
         }
         if let Poll::Ready(wrote) = side.poll_write(link.as_deref_mut(), cx) {

@@ -7,6 +7,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::assess::{Assessed, Frame};
 use super::client::Client;
+use super::deallocate;
 use super::fault::End;
 use super::link::Link;
 use super::reword::Renamed;
@@ -27,6 +28,9 @@ impl Client {
             begin(link, &shared.statements, deferred);
             link.began = Some(deferred.clone());
             *transaction = Transaction::Open;
+        }
+        if deallocate::answer(link, session, verdicts, transaction, frame)? {
+            return Ok(());
         }
         match frame.tag {
             frontend::QUERY => {
@@ -214,6 +218,7 @@ fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<Vec<u8>
         return Some(server_name(statement.id).into_bytes());
     }
     if link.lease.unnamed != Some(statement.id)
+        && !link.dues.is_skipping()
         && let Origin::Parse { query, types } = &statement.origin
     {
         Parse { name: b"", query, types }.put(&mut link.lease.output);

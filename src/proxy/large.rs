@@ -108,6 +108,7 @@ impl Client {
         if let Some(link) = self.link.as_mut() {
             link.grant = Grant::NOTHING;
             link.batch_open = false;
+            self.session.batch_sent();
         }
     }
 

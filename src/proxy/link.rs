@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 
+use super::deallocate::{Deallocation, Unnamed};
 use super::reword::Renamed;
 use super::session::Deferred;
 use crate::decide::route::NodeId;
@@ -24,7 +25,7 @@ pub(super) struct Link {
     pub dues: Dues,
     pub reply: Reply,
     pub copy_in: CopyIn,
-    /// Nothing has been sent for the session yet.
+    /// Nothing has been sent for the session yet that another server could not be sent as well.
     pub is_new: bool,
     /// As of the last ReadyForQuery.
     pub status: TransactionStatus,
@@ -46,6 +47,9 @@ pub(super) struct Link {
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
     pub lesson: Vec<Box<[u8]>>,
+    pub unnamed: Unnamed,
+    /// A DEALLOCATE that has been bound and not been executed.
+    pub deallocation: Option<Deallocation>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
 }
@@ -141,6 +145,13 @@ impl Reply {
         }
     }
 
+    /// A batch is going to be sent, or a part of one; everything before it has been answered.
+    pub(super) fn begin(&mut self, withhold: Withhold) {
+        self.settled = self.passable;
+        self.delivered = Delivered::Nothing;
+        self.withhold = withhold;
+    }
+
     /// `n` more bytes are for the client.
     #[inline]
     pub(super) fn pass(&mut self, n: usize) {
@@ -234,6 +245,8 @@ impl Link {
             may_commit: false,
             batch_open: false,
             lesson: Vec::new(),
+            unnamed: Unnamed::AsBefore,
+            deallocation: None,
             began: None,
         }
     }
@@ -249,9 +262,10 @@ impl Link {
         self.lease.node
     }
 
-    /// Nothing is under way in either direction.
+    /// Nothing is under way in either direction. After an error in a part of a batch it is for the client to go on.
     pub(super) fn is_quiet(&self) -> bool {
         self.dues.is_empty()
+            && (self.batch_open || !self.dues.is_skipping())
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
             && self.copy_in == CopyIn::No

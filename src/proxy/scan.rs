@@ -6,8 +6,8 @@ use bytes::BytesMut;
 
 use super::link::{CopyIn, Link, LinkRole, Rest};
 use crate::decide::session::{Completed, Due, OutOfStep, ParameterMap};
-use crate::wire::backend::{self as b, ErrorView, TransactionStatus};
 use crate::pool::OWN_APPLICATION_NAME;
+use crate::wire::backend::{self as b, ErrorView, TransactionStatus};
 use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
 
 /// Something that the session has to act upon.

@@ -132,6 +132,7 @@ impl Client {
             link.may_commit = false;
         }
         link.failed = false;
+        link.deallocation = None;
         link.renamed = None;
         link.began = None;
     }
@@ -166,6 +167,8 @@ impl Client {
             self.shared.catalogue_changed(&self.who.database);
         }
         let Some(link) = self.link.as_mut() else { return Ok(()) };
+        // The client may not have taken all of its reply: that must not be taken for the inventory.
+        keep_reply(&mut self.side, link);
         let inventory = match ask(&mut link.lease, &left, &self.session.settings).await {
             Ok(inventory) => inventory,
             Err(error) => return self.inventory_failed(&error),
@@ -189,19 +192,22 @@ impl Client {
             self.registration.slot.set_pins(&pins);
             self.session.pins = pins;
         }
-        self.keep_startup_settings().await
+        self.keep_pinned().await
     }
 
-    /// RESET has taken the connection back to what pgpilot logged in with, and not to what the client began with. Unless it is kept, the next lease sees to that.
-    async fn keep_startup_settings(&mut self) -> Result<(), End> {
-        let Self { link: Some(link), session, .. } = self else { return Ok(()) };
-        if session.pins.is_empty() {
+    /// What a session that keeps its connection finds there after the inventory: its start-up settings, which a RESET or DISCARD has taken away, as a server
+    /// would have gone back to them; and what it has been notified of meanwhile.
+    async fn keep_pinned(&mut self) -> Result<(), End> {
+        if self.session.pins.is_empty() {
             return Ok(());
         }
-        match bring_to(&mut link.lease, &session.settings).await {
-            Ok(()) => Ok(()),
-            Err(error) => self.inventory_failed(&error),
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        if let Err(error) = bring_to(&mut link.lease, &self.session.settings).await {
+            return self.inventory_failed(&error);
         }
+        tell_parameters(&mut self.session.reported, &link.lease.parameters, &mut self.side.output);
+        self.side.output.unsplit(link.lease.notifications.split());
+        Ok(())
     }
 
     /// Without the inventory nobody knows what the session is: better to end it than to go on with other settings than it believes in.

@@ -5,6 +5,8 @@
 
 mod catalogue;
 mod local;
+mod operating;
+mod peers;
 mod placing;
 mod protocol;
 mod proxying;

@@ -86,7 +86,8 @@ impl Dues {
 
     /// How many ReadyForQuery the client is owed.
     pub fn batches(&self) -> usize {
-        let is_end = |due: &&Due| matches!(due.kind, Kind::Query | Kind::Prepare(_) | Kind::Sync) && due.fate != Fate::Us;
+        let is_end =
+            |due: &&Due| matches!(due.kind, Kind::Query | Kind::Prepare(_) | Kind::Sync) && due.fate != Fate::Us;
         self.queue.iter().filter(is_end).count()
     }
 

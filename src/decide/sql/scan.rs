@@ -225,7 +225,10 @@ impl<'a> Scanner<'a, '_> {
     /// `current_setting('name')`: as SHOW.
     fn current_setting(&mut self, open: usize) {
         let tokens = self.tokens;
-        let whole = tokens.is_punctuation(open + 2, b',') || tokens.is_punctuation(open + 2, b')');
+        // A policy's text comes from the server, which writes `'name'::text`.
+        let is_cast = tokens.raw(open + 2) == "::" && tokens.word(open + 3) == "text";
+        let behind = if is_cast { open + 4 } else { open + 2 };
+        let whole = tokens.is_punctuation(behind, b',') || tokens.is_punctuation(behind, b')');
         let name = tokens.string(open + 1).filter(|_| whole);
         if !name.is_some_and(|n| settings::is_same_everywhere(&n.to_ascii_lowercase())) {
             self.cause(Cause::about(Reason::PrimaryFunction, "current_setting"));

@@ -1,11 +1,14 @@
 //! A pgpilot in front of a throwaway cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgpilot::app::App;
 use pgpilot::config::{Config, Listen};
-use pgpilot::decide::route::{NodeView, Role};
-use pgpilot::demo::{LocalCluster, User};
+use pgpilot::decide::route::{NodeView, Role, State};
+use pgpilot::decide::sql::Reason;
+use pgpilot::demo::{LocalCluster, Node, User};
+use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::{LIMIT, wait_for};
@@ -13,7 +16,7 @@ use super::{LIMIT, wait_for};
 /// A running pgpilot, and the servers behind it.
 pub(crate) struct Proxy {
     pub(crate) app: App,
-    pub(crate) servers: LocalCluster,
+    pub(crate) servers: Arc<LocalCluster>,
 }
 
 pub(crate) const USER: &str = "app";
@@ -67,7 +70,15 @@ impl Proxy {
         Self::before(servers, more).await
     }
 
-    pub(crate) async fn before(servers: LocalCluster, more: &str) -> Self {
+    /// Before servers that other tests use at the same time: a test that harms its servers takes [`Self::with`].
+    pub(crate) async fn shared(more: &str) -> Self {
+        static SERVERS: OnceCell<Arc<LocalCluster>> = OnceCell::const_new();
+        let servers = SERVERS.get_or_init(async || Arc::new(servers().await)).await;
+        Self::before(servers.clone(), more).await
+    }
+
+    pub(crate) async fn before(servers: impl Into<Arc<LocalCluster>>, more: &str) -> Self {
+        let servers = servers.into();
         // RUST_LOG=debug shows what pgpilot does; the first test of the process sets it up for all.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
@@ -75,14 +86,7 @@ impl Proxy {
         let replicas = config.nodes.len() - 1;
         let app = App::start(config, None).await.expect("pgpilot starts");
         let proxy = Self { app, servers };
-        wait_for("pgpilot to know the cluster", LIMIT, async || {
-            let snapshot = proxy.app.shared().cluster.snapshot();
-            snapshot.primary.is_some() && {
-                let usable = |node: &&NodeView| node.role == Role::Replica && node.fresh;
-                snapshot.nodes.iter().filter(usable).count() == replicas
-            }
-        })
-        .await;
+        proxy.wait_for_replicas(replicas).await;
         proxy
     }
 
@@ -105,6 +109,26 @@ impl Proxy {
         let (client, connection) = tokio_postgres::connect(&text, NoTls).await.expect("a client connects");
         tokio::spawn(connection);
         client
+    }
+
+    pub(crate) fn node(&self, name: &str) -> &Node {
+        self.servers.node(name).expect("a node of the cluster")
+    }
+
+    /// Waits until there is a primary, and so many replicas are in use.
+    pub(crate) async fn wait_for_replicas(&self, count: usize) {
+        wait_for("pgpilot to know the cluster", LIMIT, async || {
+            let snapshot = self.app.shared().cluster.snapshot();
+            let usable = |node: &&NodeView| node.role == Role::Replica && node.state == State::Up && node.fresh;
+            snapshot.usable_primary().is_some() && snapshot.nodes.iter().filter(usable).count() == count
+        })
+        .await;
+    }
+
+    /// Batches that ran for this reason, wherever they did.
+    pub(crate) fn count_of(&self, reason: Reason) -> u64 {
+        let routes = self.app.telemetry().metrics().routes();
+        routes.iter().filter(|count| count.reason == reason).map(|count| count.statements).sum()
     }
 
     /// Statements that ran on (the primary, replicas).

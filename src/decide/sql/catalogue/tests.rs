@@ -39,6 +39,18 @@ fn catalogue() -> Catalogue {
             &[Some("app"), Some("u"), Some("unlogged"), None],
             &[Some("public"), Some("guarded"), Some("policy"), Some("SELECT (vol() > 0)")],
             &[Some("public"), Some("guarded_well"), Some("policy"), Some("SELECT (owner = CURRENT_USER)")],
+            &[
+                Some("public"),
+                Some("tenants"),
+                Some("policy"),
+                Some("SELECT (t = current_setting('app.t'::text, true))"),
+            ],
+            &[
+                Some("public"),
+                Some("nodes"),
+                Some("policy"),
+                Some("SELECT (t = current_setting('cluster_name'::text))"),
+            ],
         ],
     );
     add(CatalogueQuery::Operators, &[&[Some("###")]]);
@@ -97,6 +109,8 @@ fn what_a_server_tells_decides() {
         ("SELECT * FROM t WHERE EXISTS (SELECT 1 FROM app.u)", Intent::Write, Effects::empty()),
         ("SELECT * FROM guarded", Intent::Write, settings),
         ("SELECT * FROM guarded_well", Intent::Read, Effects::empty()),
+        ("SELECT * FROM tenants", Intent::Read, Effects::empty()),
+        ("SELECT * FROM nodes", Intent::Write, Effects::empty()),
         ("SELECT 1 ### 2", Intent::Write, settings),
         ("SELECT 1 OPERATOR(public.###) 2", Intent::Write, settings),
         ("SELECT 1 #### 2", Intent::Read, Effects::empty()),

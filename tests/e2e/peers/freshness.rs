@@ -1,0 +1,148 @@
+//! No session misses its own write, and replicas that lag are left alone until they have caught up.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use crate::support::proxy::{Proxy, ask, try_ask};
+use crate::support::{LIMIT, wait_for};
+
+#[tokio::test]
+async fn no_read_misses_the_sessions_own_write() {
+    const CLIENTS: usize = 4;
+    const TRIES: i32 = 300;
+    let proxy = Proxy::shared("").await;
+    let client = proxy.connect().await;
+    client.batch_execute("CREATE TABLE own (id int PRIMARY KEY, n int)").await.unwrap();
+    let mut sessions = Vec::new();
+    for id in 0..CLIENTS {
+        client.batch_execute(&format!("INSERT INTO own VALUES ({id}, 0)")).await.unwrap();
+        let session = proxy.connect().await;
+        sessions.push(tokio::spawn(async move {
+            let write = session.prepare(&format!("UPDATE own SET n = $1 WHERE id = {id}")).await.unwrap();
+            let read = session.prepare(&format!("SELECT n FROM own WHERE id = {id}")).await.unwrap();
+            let mut stale = 0;
+            for n in 1..=TRIES {
+                session.execute(&write, &[&n]).await.unwrap();
+                let seen: i32 = session.query_one(&read, &[]).await.unwrap().get(0);
+                let again: i32 = session.query_one(&read, &[]).await.unwrap().get(0);
+                stale += u32::from(seen != n) + u32::from(again != n);
+            }
+            stale
+        }));
+    }
+    for session in sessions {
+        assert_eq!(session.await.unwrap(), 0, "stale reads");
+    }
+    let before = proxy.counts().1;
+    wait_for("the writer's reads to return to the replicas", Duration::from_secs(2), async || {
+        ask(&client, "SELECT count(*) FROM own").await;
+        proxy.counts().1 > before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn reads_between_writes_run_on_replicas_too() {
+    let proxy = Proxy::shared("[routing]\nreplica_wait = \"2s\"\n").await;
+    let client = proxy.connect().await;
+    client.batch_execute("CREATE TABLE waited (n int); INSERT INTO waited VALUES (0)").await.unwrap();
+    let before = proxy.counts();
+    for n in 1..=100 {
+        client.batch_execute(&format!("UPDATE waited SET n = {n}")).await.unwrap();
+        assert_eq!(ask(&client, "SELECT n FROM waited").await, n.to_string());
+    }
+    let after = proxy.counts();
+    assert_eq!((after.0 - before.0, after.1 - before.1), (100, 100));
+}
+
+#[tokio::test]
+async fn in_mode_strong_a_session_sees_what_others_wrote() {
+    let proxy = Proxy::shared("[routing]\nconsistency = \"strong\"\n").await;
+    let (writer, reader) = (proxy.connect().await, proxy.connect().await);
+    writer.batch_execute("CREATE TABLE seen (n int); INSERT INTO seen VALUES (0)").await.unwrap();
+    for n in 1..=300 {
+        writer.batch_execute(&format!("UPDATE seen SET n = {n}")).await.unwrap();
+        assert_eq!(ask(&reader, "SELECT n FROM seen").await, n.to_string());
+    }
+}
+
+/// On which nodes reads run.
+async fn nodes_read(client: &Client, times: usize) -> Vec<String> {
+    let mut nodes = Vec::new();
+    for _ in 0..times {
+        // The hint is not for the classification's sake: cluster_name tells one node from another.
+        nodes.push(ask(client, "/* pgpilot: replica */ SELECT node_name()").await);
+    }
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
+}
+
+/// An immutable function of this name is a lie that lets a read tell where it runs.
+const NODE_NAME: &str = "CREATE FUNCTION node_name() RETURNS text IMMUTABLE LANGUAGE plpgsql
+    AS 'BEGIN RETURN current_setting(''cluster_name''); END'";
+
+async fn proxy_with_node_names(more: &str) -> (Proxy, Client) {
+    let proxy = Proxy::with(more).await;
+    let client = proxy.connect().await;
+    client.batch_execute(NODE_NAME).await.unwrap();
+    client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    let client = proxy.connect().await;
+    wait_for("reads on both replicas", LIMIT, async || nodes_read(&client, 20).await == ["pg2", "pg3"]).await;
+    (proxy, client)
+}
+
+const SHORT: &str = "max_lag = \"400ms\"\nlag_recovery = \"200ms\"\n";
+
+async fn write(proxy: &Proxy) {
+    proxy.connect().await.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_paused_replica_is_left_alone_until_it_has_caught_up() {
+    let (proxy, client) = proxy_with_node_names(&format!("[routing]\n{SHORT}")).await;
+    proxy.node("pg2").pause_replay().await.unwrap();
+    write(&proxy).await;
+    let written = Instant::now();
+    proxy.wait_for_replicas(1).await;
+    assert!(written.elapsed() < Duration::from_secs(2), "{:?}", written.elapsed());
+    // The healthy one goes on.
+    assert_eq!(nodes_read(&client, 50).await, ["pg3"]);
+    proxy.node("pg2").resume_replay().await.unwrap();
+    proxy.wait_for_replicas(2).await;
+    wait_for("reads on both again", Duration::from_secs(2), async || nodes_read(&client, 20).await == ["pg2", "pg3"])
+        .await;
+}
+
+#[tokio::test]
+async fn when_all_replicas_lag_the_settings_decide() {
+    for (choice, expected) in [("primary", Ok(&["pg1"][..])), ("stale", Ok(&["pg2", "pg3"])), ("error", Err("57P03"))] {
+        let (proxy, client) =
+            proxy_with_node_names(&format!("[routing]\n{SHORT}on_all_lagging = \"{choice}\"\n")).await;
+        for replica in ["pg2", "pg3"] {
+            proxy.node(replica).pause_replay().await.unwrap();
+        }
+        write(&proxy).await;
+        proxy.wait_for_replicas(0).await;
+        match expected {
+            Ok(nodes) => {
+                // A session stays with one that does not move on: it must not go back in time on the other.
+                let found = nodes_read(&client, 30).await;
+                assert!(found.iter().all(|node| nodes.contains(&node.as_str())), "{choice}: {found:?}");
+            }
+            Err(code) => {
+                let error = try_ask(&client, "SELECT node_name()").await.unwrap_err();
+                assert_eq!(error.code().map(|code| code.code()), Some(code), "{choice}");
+                // What asks for the primary is not concerned.
+                assert_eq!(ask(&client, "/* pgpilot: primary */ SELECT node_name()").await, "pg1");
+            }
+        }
+        for replica in ["pg2", "pg3"] {
+            proxy.node(replica).resume_replay().await.unwrap();
+        }
+        proxy.wait_for_replicas(2).await;
+        wait_for("reads on replicas again", LIMIT, async || nodes_read(&client, 20).await == ["pg2", "pg3"]).await;
+    }
+}

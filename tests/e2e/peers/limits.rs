@@ -1,0 +1,68 @@
+//! Limits are told to clients in words and codes that drivers know; and a pgpilot that stops lets transactions finish.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use crate::support::proxy::{Proxy, ask, try_ask};
+use crate::support::{LIMIT, wait_for};
+
+async fn code(client: &Client, sql: &str) -> Option<String> {
+    try_ask(client, sql).await.unwrap_err().code().map(|code| code.code().to_owned())
+}
+
+#[tokio::test]
+async fn a_full_pool_makes_clients_wait_for_so_long_and_so_many() {
+    let settings = "[pool]\nmax_server_connections = 1\nmax_waiting = 1\ncheckout_timeout = \"700ms\"\n";
+    let proxy = Proxy::shared(settings).await;
+    let (holder, waiting, refused) = (proxy.connect().await, proxy.connect().await, proxy.connect().await);
+    let sql = "/* pgpilot: primary */ SELECT 1";
+    holder.batch_execute("BEGIN").await.unwrap();
+    ask(&holder, sql).await;
+    let pools = proxy.app.shared().pools.all();
+    let queued = async || pools.iter().flat_map(|(_, pool)| pool.counts()).any(|(_, counts)| counts.waiting > 0);
+    let begun = Instant::now();
+    let (first, ()) = tokio::join!(code(&waiting, sql), async {
+        wait_for("one to wait", LIMIT, queued).await;
+        assert_eq!(code(&refused, sql).await.as_deref(), Some("53300"));
+        assert!(begun.elapsed() < Duration::from_millis(600), "it was not refused at once");
+    });
+    assert_eq!(first.as_deref(), Some("53300"));
+    assert!(begun.elapsed() >= Duration::from_millis(700));
+    // Who waits and is served in time notices nothing.
+    let (served, ()) = tokio::join!(ask(&waiting, sql), async {
+        wait_for("one to wait", LIMIT, queued).await;
+        holder.batch_execute("COMMIT").await.unwrap();
+    });
+    assert_eq!(served, "1");
+    assert_eq!(ask(&refused, sql).await, "1");
+}
+
+#[tokio::test]
+async fn a_pgpilot_that_stops_lets_transactions_finish() {
+    let proxy = Proxy::with("").await;
+    let (busy, idle, reader) = (proxy.connect().await, proxy.connect().await, proxy.connect().await);
+    ask(&idle, "SELECT 1").await;
+    ask(&reader, "SELECT 1").await;
+    busy.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    busy.batch_execute("BEGIN").await.unwrap();
+    busy.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    let stopping = async {
+        proxy.app.shutdown().await;
+        Instant::now()
+    };
+    let finishing = async {
+        wait_for("the idle ones to be told to go", LIMIT, async || idle.is_closed() && reader.is_closed()).await;
+        let refused = tokio_postgres::connect(&proxy.url(), tokio_postgres::NoTls).await;
+        assert!(refused.is_err(), "a new client was let in");
+        busy.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+        let committed = Instant::now();
+        busy.batch_execute("COMMIT").await.unwrap();
+        wait_for("the busy one to be told to go", LIMIT, async || busy.is_closed()).await;
+        committed
+    };
+    let (stopped, committed) = tokio::join!(stopping, finishing);
+    assert!(stopped >= committed);
+    let count = proxy.node("pg1").connect_to("shop").await.unwrap();
+    assert_eq!(count.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0), 2);
+}

@@ -1,0 +1,193 @@
+//! What belongs to one session stays with it: settings, temporary tables, notifications; and what a session may ask of pgpilot.
+
+use std::sync::{Arc, Mutex};
+
+use pgpilot::decide::sql::Reason;
+use tokio_postgres::{AsyncMessage, Client, NoTls, Notification};
+
+use crate::support::proxy::{PASSWORD, Proxy, USER, ask, try_ask};
+use crate::support::{LIMIT, wait_for};
+
+/// Whoever comes next gets the connection that the last one had.
+const ONE: &str = "[pool]\nmax_server_connections = 1\n";
+
+#[tokio::test]
+async fn settings_made_in_a_transaction_follow_its_fate_and_their_session() {
+    let proxy = Proxy::shared(ONE).await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    let timeout = "SELECT current_setting('statement_timeout')";
+    for (texts, expected) in [
+        (&["BEGIN", "SET statement_timeout = '11s'", "COMMIT"][..], "11s"),
+        (&["BEGIN", "SET statement_timeout = '12s'", "ROLLBACK"], "11s"),
+        (&["BEGIN", "SET LOCAL statement_timeout = '13s'", "SELECT 1", "COMMIT"], "11s"),
+        (&["BEGIN", "SAVEPOINT s", "SET statement_timeout = '14s'", "ROLLBACK TO s", "COMMIT"], "11s"),
+        (&["BEGIN; SET statement_timeout = '15s'; COMMIT"], "15s"),
+        (&["SELECT set_config('statement_timeout', '16s', false)"], "16s"),
+        (&["SELECT set_config('statement_timeout', '17s', true)"], "16s"),
+        (&["SELECT set_config('statement_' || 'timeout', '18s', false)"], "18s"),
+        (&["DO $$ BEGIN PERFORM set_config('statement_timeout', '19s', false); END $$"], "19s"),
+        (&["BEGIN", "SELECT set_config('statement_timeout', '20s', false)", "SELECT 1/0", "ROLLBACK"], "19s"),
+        (&["RESET statement_timeout"], "0"),
+    ] {
+        for sql in texts {
+            assert!(try_ask(&a, sql).await.is_ok() || sql.contains("1/0"), "{sql}");
+        }
+        for _ in 0..3 {
+            assert_eq!(ask(&b, timeout).await, "0", "{texts:?}");
+            assert_eq!(ask(&b, "SHOW statement_timeout").await, "0", "{texts:?}");
+            assert_eq!(ask(&a, timeout).await, expected, "{texts:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn row_level_security_by_setting_never_sees_another_tenant() {
+    let proxy = Proxy::with(ONE).await;
+    let owner = proxy.node("pg1").connect_to("shop").await.unwrap();
+    owner
+        .batch_execute(
+            "CREATE TABLE orders (tenant text, n int); GRANT ALL ON orders TO app;
+             INSERT INTO orders SELECT 't' || n % 3, n FROM generate_series(1, 30) n;
+             ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY tenants ON orders USING (tenant = current_setting('app.tenant', true))",
+        )
+        .await
+        .unwrap();
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    let clients = [proxy.connect().await, proxy.connect().await, proxy.connect().await];
+    for (n, client) in clients.iter().enumerate() {
+        ask(client, &format!("SELECT set_config('app.tenant', 't{n}', false)")).await;
+    }
+    let nobody = proxy.connect().await;
+    for _ in 0..20 {
+        for (n, client) in clients.iter().enumerate() {
+            let seen = ask(client, "SELECT string_agg(DISTINCT tenant, ',') || count(*) FROM orders").await;
+            assert_eq!(seen, format!("t{n}10"));
+        }
+        assert_eq!(ask(&nobody, "SELECT count(*) FROM orders").await, "0");
+    }
+    let (_, replicas) = proxy.counts();
+    assert!(replicas >= 40, "{replicas} on replicas: reads with settings do not need the primary");
+}
+
+#[tokio::test]
+async fn a_temporary_table_outside_a_transaction_stays_usable_and_private() {
+    let proxy = Proxy::shared("").await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    // It has the name of a permanent one, which every replica would find.
+    a.batch_execute("CREATE TABLE shadowed (n int); INSERT INTO shadowed VALUES (1)").await.unwrap();
+    a.batch_execute("CREATE TEMP TABLE shadowed (n int)").await.unwrap();
+    a.batch_execute("INSERT INTO shadowed VALUES (2), (3)").await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(ask(&a, "SELECT count(*) FROM shadowed").await, "2");
+        assert_eq!(a.query_one("SELECT sum(n) FROM shadowed", &[]).await.unwrap().get::<_, i64>(0), 5);
+        assert_eq!(ask(&b, "SELECT count(*) FROM shadowed").await, "1");
+    }
+    drop(a);
+    let c = proxy.connect().await;
+    for _ in 0..5 {
+        assert_eq!(ask(&c, "SELECT count(*) FROM shadowed").await, "1");
+    }
+}
+
+/// A client that keeps what it is notified of.
+async fn listening(proxy: &Proxy) -> (Client, Arc<Mutex<Vec<Notification>>>) {
+    let text = format!("host=127.0.0.1 port={} user={USER} password={PASSWORD} dbname=shop", proxy.port());
+    let (client, mut connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let notes = heard.clone();
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            if let AsyncMessage::Notification(notification) = message {
+                notes.lock().unwrap().push(notification);
+            }
+        }
+    });
+    (client, heard)
+}
+
+#[tokio::test]
+async fn notifications_are_delivered_while_pooled_by_transaction() {
+    let proxy = Proxy::shared("").await;
+    let ((a, heard), (_other, others)) = (listening(&proxy).await, listening(&proxy).await);
+    let notifier = proxy.connect().await;
+    a.batch_execute("LISTEN news").await.unwrap();
+    assert_eq!(ask(&a, "SHOW pgpilot.pins").await, "listen");
+    for n in 1..=5 {
+        notifier.batch_execute(&format!("NOTIFY news, '{n}'")).await.unwrap();
+    }
+    // It is idle, and is told all the same.
+    wait_for("notifications", LIMIT, async || heard.lock().unwrap().len() == 5).await;
+    notifier.batch_execute("BEGIN; SELECT pg_notify('news', '6'); COMMIT").await.unwrap();
+    wait_for("a notification by function", LIMIT, async || heard.lock().unwrap().len() == 6).await;
+    let payloads: Vec<_> = heard.lock().unwrap().iter().map(|note| note.payload().to_owned()).collect();
+    assert_eq!(payloads, ["1", "2", "3", "4", "5", "6"]);
+    a.batch_execute("UNLISTEN news").await.unwrap();
+    assert_eq!(ask(&a, "SHOW pgpilot.pins").await, "");
+    notifier.batch_execute("NOTIFY news, '7'").await.unwrap();
+    assert_eq!(ask(&a, "SELECT 1").await, "1");
+    assert_eq!((heard.lock().unwrap().len(), others.lock().unwrap().len()), (6, 0));
+}
+
+/// Where a statement ran: (primary, replica).
+async fn place(proxy: &Proxy, client: &Client, sql: &str) -> (u64, u64) {
+    let before = proxy.counts();
+    ask(client, sql).await;
+    (proxy.counts().0 - before.0, proxy.counts().1 - before.1)
+}
+
+#[tokio::test]
+async fn settings_and_hints_choose_the_place() {
+    let proxy = Proxy::shared("").await;
+    let client = proxy.connect().await;
+    assert_eq!(place(&proxy, &client, "SELECT 1").await, (0, 1));
+    assert_eq!(place(&proxy, &client, "/* pgpilot: primary */ SELECT 1").await, (1, 0));
+    client.batch_execute("SET pgpilot.route = 'primary'").await.unwrap();
+    assert_eq!(ask(&client, "SHOW pgpilot.route").await, "primary");
+    assert_eq!(place(&proxy, &client, "SELECT 2").await, (1, 0));
+    client.batch_execute("RESET pgpilot.route").await.unwrap();
+    client.batch_execute("SET pgpilot.consistency = 'primary'").await.unwrap();
+    assert_eq!(place(&proxy, &client, "SELECT 3").await, (1, 0));
+    // In mode `primary`, a hint asks for a replica that has what the session wrote.
+    wait_for("a replica by hint", LIMIT, async || {
+        place(&proxy, &client, "SELECT 4 /* pgpilot: replica */").await == (0, 1)
+    })
+    .await;
+    client.batch_execute("SET pgpilot.consistency = 'eventual'").await.unwrap();
+    assert_eq!(place(&proxy, &client, "SELECT 5").await, (0, 1));
+    // A hint does not make a replica take a write.
+    client.batch_execute("SET pgpilot.route = 'replica'").await.unwrap();
+    assert_eq!(place(&proxy, &client, "CREATE TABLE hinted (n int)").await, (1, 0));
+    assert_eq!(place(&proxy, &client, "/* pgpilot: replica */ INSERT INTO hinted VALUES (1)").await, (1, 0));
+    let wrong = client.batch_execute("SET pgpilot.consistency = 'sometimes'").await.unwrap_err();
+    assert_eq!(wrong.code().map(|code| code.code()), Some("22023"));
+    let unknown = client.batch_execute("SET pgpilot.konsistency = 'strong'").await.unwrap_err();
+    assert_eq!(unknown.code().map(|code| code.code()), Some("42704"));
+    let at_start = proxy.connect_with("options='-c pgpilot.consistency=primary'").await;
+    assert_eq!(ask(&at_start, "SHOW pgpilot.consistency").await, "primary");
+    assert_eq!(place(&proxy, &at_start, "SELECT 6").await, (1, 0));
+}
+
+#[tokio::test]
+async fn a_token_carries_a_write_to_another_session() {
+    // A replica that is asked too early would answer: nothing but the token keeps the reads from it.
+    let proxy = Proxy::shared("[routing]\nconsistency = \"eventual\"\n").await;
+    let (writer, reader) = (proxy.connect().await, proxy.connect().await);
+    writer.batch_execute("CREATE TABLE tokens (n int); INSERT INTO tokens VALUES (0)").await.unwrap();
+    for n in 1..=100 {
+        writer.batch_execute(&format!("UPDATE tokens SET n = {n}")).await.unwrap();
+        let token = ask(&writer, "SHOW pgpilot.lsn").await;
+        reader.batch_execute(&format!("SET pgpilot.min_lsn = '{token}'")).await.unwrap();
+        assert_eq!(ask(&reader, "SELECT n FROM tokens").await, n.to_string(), "{token}");
+    }
+    wait_for("reads with a token to run on replicas", LIMIT, async || {
+        place(&proxy, &reader, "SELECT n FROM tokens").await == (0, 1)
+    })
+    .await;
+    // One that no server reaches: the primary has what there is.
+    reader.batch_execute("SET pgpilot.min_lsn = '1/FFFF/0'").await.map_or_else(
+        |error| assert_eq!(error.code().map(|code| code.code()), Some("22023")),
+        |()| panic!("that is no token"),
+    );
+    assert_eq!(proxy.count_of(Reason::Retried), 0);
+}
