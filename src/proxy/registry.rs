@@ -99,11 +99,7 @@ impl Registry {
     }
 
     /// Enters a session. `version`: of its protocol, which says how long its secret may be.
-    pub(super) fn register(
-        self: &Arc<Self>,
-        info: ClientInfo,
-        version: i32,
-    ) -> Result<Registration, getrandom::Error> {
+    pub(super) fn register(self: &Arc<Self>, info: ClientInfo, version: i32) -> Result<Registration, getrandom::Error> {
         let length = if version >= PROTOCOL_3_2 { SECRET } else { SECRET_3_0 };
         let mut secret = vec![0; length].into_boxed_slice();
         getrandom::fill(&mut secret)?;

@@ -1,1 +1,215 @@
-//! x
+//! The primary dies and another tool promotes a replica: clients stay connected, what was queued goes on, and no write lands on the old one.
+
+use std::time::{Duration, Instant};
+
+use pgpilot::app::App;
+use pgpilot::decide::route::Role;
+use pgpilot::demo::{LocalCluster, Scope};
+use tokio_postgres::{Client, NoTls};
+
+use crate::support::proxy::{PASSWORD, Proxy, USER, ask, topology, try_ask};
+use crate::support::{LIMIT, wait_for};
+
+async fn clients(proxy: &Proxy, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(proxy.connect().await);
+    }
+    clients
+}
+
+/// What another tool does, except for the death of pg1.
+async fn promote(servers: &LocalCluster) {
+    let (new, other) = (servers.node("pg2").unwrap(), servers.node("pg3").unwrap());
+    new.promote().await.unwrap();
+    other.repoint(new).await.unwrap();
+}
+
+async fn count(servers: &LocalCluster, node: &str, condition: &str) -> i64 {
+    let session = servers.node(node).unwrap().connect_to("shop").await.unwrap();
+    session.query_one(&format!("SELECT count(*) FROM t WHERE {condition}"), &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn queued_statements_go_on_behind_a_promotion() {
+    let proxy = Proxy::with("").await;
+    let writers = clients(&proxy, 10).await;
+    let reader = proxy.connect().await;
+    writers[0].batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    let prepared = writers[1].prepare("INSERT INTO t VALUES ($1)").await.unwrap();
+    for writer in &writers {
+        writer.batch_execute("INSERT INTO t VALUES (0)").await.unwrap();
+    }
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    // Sent while there is no primary: simple, prepared, and a transaction's first statement.
+    let mut queued = Vec::new();
+    for (n, writer) in writers.into_iter().enumerate() {
+        let prepared = prepared.clone();
+        queued.push(tokio::spawn(async move {
+            match n {
+                0 => writer.batch_execute("BEGIN; INSERT INTO t VALUES (1); COMMIT").await.unwrap(),
+                1 => drop(writer.execute(&prepared, &[&1]).await.unwrap()),
+                2 => {
+                    writer.batch_execute("BEGIN").await.unwrap();
+                    writer.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+                    writer.batch_execute("COMMIT").await.unwrap();
+                }
+                _ => writer.batch_execute("INSERT INTO t VALUES (1)").await.unwrap(),
+            }
+            (Instant::now(), writer)
+        }));
+    }
+    wait_for("pgpilot to notice", LIMIT, async || {
+        proxy.app.shared().cluster.snapshot().usable_primary().is_none()
+    })
+    .await;
+    // Meanwhile there are replicas to read from.
+    for _ in 0..20 {
+        assert_eq!(ask(&reader, "SELECT count(*) FROM t").await, "10");
+    }
+    assert!(queued.iter().all(|task| !task.is_finished()));
+    proxy.node("pg2").promote().await.unwrap();
+    let promoted = Instant::now();
+    for task in queued {
+        let (done, writer) = task.await.unwrap();
+        let after = done.saturating_duration_since(promoted);
+        assert!(after < Duration::from_secs(1), "{after:?} after the promotion");
+        assert!(!writer.is_closed());
+        writer.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    }
+    assert_eq!(count(&proxy.servers, "pg2", "n > 0").await, 20);
+    proxy.node("pg3").repoint(proxy.node("pg2")).await.unwrap();
+    proxy.wait_for_replicas(1).await;
+}
+
+#[tokio::test]
+async fn an_old_primary_that_comes_back_gets_no_write() {
+    let proxy = Proxy::with("").await;
+    let clients = clients(&proxy, 4).await;
+    clients[0].batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    let old = proxy.node("pg1");
+    old.kill9(Scope::Node).await.unwrap();
+    promote(&proxy.servers).await;
+    // Writes go on while it comes back.
+    let writing = async {
+        let begun = Instant::now();
+        let (mut writes, mut known) = (0, None);
+        while known.is_none_or(|at: Instant| at.elapsed() < Duration::from_millis(500)) {
+            for client in &clients {
+                client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+                writes += 1;
+            }
+            let snapshot = proxy.app.shared().cluster.snapshot();
+            if known.is_none() && snapshot.nodes.iter().any(|node| node.role == Role::Stray) {
+                known = Some(Instant::now());
+            }
+            assert!(begun.elapsed() < LIMIT, "{snapshot:?}");
+        }
+        writes
+    };
+    let (writes, started) = tokio::join!(writing, old.start());
+    started.unwrap();
+    assert_eq!((count(&proxy.servers, "pg2", "n = 1").await, count(&proxy.servers, "pg1", "true").await), (writes, 0));
+
+    // Nor from a pgpilot that sees both for the first time.
+    let app = App::start(topology(&proxy.servers, ""), None).await.unwrap();
+    let port = app.addresses()[0].port();
+    let text = format!("host=127.0.0.1 port={port} user={USER} password={PASSWORD} dbname=shop");
+    let (client, connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..50 {
+        client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+        assert_ne!(ask(&client, "SELECT count(*) FROM t").await, "0");
+    }
+    assert_eq!((count(&proxy.servers, "pg2", "n = 2").await, count(&proxy.servers, "pg1", "true").await), (50, 0));
+}
+
+fn code(error: &tokio_postgres::Error) -> &str {
+    error.code().map_or("none", |code| code.code())
+}
+
+/// Waits until statements of so many clients are running on servers.
+async fn wait_until_busy(proxy: &Proxy, count: usize) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let session = proxy.node("pg1").connect().await.unwrap();
+    wait_for("the statements to run", LIMIT, async || {
+        let busy: i64 = session.query_one(sql, &[]).await.unwrap().get(0);
+        usize::try_from(busy).unwrap() == count
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_in_flight_is_told_truly_and_the_sessions_go_on() {
+    let proxy = Proxy::with("").await;
+    let mut all = clients(&proxy, 6).await.into_iter();
+    let mut next = || all.next().unwrap();
+    let (write, extended, in_transaction, at_rest, committing, rolling_back) =
+        (next(), next(), next(), next(), next(), next());
+    write.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    for client in [&in_transaction, &at_rest, &committing, &rolling_back] {
+        client.batch_execute("BEGIN").await.unwrap();
+        client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    }
+    let slow = "INSERT INTO t SELECT 2 FROM pg_sleep(60)";
+    let (wrote, executed, ran, ()) = tokio::join!(
+        write.batch_execute(slow),
+        extended.execute(slow, &[]),
+        in_transaction.batch_execute("SELECT pg_sleep(60)"),
+        async {
+            wait_until_busy(&proxy, 3).await;
+            proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+        }
+    );
+    assert_eq!(code(&wrote.unwrap_err()), "08007");
+    assert_eq!(code(&executed.unwrap_err()), "08007");
+    let lost = ran.unwrap_err();
+    assert_eq!(code(&lost), "08006");
+    assert!(lost.as_db_error().unwrap().message().contains("rolled back"), "{lost:?}");
+    // A failed transaction is to be ended, which needs no server.
+    assert_eq!(code(&in_transaction.batch_execute("SELECT 1").await.unwrap_err()), "25P02");
+    in_transaction.batch_execute("ROLLBACK").await.unwrap();
+    // Who did nothing at that moment is told with the next statement, once.
+    assert_eq!(code(&at_rest.batch_execute("INSERT INTO t VALUES (3)").await.unwrap_err()), "08006");
+    assert_eq!(code(&at_rest.batch_execute("INSERT INTO t VALUES (3)").await.unwrap_err()), "25P02");
+    at_rest.batch_execute("ROLLBACK").await.unwrap();
+    // A COMMIT that could not be made is an error, after which there is no transaction.
+    assert_eq!(code(&committing.batch_execute("COMMIT").await.unwrap_err()), "08006");
+    rolling_back.batch_execute("ROLLBACK").await.unwrap();
+    promote(&proxy.servers).await;
+    for client in [&write, &extended, &in_transaction, &at_rest, &committing, &rolling_back] {
+        client.batch_execute("INSERT INTO t VALUES (4)").await.unwrap();
+        assert!(try_ask(client, "SELECT count(*) FROM t").await.is_ok());
+    }
+    assert_eq!((count(&proxy.servers, "pg2", "n < 4").await, count(&proxy.servers, "pg2", "n = 4").await), (0, 6));
+}
+
+#[tokio::test]
+async fn without_a_primary_there_is_a_clear_error_in_time_and_then_it_works_again() {
+    let proxy = Proxy::with("[routing]\nprimary_wait = \"1s\"\n").await;
+    let client = proxy.connect().await;
+    client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    wait_for("pgpilot to notice", LIMIT, async || {
+        proxy.app.shared().cluster.snapshot().usable_primary().is_none()
+    })
+    .await;
+    for sql in ["INSERT INTO t VALUES (1)", "BEGIN; INSERT INTO t VALUES (1); COMMIT"] {
+        let begun = Instant::now();
+        let error = client.batch_execute(sql).await.unwrap_err();
+        let waited = begun.elapsed();
+        assert_eq!(code(&error), "57P03", "{error:?}");
+        assert!(error.as_db_error().unwrap().message().contains("no primary"), "{error:?}");
+        assert!(waited >= Duration::from_secs(1) && waited < Duration::from_secs(3), "{waited:?}");
+    }
+    client.batch_execute("BEGIN").await.unwrap();
+    assert_eq!(code(&client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap_err()), "57P03");
+    assert_eq!(code(&client.batch_execute("SELECT 1").await.unwrap_err()), "25P02");
+    client.batch_execute("ROLLBACK").await.unwrap();
+    proxy.node("pg1").start().await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    assert_eq!(ask(&client, "SELECT sum(n) FROM t").await, "2");
+}
