@@ -28,6 +28,8 @@ pub(super) struct Assessed {
     unnamed: Unnamed,
     /// The statements that it closes.
     closed: Vec<Box<[u8]>>,
+    /// Names that it uses and that mean nothing.
+    missing: Vec<Box<[u8]>>,
 }
 
 /// Whether a batch can be looked at as a whole before any of it is sent.
@@ -55,6 +57,14 @@ impl Assessed {
         if name.is_empty() && self.unnamed == Unnamed::None {
             self.unnamed = Unnamed::Older;
         }
+    }
+
+    fn closes(&self, name: &[u8]) -> bool {
+        self.closed.iter().any(|closed| **closed == *name)
+    }
+
+    fn missed(&self, name: &[u8]) -> bool {
+        self.missing.iter().any(|missing| **missing == *name)
     }
 }
 
@@ -110,10 +120,8 @@ impl Client {
         }
         let name = Parse::read(frame.body())?.name;
         Ok(match name {
-            b"" => assessed.unnamed == Unnamed::Older,
-            name => {
-                self.session.statements.contains_key(name) && assessed.closed.iter().any(|closed| **closed == *name)
-            }
+            b"" => assessed.unnamed == Unnamed::Older || assessed.closes(name),
+            name => assessed.missed(name) || (self.session.statements.contains_key(name) && assessed.closes(name)),
         })
     }
 
@@ -122,8 +130,7 @@ impl Client {
             frontend::QUERY => {
                 let text = frontend::query(frame.body())?;
                 let verdict = self.verdict_on(text);
-                // "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
-                self.session.unnamed = None;
+                self.session.drop_unnamed();
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
                 assessed.query = Some(verdict);
@@ -214,6 +221,7 @@ impl Client {
     fn add_statement(&mut self, name: &[u8], assessed: &mut Assessed) {
         let Some(known) = self.session.find(name) else {
             // It fails wherever it goes.
+            assessed.missing.push(name.into());
             return assessed.needs.want(Need::Read, Reason::Prepared);
         };
         let stamp = self.verdicts.stamp();

@@ -78,6 +78,7 @@ impl Client {
             assessed?
         };
         if assessed.order == Order::Matters {
+            self.session.unassess();
             batch = Batch { len: 0, end: BatchEnd::Open };
         }
         self.flush_output().await?;
@@ -95,6 +96,7 @@ impl Client {
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
+        self.session.batch_begins();
         let Some(link) = self.link.as_mut() else { return };
         link.unnamed = Unnamed::AsBefore;
         link.may_commit |= assessed.commits;
@@ -222,6 +224,7 @@ impl Client {
         self.side.input = input;
         let assessed = assessed?;
         if assessed.order == Order::Matters {
+            self.session.unassess();
             return Ok(false);
         }
         self.grant(batch, assessed);

@@ -33,6 +33,8 @@ impl Client {
             return Ok(());
         }
         match frame.tag {
+            // Nor does the server take notice of it.
+            frontend::QUERY if link.dues.is_skipping() => session.unquery(),
             frontend::QUERY => {
                 link.executing = true;
                 let text = frontend::query(frame.body())?;
@@ -66,8 +68,10 @@ impl Client {
             frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
                 (Target::Statement, name) => {
                     // The server may go on knowing it: others use it, too.
-                    session.forget(name);
-                    own(link, backend::CLOSE_COMPLETE, None);
+                    if !link.dues.is_skipping() {
+                        let closed = session.forget(name);
+                        own(link, backend::CLOSE_COMPLETE, closed);
+                    }
                 }
                 (Target::Portal, _) => pass(link, frame, Kind::Close(None)),
             },
@@ -78,7 +82,7 @@ impl Client {
             frontend::SYNC => pass(link, frame, Kind::Sync),
             frontend::FUNCTION_CALL => {
                 link.executing = true;
-                pass(link, frame, Kind::Query);
+                pass(link, frame, Kind::Call);
             }
             // Flush; a CopyData that comes too late is dropped, as the server would.
             frontend::FLUSH => link.lease.output.extend_from_slice(frame.bytes),
@@ -170,7 +174,7 @@ fn make_room(link: &mut Link, id: StatementId) {
 
 fn forward_parse(link: &mut Link, session: &mut Session, parse: Parse<'_>, frame: Frame<'_>) {
     if link.dues.is_skipping() {
-        return session.forget(parse.name);
+        return session.unparse(parse.name);
     }
     let Some(SessionStatement { statement, .. }) = session.find(parse.name) else { return };
     let statement = statement.clone();

@@ -131,7 +131,7 @@ impl Client {
         link.may_commit = true;
         // Its text is not looked at: whatever it may leave is asked for afterwards.
         self.session.left.effects |= Effects::ANYTHING;
-        self.session.unnamed = None;
+        self.session.drop_unnamed();
         if header.tag == frontend::PARSE {
             link.dues.push(Kind::Parse(None), Fate::Client);
         } else {

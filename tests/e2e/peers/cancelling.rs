@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use crate::support::plain::{Raw, TRUST, errors, values};
 use crate::support::proxy::{Proxy, ask};
-use crate::support::plain::{Raw, TRUST, errors, values};
 use crate::support::{LIMIT, wait_for};
 
 #[tokio::test]
