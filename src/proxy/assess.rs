@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::batch::Batch;
 use super::client::Client;
 use super::fault::End;
 use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
@@ -111,6 +112,32 @@ impl Client {
             self.assess_frame(frame, &mut assessed)?;
         }
         Ok(assessed)
+    }
+
+    /// Whether what the names in a batch mean depends on batches that have not been answered yet: servers skip a Parse or Close behind an error.
+    pub(super) fn hangs_on_an_outcome(&self, batch: Batch) -> Result<bool, End> {
+        if !self.session.is_in_flux() {
+            return Ok(false);
+        }
+        let mut own_unnamed = false;
+        for frame in frames(&self.side.fresh()[..batch.len]) {
+            let name = match frame.tag {
+                frontend::PARSE => Parse::read(frame.body())?.name,
+                frontend::BIND => BindHead::parse(frame.body())?.statement,
+                frontend::DESCRIBE | frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
+                    (Target::Statement, name) => name,
+                    (Target::Portal, _) => continue,
+                },
+                _ => continue,
+            };
+            match name {
+                b"" if frame.tag == frontend::PARSE => own_unnamed = true,
+                b"" if own_unnamed => {}
+                name if self.session.is_undecided(name) => return Ok(true),
+                _ => {}
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a frame gives a name anew that frames before it in the same batch use, or close, in its older meaning.

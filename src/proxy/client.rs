@@ -216,7 +216,7 @@ impl Client {
             (_, end) if continues => end != BatchEnd::Simple,
             _ => !self.may_answer(batch) && !self.transaction_may_end_lease(),
         };
-        if !joins {
+        if !joins || (!continues && self.hangs_on_an_outcome(batch)?) {
             return Ok(false);
         }
         let input = std::mem::take(&mut self.side.input);

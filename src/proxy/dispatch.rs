@@ -334,16 +334,17 @@ impl Client {
         let ended_by = dues.iter().filter(|due| matches!(due.kind, Kind::Query | Kind::Call) && due.fate == Fate::Client).count();
         let Some(link) = self.link.as_mut() else { return };
         for due in dues {
-            match due.kind {
-                Kind::Parse(Some(id)) | Kind::Prepare(id) => {
-                    link.lease.statements.remove(id);
-                    if link.lease.unnamed == Some(id) {
-                        link.lease.unnamed = None;
-                    }
+            if let Kind::Parse(Some(id)) | Kind::Prepare(id) = due.kind {
+                link.lease.statements.remove(id);
+                if link.lease.unnamed == Some(id) {
+                    link.lease.unnamed = None;
                 }
-                // It was to be closed, and was not.
-                Kind::Close(Some(id)) => drop(link.lease.statements.insert(id)),
-                _ => {}
+            }
+        }
+        // They were to be closed, and were not: only now is there room for them again.
+        for due in dues {
+            if let Kind::Close(Some(id)) = due.kind {
+                link.lease.statements.insert(id);
             }
         }
         // The server takes no notice of a Query behind an error: the batch goes on.

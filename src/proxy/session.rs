@@ -150,6 +150,12 @@ impl Session {
         if name.is_empty() { self.unnamed.as_ref() } else { self.statements.get(name) }
     }
 
+    /// What the client calls a statement, or called it in a batch that has not been answered yet.
+    pub(super) fn name_of(&self, id: StatementId) -> Option<&[u8]> {
+        let named = self.statements.iter().find(|(_, known)| known.statement.id == id).map(|(name, _)| &**name);
+        named.or_else(|| self.undo.closed_name(id))
+    }
+
     /// Enters a statement that is being prepared in the batch that is being gathered.
     pub(super) fn define(&mut self, name: &[u8], statement: SessionStatement) {
         if name.is_empty() {
@@ -188,6 +194,16 @@ impl Session {
         let id = forgotten.statement.id;
         self.undo.closed(self.forwarding, name, forgotten);
         Some(id)
+    }
+
+    /// Whether batches under way change what names mean.
+    pub(super) fn is_in_flux(&self) -> bool {
+        !self.unconfirmed.is_empty() || !self.undo.is_empty()
+    }
+
+    /// Whether batches under way change what this name means.
+    pub(super) fn is_undecided(&self, name: &[u8]) -> bool {
+        self.undo.changes(name) || self.unconfirmed.iter().any(|(_, unconfirmed)| **unconfirmed == *name)
     }
 
     fn reopen(&mut self, name: Box<[u8]>, statement: SessionStatement) {

@@ -34,6 +34,26 @@ impl UndoLog {
         self.changes.push_back((batch, Change::Closed(name.into(), statement)));
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Whether a statement of this name may come back.
+    pub(super) fn changes(&self, name: &[u8]) -> bool {
+        self.changes.iter().any(|(_, change)| match change {
+            Change::Unnamed(_) => name.is_empty(),
+            Change::Closed(closed, _) => **closed == *name,
+        })
+    }
+
+    /// Under which name a statement was closed.
+    pub(super) fn closed_name(&self, id: StatementId) -> Option<&[u8]> {
+        self.changes.iter().rev().find_map(|(_, change)| match change {
+            Change::Closed(name, closed) if closed.statement.id == id => Some(&**name),
+            _ => None,
+        })
+    }
+
     /// The batch has been answered.
     pub(super) fn forget(&mut self, batch: u64) {
         while self.changes.pop_front_if(|(of, _)| *of <= batch).is_some() {}
