@@ -148,7 +148,7 @@ impl Client {
         let name = Parse::read(frame.body())?.name;
         Ok(match name {
             b"" => assessed.unnamed == Unnamed::Older || assessed.closes(name),
-            name => assessed.missed(name) || (self.session.statements.contains_key(name) && assessed.closes(name)),
+            name => assessed.missed(name) || assessed.closes(name),
         })
     }
 

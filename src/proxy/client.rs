@@ -55,6 +55,10 @@ impl Client {
     }
 
     async fn step(&mut self) -> Result<(), End> {
+        if self.side.rest != Passing::Nothing {
+            // Of a message whose beginning has been dropped.
+            return if self.pass_rest() { Ok(()) } else { self.wait_for_input().await };
+        }
         if self.skipping {
             return self.skip().await;
         }
@@ -343,9 +347,6 @@ impl Client {
             _ => {}
         }
         self.drop_frame(header);
-        if self.side.rest != Passing::Nothing {
-            return self.wait_for_input().await;
-        }
         Ok(())
     }
 

@@ -180,7 +180,7 @@ fn forward_parse(link: &mut Link, session: &mut Session, parse: Parse<'_>, frame
     let statement = statement.clone();
     if parse.name.is_empty() {
         link.lease.unnamed = Some(statement.id);
-        link.dues.push(Kind::Parse(Some(statement.id)), Fate::Client);
+        link.dues.push(Kind::Parse(session.unnamed_as(parse)), Fate::Client);
         return link.lease.output.extend_from_slice(frame.bytes);
     }
     let same = matches!(&statement.origin, Origin::Parse { query, types } if (&**query, &**types) == (parse.query, parse.types));
@@ -264,8 +264,7 @@ fn forward_sql_prepared(
                 // Not DEALLOCATE, which a failed transaction refuses.
                 frontend::put_statement_target(&mut link.lease.output, frontend::CLOSE, server_name(gone).as_bytes());
                 link.dues.push(Kind::Close(Some(gone)), Fate::Us);
-                frontend::put_sync(&mut link.lease.output);
-                link.dues.push(Kind::Sync, Fate::Us);
+                end_of_own(link);
             }
             let name_there = server_name(statement.id);
             frontend::put_query(&mut link.lease.output, format!("{before}{name_there}{after}").as_bytes());
@@ -289,14 +288,21 @@ fn forward_sql_prepared(
 fn put_renamed(link: &mut Link, statement: &Arc<Statement>, text: &str, name_at: &Range<usize>) {
     teach(link, statement);
     if matches!(statement.origin, Origin::Parse { .. }) && !link.dues.is_empty() {
-        // A Parse and perhaps a Close were put before this Query: they need their own end, or the Query would be skipped without a word should they fail.
-        frontend::put_sync(&mut link.lease.output);
-        link.dues.push(Kind::Sync, Fate::Us);
+        end_of_own(link);
     }
     let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
     let name = server_name(statement.id);
     link.renamed = Some(renamed(text, name_at, &name));
     frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
+}
+
+/// Extended messages of pgpilot's own before a Query need a Sync, or the Query would be skipped without a word should they fail. In a batch of the
+/// client's, it is the client who sends it.
+fn end_of_own(link: &mut Link) {
+    if !link.batch_open {
+        frontend::put_sync(&mut link.lease.output);
+        link.dues.push(Kind::Sync, Fate::Us);
+    }
 }
 
 fn renamed(text: &str, name_at: &Range<usize>, server: &str) -> Renamed {

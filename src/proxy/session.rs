@@ -4,10 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::decide::route::{Freshness, Policy};
-use crate::decide::session::{Defaults, Due, Fate, Kind, Needs, ParameterMap, Pin, Settings, Statement, StatementId};
+use crate::decide::session::{Defaults, Due, Fate, Kind, Needs, Origin, ParameterMap, Pin, Settings, Statement, StatementId};
 use super::undo::{Older, UndoLog};
 use crate::decide::sql::{Classified, Effects, Hint, TransactionMode};
 use crate::wire::backend::CLOSE_COMPLETE;
+use crate::wire::frontend::Parse;
 
 pub(super) struct Session {
     /// From the start-up packet: what RESET goes back to.
@@ -154,6 +155,16 @@ impl Session {
     pub(super) fn name_of(&self, id: StatementId) -> Option<&[u8]> {
         let named = self.statements.iter().find(|(_, known)| known.statement.id == id).map(|(name, _)| &**name);
         named.or_else(|| self.undo.closed_name(id))
+    }
+
+    /// The unnamed statement with this text, which another one may have replaced later in its batch.
+    pub(super) fn unnamed_as(&self, parse: Parse<'_>) -> Option<StatementId> {
+        let is = |known: &&SessionStatement| match &known.statement.origin {
+            Origin::Parse { query, types } => (&**query, &**types) == (parse.query, parse.types),
+            Origin::Sql { .. } => false,
+        };
+        let known = self.unnamed.as_ref().filter(is).or_else(|| self.undo.unnamed_before().find(is));
+        known.map(|known| known.statement.id)
     }
 
     /// Enters a statement that is being prepared in the batch that is being gathered.

@@ -46,6 +46,14 @@ impl UndoLog {
         })
     }
 
+    /// The unnamed statements that have been replaced, newest first.
+    pub(super) fn unnamed_before(&self) -> impl Iterator<Item = &SessionStatement> {
+        self.changes.iter().rev().filter_map(|(_, change)| match change {
+            Change::Unnamed(older) => older.as_ref(),
+            Change::Closed(..) => None,
+        })
+    }
+
     /// Under which name a statement was closed.
     pub(super) fn closed_name(&self, id: StatementId) -> Option<&[u8]> {
         self.changes.iter().rev().find_map(|(_, change)| match change {
