@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::batch::Batch;
 use super::client::Client;
 use super::fault::End;
 use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
@@ -30,6 +31,8 @@ pub(super) struct Assessed {
     unnamed: Unnamed,
     /// The statements that it closes.
     closed: Vec<Box<[u8]>>,
+    /// Names that it uses and that mean nothing.
+    missing: Vec<Box<[u8]>>,
 }
 
 /// Whether a batch can be looked at as a whole before any of it is sent.
@@ -57,6 +60,14 @@ impl Assessed {
         if name.is_empty() && self.unnamed == Unnamed::None {
             self.unnamed = Unnamed::Older;
         }
+    }
+
+    fn closes(&self, name: &[u8]) -> bool {
+        self.closed.iter().any(|closed| **closed == *name)
+    }
+
+    fn missed(&self, name: &[u8]) -> bool {
+        self.missing.iter().any(|missing| **missing == *name)
     }
 }
 
@@ -115,6 +126,32 @@ impl Client {
         Ok(assessed)
     }
 
+    /// Whether what the names in a batch mean depends on batches that have not been answered yet: servers skip a Parse or Close behind an error.
+    pub(super) fn hangs_on_an_outcome(&self, batch: Batch) -> Result<bool, End> {
+        if !self.session.is_in_flux() {
+            return Ok(false);
+        }
+        let mut own_unnamed = false;
+        for frame in frames(&self.side.fresh()[..batch.len]) {
+            let name = match frame.tag {
+                frontend::PARSE => Parse::read(frame.body())?.name,
+                frontend::BIND => BindHead::parse(frame.body())?.statement,
+                frontend::DESCRIBE | frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
+                    (Target::Statement, name) => name,
+                    (Target::Portal, _) => continue,
+                },
+                _ => continue,
+            };
+            match name {
+                b"" if frame.tag == frontend::PARSE => own_unnamed = true,
+                b"" if own_unnamed => {}
+                name if self.session.is_undecided(name) => return Ok(true),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether a frame gives a name anew that frames before it in the same batch use, or close, in its older meaning.
     fn redefines(&self, frame: Frame<'_>, assessed: &Assessed) -> Result<bool, End> {
         if frame.tag != frontend::PARSE {
@@ -122,10 +159,8 @@ impl Client {
         }
         let name = Parse::read(frame.body())?.name;
         Ok(match name {
-            b"" => assessed.unnamed == Unnamed::Older || assessed.closed.iter().any(|closed| closed.is_empty()),
-            name => {
-                self.session.statements.contains_key(name) && assessed.closed.iter().any(|closed| **closed == *name)
-            }
+            b"" => assessed.unnamed == Unnamed::Older || assessed.closes(name),
+            name => assessed.missed(name) || assessed.closes(name),
         })
     }
 
@@ -134,8 +169,7 @@ impl Client {
             frontend::QUERY => {
                 let text = frontend::query(frame.body())?;
                 let verdict = self.verdict_on(text);
-                // "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
-                self.session.unnamed = None;
+                self.session.drop_unnamed();
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
                 assessed.query = Some(verdict);
@@ -231,6 +265,7 @@ impl Client {
     fn add_statement(&mut self, name: &[u8], assessed: &mut Assessed) {
         let Some(known) = self.session.find(name) else {
             // It fails wherever it goes.
+            assessed.missing.push(name.into());
             return assessed.needs.want(Need::Read, Reason::Prepared);
         };
         let stamp = self.verdicts.stamp();

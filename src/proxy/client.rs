@@ -55,6 +55,10 @@ impl Client {
     }
 
     async fn step(&mut self) -> Result<(), End> {
+        if self.side.rest != Passing::Nothing {
+            // Of a message whose beginning has been dropped.
+            return if self.pass_rest() { Ok(()) } else { self.wait_for_input().await };
+        }
         if self.skipping {
             return self.skip().await;
         }
@@ -78,6 +82,7 @@ impl Client {
             assessed?
         };
         if assessed.order == Order::Matters {
+            self.session.unassess();
             batch = Batch { len: 0, end: BatchEnd::Open };
         }
         self.flush_output().await?;
@@ -98,6 +103,7 @@ impl Client {
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
+        self.session.batch_begins();
         let Some(link) = self.link.as_mut() else { return };
         link.unnamed = Unnamed::AsBefore;
         link.note_end(&assessed, &self.transaction);
@@ -217,7 +223,7 @@ impl Client {
             (_, end) if continues => end != BatchEnd::Simple,
             _ => !self.may_answer(batch) && !self.transaction_may_end_lease(),
         };
-        if !joins {
+        if !joins || (!continues && self.hangs_on_an_outcome(batch)?) {
             return Ok(false);
         }
         let input = std::mem::take(&mut self.side.input);
@@ -225,6 +231,7 @@ impl Client {
         self.side.input = input;
         let assessed = assessed?;
         if assessed.order == Order::Matters {
+            self.session.unassess();
             return Ok(false);
         }
         if let Some(link) = self.link.as_mut() {
@@ -350,9 +357,6 @@ impl Client {
             _ => {}
         }
         self.drop_frame(header);
-        if self.side.rest != Passing::Nothing {
-            return self.wait_for_input().await;
-        }
         Ok(())
     }
 

@@ -342,31 +342,37 @@ impl Client {
 
     pub(super) fn batch_skipped(&mut self, dues: &[Due]) {
         self.session.skipped(dues);
+        let ended_by =
+            dues.iter().filter(|due| matches!(due.kind, Kind::Query | Kind::Call) && due.fate == Fate::Client).count();
         let Some(link) = self.link.as_mut() else { return };
         for due in dues {
-            match due.kind {
-                Kind::Parse(Some(id)) | Kind::Prepare(id) => {
-                    link.lease.statements.remove(id);
-                    if link.lease.unnamed == Some(id) {
-                        link.lease.unnamed = None;
-                    }
+            if let Kind::Parse(Some(id)) | Kind::Prepare(id) = due.kind {
+                link.lease.statements.remove(id);
+                if link.lease.unnamed == Some(id) {
+                    link.lease.unnamed = None;
                 }
-                // It was to be closed, and was not.
-                Kind::Close(Some(id)) => drop(link.lease.statements.insert(id)),
-                _ => {}
             }
         }
+        // They were to be closed, and were not: only now is there room for them again.
+        for due in dues {
+            if let Kind::Close(Some(id)) = due.kind {
+                link.lease.statements.insert(id);
+            }
+        }
+        // The server takes no notice of a Query behind an error: the batch goes on.
+        (0..ended_by).for_each(|_| self.session.batch_goes_on());
         if !link.dues.is_skipping() {
             return;
         }
         // The server waits for a Sync.
         link.batch_open = true;
         let ours = dues.iter().take_while(|due| due.fate == Fate::Us).count();
-        if dues.get(ours).is_some_and(|due| due.kind == Kind::Query) {
+        if dues.get(ours).is_some_and(|due| matches!(due.kind, Kind::Query | Kind::Call)) {
             // A BEGIN of ours failed before a simple Query, which the server has skipped with it: the client does not send one.
             frontend::put_sync(&mut link.lease.output);
             link.dues.push(Kind::Sync, Fate::Client);
             link.batch_open = false;
+            self.session.batch_sent();
         }
     }
 

@@ -33,6 +33,8 @@ impl Client {
             return Ok(());
         }
         match frame.tag {
+            // Nor does the server take notice of it.
+            frontend::QUERY if link.dues.is_skipping() => session.unquery(),
             frontend::QUERY => {
                 link.executing = true;
                 let text = frontend::query(frame.body())?;
@@ -66,8 +68,10 @@ impl Client {
             frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
                 (Target::Statement, name) => {
                     // The server may go on knowing it: others use it, too.
-                    session.forget(name);
-                    own(link, backend::CLOSE_COMPLETE, None);
+                    if !link.dues.is_skipping() {
+                        let closed = session.forget(name);
+                        own(link, backend::CLOSE_COMPLETE, closed);
+                    }
                 }
                 (Target::Portal, _) => pass(link, frame, Kind::Close(None)),
             },
@@ -78,7 +82,7 @@ impl Client {
             frontend::SYNC => pass(link, frame, Kind::Sync),
             frontend::FUNCTION_CALL => {
                 link.executing = true;
-                pass(link, frame, Kind::Query);
+                pass(link, frame, Kind::Call);
             }
             // Flush; a CopyData that comes too late is dropped, as the server would.
             frontend::FLUSH => link.lease.output.extend_from_slice(frame.bytes),
@@ -175,20 +179,21 @@ fn make_room(link: &mut Link, id: StatementId) {
 
 fn forward_parse(link: &mut Link, session: &mut Session, parse: Parse<'_>, frame: Frame<'_>) {
     if link.dues.is_skipping() {
-        return session.forget(parse.name);
+        return session.unparse(parse.name);
     }
     let Some(SessionStatement { statement, .. }) = session.find(parse.name) else { return };
     let statement = statement.clone();
     if parse.name.is_empty() {
         link.lease.unnamed = Some(statement.id);
-        link.dues.push(Kind::Parse(Some(statement.id)), Fate::Client);
+        link.dues.push(Kind::Parse(session.unnamed_as(parse)), Fate::Client);
         return link.lease.output.extend_from_slice(frame.bytes);
     }
     let same = matches!(&statement.origin, Origin::Parse { query, types } if (&**query, &**types) == (parse.query, parse.types));
     if !same || !session.take_unsent(parse.name) {
-        let name = String::from_utf8_lossy(parse.name);
-        let message = format!("prepared statement \"{name}\" already exists");
-        return fail(link, &Report::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message));
+        // The server says that the name is taken, if there is nothing else to be said of the text.
+        teach(link, &statement);
+        Parse { name: server_name(statement.id).as_bytes(), ..parse }.put(&mut link.lease.output);
+        return link.dues.push(Kind::Parse(None), Fate::Client);
     }
     if link.lease.statements.touch(statement.id) {
         return own(link, backend::PARSE_COMPLETE, Some(statement.id));
@@ -244,10 +249,12 @@ fn forward_sql_prepared(
     let Ok(text) = std::str::from_utf8(text) else { return false };
     match intent {
         Intent::Prepare { name, name_at, statement: verdict } => {
-            if session.statements.contains_key(name.as_bytes()) {
-                let message = format!("prepared statement \"{name}\" already exists");
-                let report = Report::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message);
-                fail_query(link, &report);
+            if let Some(known) = session.statements.get(name.as_bytes()) {
+                // As with a Parse.
+                let statement = known.statement.clone();
+                put_renamed(link, &statement, text, name_at);
+                link.lease.unnamed = None;
+                link.dues.push(Kind::Query, Fate::Client);
                 return true;
             }
             let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
@@ -262,8 +269,7 @@ fn forward_sql_prepared(
                 // Not DEALLOCATE, which a failed transaction refuses.
                 frontend::put_statement_target(&mut link.lease.output, frontend::CLOSE, server_name(gone).as_bytes());
                 link.dues.push(Kind::Close(Some(gone)), Fate::Us);
-                frontend::put_sync(&mut link.lease.output);
-                link.dues.push(Kind::Sync, Fate::Us);
+                end_of_own(link);
             }
             let name_there = server_name(statement.id);
             frontend::put_query(&mut link.lease.output, format!("{before}{name_there}{after}").as_bytes());
@@ -274,16 +280,7 @@ fn forward_sql_prepared(
         Intent::Execute { name, name_at } => {
             let Some(known) = session.statements.get(name.as_bytes()) else { return false };
             let statement = known.statement.clone();
-            teach(link, &statement);
-            if matches!(statement.origin, Origin::Parse { .. }) && !link.dues.is_empty() {
-                // A Parse and perhaps a Close were put before this Query: they need their own end, or the Query would be skipped without a word should they fail.
-                frontend::put_sync(&mut link.lease.output);
-                link.dues.push(Kind::Sync, Fate::Us);
-            }
-            let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
-            let name = server_name(statement.id);
-            link.renamed = Some(renamed(text, name_at, &name));
-            frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
+            put_renamed(link, &statement, text, name_at);
         }
         _ => return false,
     }
@@ -292,17 +289,30 @@ fn forward_sql_prepared(
     true
 }
 
+/// Sends a text in which a statement's name is replaced by the server's, after the server has been taught it.
+fn put_renamed(link: &mut Link, statement: &Arc<Statement>, text: &str, name_at: &Range<usize>) {
+    teach(link, statement);
+    if matches!(statement.origin, Origin::Parse { .. }) && !link.dues.is_empty() {
+        end_of_own(link);
+    }
+    let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
+    let name = server_name(statement.id);
+    link.renamed = Some(renamed(text, name_at, &name));
+    frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
+}
+
+/// Extended messages of pgpilot's own before a Query need a Sync, or the Query would be skipped without a word should they fail. In a batch of the
+/// client's, it is the client who sends it.
+fn end_of_own(link: &mut Link) {
+    if !link.batch_open {
+        frontend::put_sync(&mut link.lease.output);
+        link.dues.push(Kind::Sync, Fate::Us);
+    }
+}
+
 fn renamed(text: &str, name_at: &Range<usize>, server: &str) -> Renamed {
     let characters = |range: Range<usize>| text[range].chars().count();
     Renamed { at: characters(0..name_at.start), client: characters(name_at.clone()), server: server.len() }
-}
-
-fn fail_query(link: &mut Link, report: &Report) {
-    let mut message = BytesMut::new();
-    report.put(&mut message);
-    let name = String::from_utf8_lossy(NOBODY);
-    frontend::put_query(&mut link.lease.output, format!("EXECUTE {name}").as_bytes());
-    link.dues.push(Kind::Query, Fate::Fail(message.to_vec().into()));
 }
 
 /// Appends the header of a message whose body follows in pieces.

@@ -129,7 +129,7 @@ impl Client {
         link.may_commit = true;
         // Its text is not looked at: whatever it may leave is asked for afterwards.
         self.session.left.effects |= Effects::ANYTHING;
-        self.session.unnamed = None;
+        self.session.drop_unnamed();
         link.dues.push(Kind::Query, Fate::Client);
         self.end_of_open_batch();
         self.stream_frame(header);

@@ -24,6 +24,7 @@ mod session;
 mod settle;
 mod shared;
 mod statements;
+mod undo;
 mod verdicts;
 mod verifiers;
 mod welcome;

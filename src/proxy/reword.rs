@@ -4,7 +4,6 @@ use bytes::{BufMut, BytesMut};
 use memchr::memmem;
 
 use super::client::Client;
-use super::session::Session;
 use crate::decide::session::{SERVER_NAME_PREFIX, StatementId};
 use crate::wire::backend::ERROR_RESPONSE;
 use crate::wire::{Body, HEADER_LEN, frame};
@@ -29,14 +28,10 @@ impl Client {
         if renamed.is_none() && memmem::find(error, SERVER_NAME_PREFIX.as_bytes()).is_none() {
             return len;
         }
-        let Some(reworded) = reword(&error[HEADER_LEN..], renamed, |id| name_of(session, id)) else { return len };
+        let Some(reworded) = reword(&error[HEADER_LEN..], renamed, |id| session.name_of(id)) else { return len };
         link.reply.replace(&mut link.lease.input, len, &reworded);
         reworded.len()
     }
-}
-
-fn name_of(session: &Session, id: StatementId) -> Option<&[u8]> {
-    session.statements.iter().find(|(_, known)| known.statement.id == id).map(|(name, _)| &**name)
 }
 
 /// `None`: the body is malformed.

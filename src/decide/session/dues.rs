@@ -21,8 +21,10 @@ pub enum Kind {
     Execute,
     /// The statement that the server forgets; `None` for a portal.
     Close(Option<StatementId>),
-    /// A simple Query, a FunctionCall: everything up to ReadyForQuery.
+    /// A simple Query: everything up to ReadyForQuery.
     Query,
+    /// A FunctionCall, as well.
+    Call,
     /// A simple Query that prepares a statement.
     Prepare(StatementId),
     Sync,
@@ -86,8 +88,9 @@ impl Dues {
 
     /// How many ReadyForQuery the client is owed.
     pub fn batches(&self) -> usize {
-        let is_end =
-            |due: &&Due| matches!(due.kind, Kind::Query | Kind::Prepare(_) | Kind::Sync) && due.fate != Fate::Us;
+        let is_end = |due: &&Due| {
+            matches!(due.kind, Kind::Query | Kind::Call | Kind::Prepare(_) | Kind::Sync) && due.fate != Fate::Us
+        };
         self.queue.iter().filter(is_end).count()
     }
 
@@ -133,7 +136,7 @@ impl Dues {
         }
         let forward = due.fate == Fate::Client;
         let last = match due.kind {
-            Kind::Query | Kind::Prepare(_) => tag == b::READY_FOR_QUERY,
+            Kind::Query | Kind::Call | Kind::Prepare(_) => tag == b::READY_FOR_QUERY,
             Kind::Sync if tag == b::READY_FOR_QUERY => true,
             Kind::Parse(_) if tag == b::PARSE_COMPLETE => true,
             Kind::Bind if tag == b::BIND_COMPLETE => true,
@@ -158,7 +161,7 @@ impl Dues {
 
     fn on_error(&mut self) -> Answer {
         let front = self.queue.front().map(|due| &due.kind);
-        let extended = !matches!(front, Some(Kind::Query | Kind::Prepare(_) | Kind::Sync));
+        let extended = !matches!(front, Some(Kind::Query | Kind::Call | Kind::Prepare(_) | Kind::Sync));
         // An error at the commit that a Sync implies (a deferred constraint, a serialization failure) comes before its ReadyForQuery, as one of a Query does.
         let skipped = if extended { self.skip_to_sync() } else { Vec::new() };
         let front = if extended { skipped.first() } else { self.queue.front() };
