@@ -137,7 +137,9 @@ impl Client {
     /// Whether a Bind is one of a named statement that any replica may run.
     fn binds_a_read(&self, frame: Frame<'_>) -> bool {
         let Ok(head) = frontend::BindHead::parse(frame.body()) else { return false };
-        let Some(known) = self.session.statements.get(head.statement) else { return false };
+        let Some(known) = self.session.names.find(head.statement).filter(|_| !head.statement.is_empty()) else {
+            return false;
+        };
         if known.stamp != self.verdicts.stamp() {
             return false;
         }
@@ -248,10 +250,8 @@ impl Client {
         let settled = link.reply.discard_batch(&mut link.lease.input);
         self.side.output.extend_from_slice(&settled);
         self.side.kept = 0;
-        self.session.unsend();
-        for (name, _) in link.preparing.drain(..) {
-            self.session.statements.remove(&name);
-        }
+        self.session.names.take_back_from(0);
+        self.session.parsed.clear();
         self.release_slot().await;
         drop(link);
         match self.lease(need, Reason::Retried, Some(from)).await {
@@ -330,7 +330,7 @@ impl Client {
                 frontend::PARSE => frontend::Parse::read(frame.body()).ok().map(|parse| Box::from(parse.query)),
                 frontend::BIND => {
                     let head = frontend::BindHead::parse(frame.body()).ok()?;
-                    match &self.session.find(head.statement)?.statement.origin {
+                    match &self.session.names.find(head.statement)?.statement.origin {
                         Origin::Parse { query, .. } => Some(query.clone()),
                         Origin::Sql { .. } => None,
                     }
@@ -341,26 +341,10 @@ impl Client {
     }
 
     pub(super) fn batch_skipped(&mut self, dues: &[Due]) {
-        self.session.skipped(dues);
-        let ended_by =
-            dues.iter().filter(|due| matches!(due.kind, Kind::Query | Kind::Call) && due.fate == Fate::Client).count();
+        let (Some(first), Some(last)) = (dues.first(), dues.last()) else { return };
+        self.session.names.take_back(first.number, last.number);
         let Some(link) = self.link.as_mut() else { return };
-        for due in dues {
-            if let Kind::Parse(Some(id)) | Kind::Prepare(id) = due.kind {
-                link.lease.statements.remove(id);
-                if link.lease.unnamed == Some(id) {
-                    link.lease.unnamed = None;
-                }
-            }
-        }
-        // They were to be closed, and were not: only now is there room for them again.
-        for due in dues {
-            if let Kind::Close(Some(id)) = due.kind {
-                link.lease.statements.insert(id);
-            }
-        }
-        // The server takes no notice of a Query behind an error: the batch goes on.
-        (0..ended_by).for_each(|_| self.session.batch_goes_on());
+        link.forget_skipped(dues);
         if !link.dues.is_skipping() {
             return;
         }
@@ -372,7 +356,6 @@ impl Client {
             frontend::put_sync(&mut link.lease.output);
             link.dues.push(Kind::Sync, Fate::Client);
             link.batch_open = false;
-            self.session.batch_sent();
         }
     }
 

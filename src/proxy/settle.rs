@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use super::client::Client;
 use super::exchange::{Side, keep_reply};
 use super::fault::End;
-use super::link::{Link, Purpose};
+use super::link::{Link, Preparing, Purpose};
 use super::registry::Rest;
 use super::session::{Leftovers, Transaction};
 use crate::decide::session::{Inventory, ParameterMap, Settings, inventory_sql};
@@ -99,7 +99,7 @@ impl Client {
         let Client { side, link, session, transaction, shared, verdicts, .. } = self;
         let Some(link) = link.as_mut() else { return };
         side.batch_answered(link);
-        session.batch_done();
+        session.names.decided(link.dues.first());
         *transaction = match status {
             TransactionStatus::Idle => Transaction::Idle,
             TransactionStatus::InTransaction => Transaction::Open,
@@ -123,15 +123,14 @@ impl Client {
                 verdicts.learn_refused(&text);
             }
         }
-        for (name, id) in std::mem::take(&mut link.preparing) {
+        for Preparing { name, id, .. } in std::mem::take(&mut link.preparing) {
             if link.failed {
                 link.lease.statements.remove(id);
-                session.statements.remove(&name);
+                session.names.set(&name, None);
             }
         }
         if session.left.forgets_statements && !link.failed {
-            session.statements.clear();
-            session.unnamed = None;
+            session.names.clear();
         }
         if link.dues.is_empty() {
             link.executing = false;
@@ -260,6 +259,9 @@ impl Client {
 
     /// The session is over: whatever it holds is cleaned up, and the client is told why, if it does not know.
     pub(super) async fn finish(mut self, end: End) {
+        if let Some(link) = &mut self.link {
+            keep_reply(&mut self.side, link);
+        }
         if let End::Fatal(report) = &end {
             report.put(&mut self.side.output);
         }
