@@ -228,12 +228,11 @@ impl Reply {
         }
     }
 
-    /// Forgets the current batch's reply: it will come from another server. Returns what is still owed to the client from batches before it.
-    pub(super) fn discard_batch(&mut self, input: &mut BytesMut) -> BytesMut {
-        let settled = input.split_to(self.settled);
-        input.clear();
-        (self.passable, self.settled, self.rest) = (0, 0, Rest::None);
-        settled
+    /// The current batch's reply will come from another server: takes what is still owed to the client from batches before it.
+    pub(super) fn take_settled(&mut self, input: &mut BytesMut) -> BytesMut {
+        let settled = std::mem::take(&mut self.settled);
+        self.passable -= settled;
+        input.split_to(settled)
     }
 
     /// Everything that is for the client, to be kept elsewhere.
@@ -297,6 +296,13 @@ impl Link {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// A PREPARE has failed.
+    pub(super) fn forget_prepared(&mut self) {
+        for preparing in self.preparing.drain(..) {
+            self.lease.statements.remove(preparing.id);
         }
     }
 
@@ -368,7 +374,7 @@ mod tests {
         reply.pass(4);
         reply.batch_done(LinkRole::Replica);
         reply.pass(2);
-        assert_eq!(&reply.discard_batch(&mut input)[..], b"done");
-        assert!(input.is_empty());
+        assert_eq!(&reply.take_settled(&mut input)[..], b"done");
+        assert_eq!((&input[..], reply.passable()), (&b"XXrest"[..], 2));
     }
 }

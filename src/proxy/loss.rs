@@ -7,6 +7,7 @@ use bytes::{Buf, BytesMut};
 use super::assess::{Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
+use super::dispatch::Why;
 use super::exchange::{Passing, keep_reply};
 use super::fault::End;
 use super::link::{Delivered, Grant, Link, LinkRole, Rest};
@@ -14,7 +15,6 @@ use super::session::Transaction;
 use crate::decide::route::Need;
 use crate::decide::session::Pin;
 use crate::decide::sql::{Intent, TransactionEnd, Verdict};
-use crate::telemetry::RetryCause;
 use crate::wire::SqlState;
 use crate::wire::backend::{self, Report};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
@@ -26,7 +26,7 @@ impl Client {
         self.shared.cluster.nudge(link.node());
         tracing::info!(node = link.node().0, why, "a server connection was lost");
         if link.can_move() {
-            return self.move_on(Need::Read, RetryCause::ConnectionLost).await;
+            return self.move_on(Need::Read, Why::Lost).await;
         }
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.release_slot().await;

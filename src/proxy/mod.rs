@@ -27,6 +27,7 @@ mod shared;
 mod statements;
 mod verdicts;
 mod verifiers;
+mod vigil;
 mod welcome;
 
 pub use accept::{Listener, serve};
