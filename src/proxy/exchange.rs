@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
-use tokio_util::io::{poll_read_buf, poll_write_buf};
+use tokio_util::io::poll_read_buf;
 
 use super::link::{CopyIn, Link, LinkRole};
 use super::scan::{Broken, Signal};
@@ -141,9 +141,10 @@ impl Side {
     fn poll_write(&mut self, link: Option<&mut Link>, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
         let mut progress = false;
         while !self.output.is_empty() {
-            match poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.output) {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
                 Poll::Ready(Ok(n)) => {
+                    self.output.advance(n);
                     progress = true;
                     self.sent += n as u64;
                 }
@@ -179,10 +180,14 @@ impl Link {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
         let lease = &mut *self.lease;
         let mut progress = false;
-        while lease.output.has_remaining() {
-            match poll_write_buf(Pin::new(&mut lease.stream), cx, &mut lease.output) {
+        while !lease.output.is_empty() {
+            // Not a vectored write, which for one piece is only more work.
+            match Pin::new(&mut lease.stream).poll_write(cx, &lease.output) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Server(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Ready(Ok(n)) => {
+                    lease.output.advance(n);
+                    progress = true;
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Server(error))),
                 Poll::Pending => return Poll::Ready(Ok(progress)),
             }

@@ -283,7 +283,7 @@ impl Client {
     }
 
     /// The session is over: whatever it holds is cleaned up, and the client is told why, if it does not know.
-    pub(super) async fn finish(mut self, end: End) {
+    pub(super) async fn finish(&mut self, end: End) {
         if let Some(link) = &mut self.link {
             keep_reply(&mut self.side, link);
         }
