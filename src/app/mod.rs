@@ -72,7 +72,7 @@ impl App {
             addresses: listeners.iter().filter_map(|(_, address)| *address).collect(),
             metrics_address: http.as_ref().and_then(|listener| listener.local_addr().ok()),
             sockets: listeners.iter().filter_map(|(listener, _)| path_of(listener)).collect(),
-            background: vec![telemetry.keep_up(), directing],
+            background: vec![directing],
             operations: operations.clone(),
             shared: shared.clone(),
             telemetry,

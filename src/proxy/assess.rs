@@ -1,19 +1,22 @@
 //! Reading a batch before it is sent: what it needs, and what it prepares.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::batch::Batch;
 use super::client::Client;
 use super::fault::End;
-use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
+use super::forward::may_name_a_statement;
+use super::names::SessionStatement;
+use super::session::Texts;
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin};
 use crate::decide::sql::{Classified, Effects, Intent, Reason, TransactionEnd};
-use crate::wire::backend::Report;
 use crate::wire::frontend::{self, BindHead, Parse, Target};
-use crate::wire::{HEADER_LEN, Header, SqlState};
+use crate::wire::{HEADER_LEN, Header};
 
 /// What a batch is, besides what it needs.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Assessed {
     pub needs: Needs,
     /// It asks for something to be executed, or for a portal, which no other server would have: a Query, a Bind, an Execute, a FunctionCall.
@@ -26,37 +29,30 @@ pub(super) struct Assessed {
     pub own: bool,
     /// The verdict on a Query.
     pub query: Option<Arc<Classified>>,
-    pub order: Order,
-    unnamed: Unnamed,
-    /// The statements that it closes.
-    closed: Vec<Box<[u8]>>,
+    /// What its names mean at the point up to which it has been looked at, where that is not what they mean before it.
+    names: NamesWithin,
 }
 
-/// Whether a batch can be looked at as a whole before any of it is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Order {
-    #[default]
-    Irrelevant,
-    /// A name means one thing at its beginning and another at its end: each frame is to be looked at when its turn has come.
-    Matters,
+/// What a batch makes of the session's names, before any of it is sent.
+#[derive(Default)]
+struct NamesWithin {
+    /// The outer `None`: as before the batch.
+    unnamed: Option<Option<SessionStatement>>,
+    named: HashMap<Box<[u8]>, Option<SessionStatement>>,
 }
 
-/// Which unnamed statement a batch has used so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Unnamed {
-    #[default]
-    None,
-    /// One from before the batch.
-    Older,
-    /// Its own.
-    Own,
-}
-
-impl Assessed {
-    fn uses(&mut self, name: &[u8]) {
-        if name.is_empty() && self.unnamed == Unnamed::None {
-            self.unnamed = Unnamed::Older;
+impl NamesWithin {
+    fn set(&mut self, name: &[u8], now: Option<SessionStatement>) {
+        match name {
+            b"" => self.unnamed = Some(now),
+            name => drop(self.named.insert(name.into(), now)),
         }
+    }
+
+    /// The outer `None`: as before the batch.
+    fn find(&self, name: &[u8]) -> Option<Option<&SessionStatement>> {
+        let here = if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) };
+        here.map(Option::as_ref)
     }
 }
 
@@ -105,28 +101,48 @@ impl Client {
     /// Looks at the frames in `bytes`, which are about to be sent for the first time.
     pub(super) fn assess(&mut self, bytes: &[u8]) -> Result<Assessed, End> {
         let mut assessed = Assessed::default();
+        self.session.parsed.clear();
         for frame in frames(bytes) {
-            if self.redefines(frame, &assessed)? {
-                assessed.order = Order::Matters;
-                break;
-            }
             self.assess_frame(frame, &mut assessed)?;
         }
         Ok(assessed)
     }
 
-    /// Whether a frame gives a name anew that frames before it in the same batch use, or close, in its older meaning.
-    fn redefines(&self, frame: Frame<'_>, assessed: &Assessed) -> Result<bool, End> {
-        if frame.tag != frontend::PARSE {
+    /// Whether what a batch means, or what its server has to be taught for it, depends on batches that have not been answered yet: servers skip what stands
+    /// behind an error.
+    pub(super) fn hangs_on_an_outcome(&self, batch: Batch) -> Result<bool, End> {
+        let Some(link) = self.link.as_ref() else { return Ok(false) };
+        let (names, first, teaching) = (&self.session.names, link.dues.first(), link.dues.is_teaching());
+        if !teaching && !names.are_in_flux(first) {
             return Ok(false);
         }
-        let name = Parse::read(frame.body())?.name;
-        Ok(match name {
-            b"" => assessed.unnamed == Unnamed::Older || assessed.closed.iter().any(|closed| closed.is_empty()),
-            name => {
-                self.session.statements.contains_key(name) && assessed.closed.iter().any(|closed| **closed == *name)
+        let mut own_unnamed = false;
+        for frame in frames(&self.side.fresh()[..batch.len]) {
+            let name = match frame.tag {
+                frontend::QUERY if may_name_a_statement(frontend::query(frame.body())?) => return Ok(true),
+                frontend::PARSE => Parse::read(frame.body())?.name,
+                frontend::BIND => BindHead::parse(frame.body())?.statement,
+                frontend::DESCRIBE | frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
+                    (Target::Statement, name) => name,
+                    (Target::Portal, _) => continue,
+                },
+                _ => continue,
+            };
+            own_unnamed |= name.is_empty() && frame.tag == frontend::PARSE;
+            if name.is_empty() && own_unnamed {
+                continue;
             }
-        })
+            let id = names.find(name).map(|known| known.statement.id);
+            let unsettled = match id {
+                Some(id) if link.dues.teaches(id) => true,
+                Some(id) => !name.is_empty() && !link.lease.statements.knows(id),
+                None => frame.tag == frontend::PARSE,
+            };
+            if names.is_undecided(name, first) || (teaching && unsettled) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(super) fn assess_frame(&mut self, frame: Frame<'_>, assessed: &mut Assessed) -> Result<(), End> {
@@ -134,17 +150,14 @@ impl Client {
             frontend::QUERY => {
                 let text = frontend::query(frame.body())?;
                 let verdict = self.verdict_on(text);
-                // "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
-                self.session.unnamed = None;
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
                 assessed.query = Some(verdict);
             }
-            frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed)?,
+            frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed),
             frontend::BIND => {
                 assessed.executes = true;
                 let head = BindHead::parse(frame.body())?;
-                assessed.uses(head.statement);
                 self.add_statement(head.statement, assessed);
                 if assessed.needs.effects.contains(Effects::SETTINGS) {
                     // `set_config($1, ..)`: the name is among the values.
@@ -154,14 +167,13 @@ impl Client {
             }
             frontend::DESCRIBE => {
                 if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
-                    assessed.uses(name);
                     self.add_statement(name, assessed);
-                } else if assessed.needs.server.is_none() {
+                } else if assessed.needs.server.is_none() && !assessed.own {
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
             frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
-                (Target::Statement, name) => assessed.closed.push(name.into()),
+                (Target::Statement, name) => assessed.names.set(name, None),
                 (Target::Portal, _) if assessed.needs.server.is_none() => {
                     assessed.needs.want(Need::Read, Reason::Empty);
                 }
@@ -169,7 +181,7 @@ impl Client {
             },
             frontend::EXECUTE => {
                 assessed.executes = true;
-                if assessed.needs.server.is_none() {
+                if assessed.needs.server.is_none() && !assessed.own {
                     // A portal of an earlier batch: where that ran, which is an open transaction, or nowhere.
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
@@ -191,70 +203,65 @@ impl Client {
         }
     }
 
-    fn assess_parse(&mut self, parse: Parse<'_>, assessed: &mut Assessed) -> Result<(), End> {
-        let verdict = self.verdict_on(parse.query);
-        self.add(&verdict, Protocol::Extended, assessed);
-        if parse.name.is_empty() && assessed.unnamed == Unnamed::None {
-            assessed.unnamed = Unnamed::Own;
-        }
-        if self.session.statements.contains_key(parse.name) {
+    fn assess_parse(&mut self, parse: Parse<'_>, assessed: &mut Assessed) {
+        let before = assessed.names.find(parse.name).unwrap_or_else(|| self.session.names.find(parse.name));
+        if before.is_some() && !parse.name.is_empty() {
             // The server is made to say that the name is taken, when it is this message's turn.
-            return Ok(());
+            let verdict = self.verdict_on(parse.query);
+            return self.add(&verdict, Protocol::Extended, assessed);
         }
-        if self.session.statements.len() >= MAX_STATEMENTS {
-            let report = Report::fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, "too many prepared statements in one session");
-            return Err(End::Fatal(Box::new(report)));
-        }
-        let statement = self.statement_of(parse);
-        let stamp = self.verdicts.stamp();
-        self.session.define(parse.name, SessionStatement { statement, verdict, stamp, sent: false });
-        Ok(())
+        let prepared = self.prepare(parse, before);
+        self.add(&prepared.verdict, Protocol::Extended, assessed);
+        assessed.names.set(parse.name, Some(prepared.clone()));
+        self.session.parsed.push_back(prepared);
     }
 
-    fn statement_of(&self, parse: Parse<'_>) -> Arc<crate::decide::session::Statement> {
-        if parse.name.is_empty() {
+    /// What a Parse prepares. `before`: what had its name.
+    fn prepare(&self, parse: Parse<'_>, before: Option<&SessionStatement>) -> SessionStatement {
+        let statements = &self.shared.statements;
+        let origin = || Origin::Parse { query: parse.query.into(), types: parse.types.into() };
+        let statement = match before {
             // Preparing the same text again is common; its number may stay, and nothing has to be copied.
-            if let Some(SessionStatement { statement, .. }) = &self.session.unnamed
-                && let Origin::Parse { query, types } = &statement.origin
-                && (&**query, &**types) == (parse.query, parse.types)
-            {
-                return statement.clone();
-            }
-            let origin = Origin::Parse { query: parse.query.into(), types: parse.types.into() };
-            return Arc::new(self.shared.statements.single(origin));
+            Some(before) if before.is_of(parse) => before.statement.clone(),
+            _ if parse.name.is_empty() => Arc::new(statements.single(origin())),
+            _ => statements.intern(origin(), &self.session.naming_context()),
+        };
+        let stamp = self.verdicts.stamp();
+        SessionStatement { statement, verdict: self.verdict_on(parse.query), stamp }
+    }
+
+    /// What a Parse that is being forwarded prepares. If the batch is sent for the second time, it is not in the queue any more.
+    pub(super) fn take_parsed(&mut self, parse: Parse<'_>) -> SessionStatement {
+        match self.session.parsed.pop_front().filter(|prepared| prepared.is_of(parse)) {
+            Some(prepared) => prepared,
+            None => self.prepare(parse, self.session.names.find(parse.name)),
         }
-        let origin = Origin::Parse { query: parse.query.into(), types: parse.types.into() };
-        self.shared.statements.intern(origin, &self.session.naming_context())
     }
 
     /// A Bind or Describe of something prepared earlier.
     fn add_statement(&mut self, name: &[u8], assessed: &mut Assessed) {
-        let Some(known) = self.session.find(name) else {
+        let within = assessed.names.find(name);
+        let Some(known) = within.unwrap_or_else(|| self.session.names.find(name)) else {
             // It fails wherever it goes.
             return assessed.needs.want(Need::Read, Reason::Prepared);
         };
-        let stamp = self.verdicts.stamp();
-        if known.stamp == stamp {
-            let verdict = known.verdict.clone();
+        let (verdict, stamp) = (known.verdict.clone(), self.verdicts.stamp());
+        if known.stamp == stamp || within.is_some() {
             return self.add(&verdict, Protocol::Extended, assessed);
         }
         // What is known of functions has changed since: judge it anew.
         let verdict = match &known.statement.origin {
             Origin::Parse { query, .. } => self.verdict_on(query),
-            Origin::Sql { .. } => known.verdict.clone(),
+            Origin::Sql { .. } => verdict,
         };
-        let renewed = SessionStatement { verdict: verdict.clone(), stamp, ..known.clone() };
-        match name {
-            b"" => self.session.unnamed = Some(renewed),
-            _ => drop(self.session.statements.insert(name.into(), renewed)),
-        }
+        self.session.names.renew(name, verdict.clone(), stamp);
         self.add(&verdict, Protocol::Extended, assessed);
     }
 
     fn add(&self, classified: &Classified, protocol: Protocol, assessed: &mut Assessed) {
         let session = &self.session;
         let is_tracked = protocol == Protocol::Simple && classified.statements.len() == 1;
-        let prepared = |name: &str| session.statements.get(name.as_bytes())?.verdict.statements.first();
+        let prepared = |name: &str| session.names.find(name.as_bytes())?.verdict.statements.first();
         for verdict in &classified.statements {
             assessed.needs.add(verdict, session.defaults, &prepared);
             match verdict.intent {

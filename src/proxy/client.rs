@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Buf;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::assess::{Assessed, Order, frames};
+use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
-use super::deallocate::Unnamed;
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
 use super::fault::End;
 use super::link::{CopyIn, Grant, Link, LinkRole, Purpose, Withhold};
@@ -55,6 +54,10 @@ impl Client {
     }
 
     async fn step(&mut self) -> Result<(), End> {
+        if self.side.rest != Passing::Nothing {
+            // Of a message whose beginning has been dropped.
+            return if self.pass_rest() { Ok(()) } else { self.wait_for_input().await };
+        }
         if self.skipping {
             return self.skip().await;
         }
@@ -69,7 +72,7 @@ impl Client {
         }
     }
 
-    async fn serve(&mut self, mut batch: Batch) -> Result<(), End> {
+    async fn serve(&mut self, batch: Batch) -> Result<(), End> {
         let assessed = {
             // Taken out for the time being, so that the frames can be read while the session changes.
             let input = std::mem::take(&mut self.side.input);
@@ -77,9 +80,6 @@ impl Client {
             self.side.input = input;
             assessed?
         };
-        if assessed.order == Order::Matters {
-            batch = Batch { len: 0, end: BatchEnd::Open };
-        }
         self.flush_output().await?;
         if let Some(report) = self.session.untold.take() {
             return self.refuse(batch, &report);
@@ -90,6 +90,8 @@ impl Client {
         if let Err(fault) = self.connect(batch, &assessed).await? {
             return self.refuse(batch, &fault.report());
         }
+        // What has been answered is never taken back.
+        self.session.names.decided(u64::MAX);
         self.grant(batch, assessed);
         self.exchange().await?;
         self.settle().await
@@ -99,10 +101,13 @@ impl Client {
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
         let Some(link) = self.link.as_mut() else { return };
-        link.unnamed = Unnamed::AsBefore;
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
-            BatchEnd::Open => Grant::ToEndOfBatch,
+            BatchEnd::Open => {
+                // Each frame is looked at again when its turn has come.
+                self.session.parsed.clear();
+                Grant::ToEndOfBatch
+            }
             BatchEnd::Simple | BatchEnd::Sync | BatchEnd::Flush => Grant::Bytes(batch.len),
         };
         link.batch_open = match batch.end {
@@ -111,9 +116,6 @@ impl Client {
             BatchEnd::Simple => link.dues.is_skipping(),
             BatchEnd::Flush | BatchEnd::Open => true,
         };
-        if !link.batch_open {
-            self.session.batch_sent();
-        }
         if link.role == LinkRole::Replica {
             // The first batch on a replica can be sent elsewhere, should the replica refuse it; and what is sent behind it without waiting.
             let joins = !link.kept.is_empty();
@@ -217,16 +219,13 @@ impl Client {
             (_, end) if continues => end != BatchEnd::Simple,
             _ => !self.may_answer(batch) && !self.transaction_may_end_lease(),
         };
-        if !joins {
+        if !joins || (!continues && self.hangs_on_an_outcome(batch)?) {
             return Ok(false);
         }
         let input = std::mem::take(&mut self.side.input);
         let assessed = self.assess(&input[self.side.kept..self.side.kept + batch.len]);
         self.side.input = input;
         let assessed = assessed?;
-        if assessed.order == Order::Matters {
-            return Ok(false);
-        }
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
         }
@@ -293,12 +292,9 @@ impl Client {
     pub(super) fn refuse(&mut self, batch: Batch, report: &Report) -> Result<(), End> {
         self.lose_transaction();
         report.put(&mut self.side.output);
-        self.session.batch_refused();
-        self.session.batch_sent();
         match batch.end {
             BatchEnd::Simple | BatchEnd::Sync => {
                 self.side.input.advance(batch.len);
-                self.session.batch_done();
                 let status = self.status();
                 backend::put_ready(&mut self.side.output, status);
             }
@@ -315,7 +311,6 @@ impl Client {
         self.lose_transaction();
         report.put(&mut self.side.output);
         self.side.input.advance(length);
-        self.session.batch_done();
         let status = self.status();
         backend::put_ready(&mut self.side.output, status);
     }
@@ -343,16 +338,12 @@ impl Client {
             frontend::TERMINATE => return Err(End::Left),
             frontend::SYNC => {
                 self.skipping = false;
-                self.session.batch_done();
                 let status = self.status();
                 backend::put_ready(&mut self.side.output, status);
             }
             _ => {}
         }
         self.drop_frame(header);
-        if self.side.rest != Passing::Nothing {
-            return self.wait_for_input().await;
-        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use super::link::{Grant, Link, LinkRole, Purpose};
 use super::registry::{Quiet, Rest};
 use super::session::Transaction;
 use super::settle;
+use super::vigil::Denied;
 use crate::config::{Consistency, PoolMode};
 use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, route};
 use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
@@ -56,7 +57,12 @@ impl Client {
             self.leave_replica();
         }
         if self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open) {
-            self.shared.gate.pass().await;
+            let shared = self.shared.clone();
+            match self.vigil().until(shared.gate.pass()).await {
+                Ok(()) => {}
+                Err(Denied::Fault(fault)) => return Ok(Err(fault)),
+                Err(Denied::End(end)) => return Err(end),
+            }
         }
         let reads = need != Need::Primary && self.transaction.is_idle();
         let purpose = if reads { Purpose::Read } else { Purpose::Any };
@@ -75,7 +81,8 @@ impl Client {
                 }
                 Ok(Ok(()))
             }
-            Err(fault) => Ok(Err(fault)),
+            Err(Denied::Fault(fault)) => Ok(Err(fault)),
+            Err(Denied::End(end)) => Err(end),
         }
     }
 
@@ -137,7 +144,9 @@ impl Client {
     /// Whether a Bind is one of a named statement that any replica may run.
     fn binds_a_read(&self, frame: Frame<'_>) -> bool {
         let Ok(head) = frontend::BindHead::parse(frame.body()) else { return false };
-        let Some(known) = self.session.statements.get(head.statement) else { return false };
+        let Some(known) = self.session.names.find(head.statement).filter(|_| !head.statement.is_empty()) else {
+            return false;
+        };
         if known.stamp != self.verdicts.stamp() {
             return false;
         }
@@ -159,7 +168,7 @@ impl Client {
     }
 
     /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
-    async fn lease(&mut self, need: Need, reason: Reason, avoid: Option<NodeId>) -> Result<Link, Fault> {
+    async fn lease(&mut self, need: Need, reason: Reason, avoid: Option<NodeId>) -> Result<Link, Denied> {
         let demand = Demand { need, reason, arrived: Instant::now() };
         let mut now = demand.arrived;
         loop {
@@ -173,22 +182,27 @@ impl Client {
                 Route::Replica(node) => (node, LinkRole::Replica),
                 Route::Refuse(refusal) => return Err(refusal.into()),
                 Route::Wait(wait) => {
-                    self.shared.cluster.wait_change(&snapshot, wait.until()).await;
+                    self.wait_change(&snapshot, wait.until()).await?;
                     now = Instant::now();
                     continue;
                 }
             };
             match self.lease_on(node).await {
                 Ok(lease) => return Ok(self.attach(lease, role, decision.reason)),
-                Err(Fault::Lease(error)) if self.may_route_again(&error, &demand) => {
+                Err(Denied::Fault(Fault::Lease(error))) if self.may_route_again(&error, &demand) => {
                     self.shared.cluster.nudge(node);
                     let until = Instant::now() + SETTLE_DOWN;
-                    self.shared.cluster.wait_change(&snapshot, until).await;
+                    self.wait_change(&snapshot, until).await?;
                     now = Instant::now();
                 }
-                Err(fault) => return Err(fault),
+                Err(denied) => return Err(denied),
             }
         }
+    }
+
+    async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
+        let shared = self.shared.clone();
+        self.vigil().until(shared.cluster.wait_change(seen, until)).await.map(drop)
     }
 
     fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, avoid: Option<NodeId>, now: Instant) -> Decision {
@@ -209,7 +223,7 @@ impl Client {
     }
 
     /// A connection to `node`, brought to the session's state.
-    async fn lease_on(&mut self, node: NodeId) -> Result<Lease, Fault> {
+    async fn lease_on(&mut self, node: NodeId) -> Result<Lease, Denied> {
         let index = usize::from(node.0);
         if self.pools.len() <= index {
             self.pools.resize(index + 1, None);
@@ -225,7 +239,7 @@ impl Client {
             c.last_session == pid || Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings
         };
         let waited = Instant::now();
-        let mut lease = pool.lease(suits).await?;
+        let mut lease = self.vigil().until(pool.lease(suits)).await??;
         self.shared.metrics.checkout(waited.elapsed());
         settle::bring_to(&mut lease, &self.session.settings).await?;
         Ok(lease)
@@ -238,22 +252,24 @@ impl Client {
     }
 
     /// Sends the batches that a replica did not answer to another server.
-    pub(super) async fn move_on(&mut self, need: Need, cause: RetryCause) -> Result<(), End> {
+    pub(super) async fn move_on(&mut self, need: Need, why: Why) -> Result<(), End> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
-        self.shared.metrics.count(Count::Retry(cause));
+        self.shared.metrics.count(Count::Retry(why.cause()));
         let (from, kept) = (link.node(), std::mem::take(&mut link.kept));
         if let Some(began) = link.began.take() {
             self.transaction = Transaction::Deferred(began);
         }
-        let settled = link.reply.discard_batch(&mut link.lease.input);
+        let settled = link.reply.take_settled(&mut link.lease.input);
         self.side.output.extend_from_slice(&settled);
         self.side.kept = 0;
-        self.session.unsend();
-        for (name, _) in link.preparing.drain(..) {
-            self.session.statements.remove(&name);
-        }
+        self.session.names.take_back_from(0);
+        self.session.parsed.clear();
         self.release_slot().await;
-        drop(link);
+        match why {
+            // What the batches may have left there is to be asked for on the other server.
+            Why::Refused(_, len) if !self.session.left.need_inventory() => settle::recycle(link, len),
+            Why::Refused(..) | Why::Lost => drop(link),
+        }
         match self.lease(need, Reason::Retried, Some(from)).await {
             Ok(link) => {
                 let link = self.link.insert(link);
@@ -263,7 +279,8 @@ impl Client {
                     link.kept = kept;
                 }
             }
-            Err(fault) => {
+            Err(Denied::End(end)) => return Err(end),
+            Err(Denied::Fault(fault)) => {
                 let report = fault.report();
                 for length in kept {
                     self.refuse_sent(length, &report);
@@ -287,7 +304,7 @@ impl Client {
                 Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, RetryCause::Refused),
             };
             let lesson = if retry == Retry::OnPrimaryAndLearn { self.texts_kept() } else { Vec::new() };
-            self.move_on(need, cause).await?;
+            self.move_on(need, Why::Refused(cause, len)).await?;
             if let Some(link) = self.link.as_mut() {
                 link.lesson = lesson;
             }
@@ -330,7 +347,7 @@ impl Client {
                 frontend::PARSE => frontend::Parse::read(frame.body()).ok().map(|parse| Box::from(parse.query)),
                 frontend::BIND => {
                     let head = frontend::BindHead::parse(frame.body()).ok()?;
-                    match &self.session.find(head.statement)?.statement.origin {
+                    match &self.session.names.find(head.statement)?.statement.origin {
                         Origin::Parse { query, .. } => Some(query.clone()),
                         Origin::Sql { .. } => None,
                     }
@@ -341,28 +358,17 @@ impl Client {
     }
 
     pub(super) fn batch_skipped(&mut self, dues: &[Due]) {
-        self.session.skipped(dues);
+        let (Some(first), Some(last)) = (dues.first(), dues.last()) else { return };
+        self.session.names.take_back(first.number, last.number);
         let Some(link) = self.link.as_mut() else { return };
-        for due in dues {
-            match due.kind {
-                Kind::Parse(Some(id)) | Kind::Prepare(id) => {
-                    link.lease.statements.remove(id);
-                    if link.lease.unnamed == Some(id) {
-                        link.lease.unnamed = None;
-                    }
-                }
-                // It was to be closed, and was not.
-                Kind::Close(Some(id)) => drop(link.lease.statements.insert(id)),
-                _ => {}
-            }
-        }
+        link.forget_skipped(dues);
         if !link.dues.is_skipping() {
             return;
         }
         // The server waits for a Sync.
         link.batch_open = true;
         let ours = dues.iter().take_while(|due| due.fate == Fate::Us).count();
-        if dues.get(ours).is_some_and(|due| due.kind == Kind::Query) {
+        if dues.get(ours).is_some_and(|due| matches!(due.kind, Kind::Query | Kind::Call)) {
             // A BEGIN of ours failed before a simple Query, which the server has skipped with it: the client does not send one.
             frontend::put_sync(&mut link.lease.output);
             link.dues.push(Kind::Sync, Fate::Client);
@@ -375,6 +381,24 @@ impl Client {
         let slot = &self.registration.slot;
         if slot.set_idle() == Quiet::CancelOnItsWay {
             slot.wait_quiet().await;
+        }
+    }
+}
+
+/// Why batches are sent elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Why {
+    /// Their server connection is gone.
+    Lost,
+    /// The error that stands behind what is passable, so many bytes long.
+    Refused(RetryCause, usize),
+}
+
+impl Why {
+    fn cause(self) -> RetryCause {
+        match self {
+            Self::Lost => RetryCause::ConnectionLost,
+            Self::Refused(cause, _) => cause,
         }
     }
 }

@@ -6,11 +6,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
-use tokio_util::io::{poll_read_buf, poll_write_buf};
+use tokio_util::io::poll_read_buf;
 
 use super::link::{CopyIn, Link, LinkRole};
 use super::scan::{Broken, Signal};
 use crate::net::Stream;
+use crate::wire::{Header, frontend};
 
 /// A server's input is filled up to here; what the client does not take stays with the server.
 const SERVER_INPUT_MAX: usize = 64 * 1024;
@@ -33,6 +34,7 @@ pub(super) struct Side {
     pub input_limit: usize,
     /// The rest of a message whose beginning has been forwarded or dropped.
     pub rest: Passing,
+    ending: Ending,
     /// Bytes that have come from the client and gone to it, and have not been counted yet.
     pub received: u64,
     pub sent: u64,
@@ -43,6 +45,14 @@ pub(super) enum Passing {
     Nothing,
     Forward(usize),
     Drop(usize),
+}
+
+/// Whether more can come from a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Open,
+    /// It has said Terminate, and closed its side. What it asked for before that is done, as a server does it.
+    Goodbye,
 }
 
 /// One end has gone.
@@ -82,6 +92,7 @@ impl Side {
             output: BytesMut::new(),
             input_limit: CLIENT_INPUT_MAX,
             rest: Passing::Nothing,
+            ending: Ending::Open,
             received: 0,
             sent: 0,
         }
@@ -93,7 +104,7 @@ impl Side {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        if self.input.len() >= self.input_limit + self.kept {
+        if self.ending == Ending::Goodbye || self.input.len() >= self.input_limit + self.kept {
             return Poll::Pending;
         }
         match ready!(fill(&mut self.stream, &mut self.input, 1024, cx)) {
@@ -101,17 +112,39 @@ impl Side {
                 self.received += n as u64;
                 Poll::Ready(Ok(()))
             }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.has_goodbye() => {
+                self.ending = Ending::Goodbye;
+                Poll::Pending
+            }
             Err(error) => Poll::Ready(Err(Gone::Client(error))),
         }
+    }
+
+    /// Whether Terminate is the last thing that has come.
+    fn has_goodbye(&self) -> bool {
+        let rest = match self.rest {
+            Passing::Nothing => 0,
+            Passing::Forward(n) | Passing::Drop(n) => n,
+        };
+        let mut frames = self.fresh().get(rest..).unwrap_or_default();
+        while let Ok(Some(header)) = Header::peek(frames) {
+            if header.tag == frontend::TERMINATE {
+                return true;
+            }
+            let Some((_, later)) = frames.split_at_checked(header.frame_len()) else { return false };
+            frames = later;
+        }
+        false
     }
 
     /// Writes what is ready for the client: own output first, then the front of the link's input.
     fn poll_write(&mut self, link: Option<&mut Link>, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
         let mut progress = false;
         while !self.output.is_empty() {
-            match poll_write_buf(Pin::new(&mut self.stream), cx, &mut self.output) {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
                 Poll::Ready(Ok(n)) => {
+                    self.output.advance(n);
                     progress = true;
                     self.sent += n as u64;
                 }
@@ -147,10 +180,14 @@ impl Link {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
         let lease = &mut *self.lease;
         let mut progress = false;
-        while lease.output.has_remaining() {
-            match poll_write_buf(Pin::new(&mut lease.stream), cx, &mut lease.output) {
+        while !lease.output.is_empty() {
+            // Not a vectored write, which for one piece is only more work.
+            match Pin::new(&mut lease.stream).poll_write(cx, &lease.output) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Server(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(_)) => progress = true,
+                Poll::Ready(Ok(n)) => {
+                    lease.output.advance(n);
+                    progress = true;
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Server(error))),
                 Poll::Pending => return Poll::Ready(Ok(progress)),
             }
@@ -224,7 +261,9 @@ pub(super) fn poll_move(
         if let Poll::Ready(wrote) = side.poll_write(link.as_deref_mut(), cx) {
             progress |= wrote?;
         }
-        if until != Until::Input && link.as_deref().is_some_and(Link::is_quiet) {
+        // Within a message of the client's, the server is not in a state in which anybody else could use it.
+        let within_message = matches!(side.rest, Passing::Forward(_));
+        if until != Until::Input && !within_message && link.as_deref().is_some_and(Link::is_quiet) {
             return Poll::Ready(Ok(Moved::Quiet));
         }
         if link.as_deref().is_some_and(Link::knows_of_no_copy) {
@@ -236,6 +275,21 @@ pub(super) fn poll_move(
         }
         if !progress {
             return Poll::Pending;
+        }
+    }
+}
+
+/// Looks after a client that waits: writes what it is owed, reads what it sends. Ready when it has gone.
+///
+/// # Cancel safety
+/// Safe, as [`poll_move`].
+pub(super) fn poll_attend(side: &mut Side, cx: &mut Context<'_>) -> Poll<Gone> {
+    loop {
+        if let Poll::Ready(Err(gone)) = side.poll_write(None, cx) {
+            return Poll::Ready(gone);
+        }
+        if let Err(gone) = ready!(side.poll_read(cx)) {
+            return Poll::Ready(gone);
         }
     }
 }

@@ -50,6 +50,9 @@ pub(super) enum Fault {
     Refused(#[from] Refusal),
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// A CancelRequest came while the statement waited for its turn.
+    #[error("canceling statement due to user request")]
+    Cancelled,
     /// The connection could not be brought to the session's state.
     #[error(transparent)]
     Prepare(#[from] QueryError),
@@ -62,6 +65,7 @@ impl Fault {
                 let code = SqlState::from_bytes(refusal.sqlstate().as_bytes()).unwrap_or(SqlState::CANNOT_CONNECT_NOW);
                 Report::error(code, refusal.to_string())
             }
+            Self::Cancelled => Report::error(SqlState::QUERY_CANCELED, self.to_string()),
             Self::Lease(LeaseError::Dial(error)) => dial_report(error),
             Self::Lease(error @ (LeaseError::Timeout | LeaseError::QueueFull)) => {
                 Report::error(SqlState::TOO_MANY_CONNECTIONS, error.to_string())

@@ -9,12 +9,13 @@ use super::assess::{Assessed, Frame};
 use super::client::Client;
 use super::deallocate;
 use super::fault::End;
-use super::link::{Link, Purpose};
+use super::link::{Link, Preparing, Purpose};
+use super::names::{MAX_BYTES, MAX_STATEMENTS, SessionStatement};
 use super::reword::Renamed;
-use super::session::{Deferred, Session, SessionStatement, Texts, Transaction};
+use super::session::{Deferred, Session, Texts, Transaction};
 use super::statements::Statements;
 use crate::decide::session::{Fate, Kind, Origin, Statement, StatementId, server_name};
-use crate::decide::sql::Intent;
+use crate::decide::sql::{Intent, Verdict};
 use crate::wire::backend::{self, Report};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, SqlState};
@@ -29,7 +30,11 @@ impl Client {
             link.began = Some(deferred.clone());
             *transaction = Transaction::Open;
         }
-        if deallocate::answer(link, session, verdicts, transaction, frame)? {
+        if link.dues.is_skipping() && frame.tag != frontend::SYNC {
+            // The server would ignore it.
+            return Ok(());
+        }
+        if deallocate::answer(link, session, transaction, frame)? {
             return Ok(());
         }
         match frame.tag {
@@ -43,11 +48,10 @@ impl Client {
                 {
                     return Ok(());
                 }
-                link.dues.push(Kind::Query, Fate::Client);
-                link.lease.unnamed = None;
+                push_query(link, session);
                 link.lease.output.extend_from_slice(frame.bytes);
             }
-            frontend::PARSE => forward_parse(link, session, Parse::read(frame.body())?, frame),
+            frontend::PARSE => self.forward_parse(frame)?,
             frontend::BIND => {
                 let body = frame.body();
                 let head = BindHead::parse(body)?;
@@ -66,8 +70,8 @@ impl Client {
             frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
                 (Target::Statement, name) => {
                     // The server may go on knowing it: others use it, too.
-                    session.forget(name);
-                    own(link, backend::CLOSE_COMPLETE, None);
+                    let number = own(link, backend::CLOSE_COMPLETE);
+                    session.names.change(number, name, None);
                 }
                 (Target::Portal, _) => pass(link, frame, Kind::Close(None)),
             },
@@ -78,7 +82,7 @@ impl Client {
             frontend::SYNC => pass(link, frame, Kind::Sync),
             frontend::FUNCTION_CALL => {
                 link.executing = true;
-                pass(link, frame, Kind::Query);
+                pass(link, frame, Kind::Call);
             }
             // Flush; a CopyData that comes too late is dropped, as the server would.
             frontend::FLUSH => link.lease.output.extend_from_slice(frame.bytes),
@@ -87,8 +91,50 @@ impl Client {
         Ok(())
     }
 
+    /// Prepares a statement for the session, and on the server if that does not know it.
+    fn forward_parse(&mut self, frame: Frame<'_>) -> Result<(), End> {
+        let parse = Parse::read(frame.body())?;
+        let taken = self.session.names.find(parse.name).filter(|_| !parse.name.is_empty());
+        let taken = taken.map(|known| known.statement.clone());
+        let prepared = if taken.is_none() { Some(self.take_parsed(parse)) } else { None };
+        let Client { session, link, transaction, .. } = self;
+        let Some(link) = link.as_mut() else { return Ok(()) };
+        if let Some(statement) = taken {
+            // The server says that the name is taken, if there is nothing else to be said of the text.
+            teach(link, &statement);
+            put_parse(link, parse, statement.id, Kind::Taken(parse.name.into()));
+            return Ok(());
+        }
+        let Some(prepared) = prepared else { return Ok(()) };
+        let id = prepared.statement.id;
+        let number = if deallocate::is_one(session, transaction, &prepared.verdict) {
+            own(link, backend::PARSE_COMPLETE)
+        } else if parse.name.is_empty() {
+            link.lease.unnamed = Some(id);
+            link.lease.output.extend_from_slice(frame.bytes);
+            link.dues.push(Kind::Parse(id), Fate::Client)
+        } else if !session.names.have_room_for(frame.bytes.len()) {
+            fail(link, &too_many_statements());
+            return Ok(());
+        } else if link.lease.statements.touch(id) {
+            if transaction_refuses(transaction, link, &prepared) {
+                put_parse(link, parse, id, Kind::Taken(parse.name.into()));
+                return Ok(());
+            }
+            own(link, backend::PARSE_COMPLETE)
+        } else {
+            make_room(link, id);
+            put_parse(link, parse, id, Kind::Parse(id))
+        };
+        session.names.change(number, parse.name, Some(prepared));
+        Ok(())
+    }
+
     /// Assesses and forwards a frame of a batch whose end was not in sight when it was routed.
     pub(super) fn forward_unseen(&mut self, frame: Frame<'_>) -> Result<(), End> {
+        if frame.tag != frontend::SYNC && self.link.as_ref().is_some_and(|link| link.dues.is_skipping()) {
+            return Ok(());
+        }
         let mut assessed = Assessed::default();
         self.assess_frame(frame, &mut assessed)?;
         if let Some(link) = self.link.as_mut() {
@@ -103,7 +149,7 @@ impl Client {
 }
 
 /// Whether a text can be a PREPARE or EXECUTE at all, as most are not: those begin with the word, or with EXPLAIN or CREATE, or with a comment.
-fn may_name_a_statement(text: &[u8]) -> bool {
+pub(super) fn may_name_a_statement(text: &[u8]) -> bool {
     text.trim_ascii_start().first().is_some_and(|first| b"pPeEcC-/".contains(first))
 }
 
@@ -113,8 +159,16 @@ fn pass(link: &mut Link, frame: Frame<'_>, kind: Kind) {
 }
 
 /// A reply without a body that pgpilot gives itself, in its turn.
-fn own(link: &mut Link, tag: u8, statement: Option<StatementId>) {
-    link.dues.push(Kind::Own(Box::new([tag, 0, 0, 0, 4]), statement), Fate::Client);
+fn own(link: &mut Link, tag: u8) -> u64 {
+    link.dues.push(Kind::Own(Box::new([tag, 0, 0, 0, 4])), Fate::Client)
+}
+
+/// A Query is being sent. "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
+fn push_query(link: &mut Link, session: &mut Session) -> u64 {
+    let number = link.dues.push(Kind::Query, Fate::Client);
+    link.lease.unnamed = None;
+    session.names.change(number, b"", None);
+    number
 }
 
 /// The server is made to fail here, so that it is in the same state as a server that had failed by itself, and the client is told `report`.
@@ -136,6 +190,14 @@ fn no_such_statement(name: &[u8]) -> Report {
     Report::error(SqlState::INVALID_SQL_STATEMENT_NAME, message)
 }
 
+fn too_many_statements() -> Report {
+    let message = "this session holds too many prepared statements";
+    let limits = format!("It may hold {MAX_STATEMENTS}, of {} MiB altogether.", MAX_BYTES >> 20);
+    Report::error(SqlState::CONFIGURATION_LIMIT_EXCEEDED, message)
+        .detail(limits)
+        .hint("Close those that are not used any more.")
+}
+
 /// BEGIN, in the extended protocol and without a Sync: should it fail, what follows is skipped and not run outside a transaction.
 fn begin(link: &mut Link, statements: &Statements, deferred: &Deferred) {
     let statement = statements.begin(&deferred.text);
@@ -143,11 +205,14 @@ fn begin(link: &mut Link, statements: &Statements, deferred: &Deferred) {
     frontend::put_bind_execute(&mut link.lease.output, server_name(statement.id).as_bytes());
     link.dues.push(Kind::Bind, Fate::Us);
     link.dues.push(Kind::Execute, Fate::Us);
+    // The client does not know of a portal.
+    frontend::put_close_portal(&mut link.lease.output);
+    link.dues.push(Kind::Close(None), Fate::Us);
 }
 
 /// Makes sure that the server knows a named statement.
 fn teach(link: &mut Link, statement: &Arc<Statement>) {
-    if link.dues.is_skipping() || link.lease.statements.touch(statement.id) {
+    if link.lease.statements.touch(statement.id) {
         return;
     }
     make_room(link, statement.id);
@@ -155,7 +220,7 @@ fn teach(link: &mut Link, statement: &Arc<Statement>) {
     match &statement.origin {
         Origin::Parse { query, types } => {
             Parse { name: name.as_bytes(), query, types }.put(&mut link.lease.output);
-            link.dues.push(Kind::Parse(Some(statement.id)), Fate::Us);
+            link.dues.push(Kind::Parse(statement.id), Fate::Us);
         }
         Origin::Sql { before, after } => {
             frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
@@ -173,30 +238,18 @@ fn make_room(link: &mut Link, id: StatementId) {
     }
 }
 
-fn forward_parse(link: &mut Link, session: &mut Session, parse: Parse<'_>, frame: Frame<'_>) {
-    if link.dues.is_skipping() {
-        return session.forget(parse.name);
-    }
-    let Some(SessionStatement { statement, .. }) = session.find(parse.name) else { return };
-    let statement = statement.clone();
-    if parse.name.is_empty() {
-        link.lease.unnamed = Some(statement.id);
-        link.dues.push(Kind::Parse(Some(statement.id)), Fate::Client);
-        return link.lease.output.extend_from_slice(frame.bytes);
-    }
-    let same = matches!(&statement.origin, Origin::Parse { query, types } if (&**query, &**types) == (parse.query, parse.types));
-    if !same || !session.take_unsent(parse.name) {
-        let name = String::from_utf8_lossy(parse.name);
-        let message = format!("prepared statement \"{name}\" already exists");
-        return fail(link, &Report::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message));
-    }
-    if link.lease.statements.touch(statement.id) {
-        return own(link, backend::PARSE_COMPLETE, Some(statement.id));
-    }
-    make_room(link, statement.id);
-    let name = server_name(statement.id);
-    Parse { name: name.as_bytes(), ..parse }.put(&mut link.lease.output);
-    link.dues.push(Kind::Parse(Some(statement.id)), Fate::Client);
+/// Sends a Parse under the name that servers know the statement by. Returns its number.
+fn put_parse(link: &mut Link, parse: Parse<'_>, id: StatementId, kind: Kind) -> u64 {
+    Parse { name: server_name(id).as_bytes(), ..parse }.put(&mut link.lease.output);
+    link.dues.push(kind, Fate::Client)
+}
+
+/// Whether a failed transaction has the server refuse even to prepare this.
+fn transaction_refuses(transaction: &Transaction, link: &Link, prepared: &SessionStatement) -> bool {
+    let harmless = |verdict: &Verdict| matches!(verdict.intent, Intent::Read | Intent::Write);
+    matches!(transaction, Transaction::Failed)
+        && link.dues.is_empty()
+        && prepared.verdict.statements.iter().all(harmless)
 }
 
 /// Sends the beginning of a Bind; its formats and parameters follow.
@@ -214,7 +267,7 @@ pub(super) fn forward_bind(link: &mut Link, session: &Session, head: BindHead<'_
 /// The server's name for what the session calls `name`, after the server has been taught it. If the session has no such statement, the server is made to
 /// fail instead.
 fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<Vec<u8>> {
-    let Some(SessionStatement { statement, .. }) = session.find(name) else {
+    let Some(SessionStatement { statement, .. }) = session.names.find(name) else {
         fail(link, &no_such_statement(name));
         return None;
     };
@@ -223,11 +276,10 @@ fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<Vec<u8>
         return Some(server_name(statement.id).into_bytes());
     }
     if link.lease.unnamed != Some(statement.id)
-        && !link.dues.is_skipping()
         && let Origin::Parse { query, types } = &statement.origin
     {
         Parse { name: b"", query, types }.put(&mut link.lease.output);
-        link.dues.push(Kind::Parse(Some(statement.id)), Fate::Us);
+        link.dues.push(Kind::Parse(statement.id), Fate::Us);
         link.lease.unnamed = Some(statement.id);
     }
     Some(Vec::new())
@@ -244,65 +296,70 @@ fn forward_sql_prepared(
     let Ok(text) = std::str::from_utf8(text) else { return false };
     match intent {
         Intent::Prepare { name, name_at, statement: verdict } => {
-            if session.statements.contains_key(name.as_bytes()) {
-                let message = format!("prepared statement \"{name}\" already exists");
-                let report = Report::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message);
-                fail_query(link, &report);
+            if let Some(known) = session.names.find(name.as_bytes()) {
+                // As with a Parse.
+                let statement = known.statement.clone();
+                put_renamed(link, &statement, text, name, name_at);
+                push_query(link, session);
                 return true;
             }
             let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
             let origin = Origin::Sql { before: before.into(), after: after.into() };
             let statement = statements.intern(origin, &session.naming_context());
             let verdict = crate::decide::sql::Classified { statements: Box::new([(**verdict).clone()]) };
-            let entry =
-                SessionStatement { statement: statement.clone(), verdict: Arc::new(verdict), stamp: 0, sent: true };
+            let entry = SessionStatement { statement: statement.clone(), verdict: Arc::new(verdict), stamp: 0 };
             // The server would say that the name is taken; so it prepares it anew.
             let superseded = link.lease.statements.touch(statement.id).then_some(statement.id);
             if let Some(gone) = superseded.or_else(|| link.lease.statements.insert(statement.id)) {
                 // Not DEALLOCATE, which a failed transaction refuses.
                 frontend::put_statement_target(&mut link.lease.output, frontend::CLOSE, server_name(gone).as_bytes());
                 link.dues.push(Kind::Close(Some(gone)), Fate::Us);
-                frontend::put_sync(&mut link.lease.output);
-                link.dues.push(Kind::Sync, Fate::Us);
+                end_of_own(link);
             }
             let name_there = server_name(statement.id);
             frontend::put_query(&mut link.lease.output, format!("{before}{name_there}{after}").as_bytes());
-            link.renamed = Some(renamed(text, name_at, &name_there));
-            link.preparing.push((name.as_bytes().into(), statement.id));
-            session.statements.insert(name.as_bytes().into(), entry);
+            link.renamed = Some(renamed(text, name_at, name, &name_there));
+            let number = push_query(link, session);
+            link.preparing.push(Preparing { message: number, name: name.as_bytes().into(), id: statement.id });
+            session.names.change(number, name.as_bytes(), Some(entry));
+            true
         }
         Intent::Execute { name, name_at } => {
-            let Some(known) = session.statements.get(name.as_bytes()) else { return false };
+            let Some(known) = session.names.find(name.as_bytes()) else { return false };
             let statement = known.statement.clone();
-            teach(link, &statement);
-            if matches!(statement.origin, Origin::Parse { .. }) && !link.dues.is_empty() {
-                // A Parse and perhaps a Close were put before this Query: they need their own end, or the Query would be skipped without a word should they fail.
-                frontend::put_sync(&mut link.lease.output);
-                link.dues.push(Kind::Sync, Fate::Us);
-            }
-            let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
-            let name = server_name(statement.id);
-            link.renamed = Some(renamed(text, name_at, &name));
-            frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
+            put_renamed(link, &statement, text, name, name_at);
+            push_query(link, session);
+            true
         }
-        _ => return false,
+        _ => false,
     }
-    link.lease.unnamed = None;
-    link.dues.push(Kind::Query, Fate::Client);
-    true
 }
 
-fn renamed(text: &str, name_at: &Range<usize>, server: &str) -> Renamed {
+/// Sends a text in which a statement's name is replaced by the server's, after the server has been taught it.
+fn put_renamed(link: &mut Link, statement: &Arc<Statement>, text: &str, name: &str, name_at: &Range<usize>) {
+    teach(link, statement);
+    if matches!(statement.origin, Origin::Parse { .. }) && !link.dues.is_empty() {
+        end_of_own(link);
+    }
+    let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
+    let name_there = server_name(statement.id);
+    link.renamed = Some(renamed(text, name_at, name, &name_there));
+    frontend::put_query(&mut link.lease.output, format!("{before}{name_there}{after}").as_bytes());
+}
+
+/// Extended messages of pgpilot's own before a Query need a Sync, or the Query would be skipped without a word should they fail. In a batch of the
+/// client's, it is the client who sends it.
+fn end_of_own(link: &mut Link) {
+    if !link.batch_open && !link.dues.may_skip() {
+        frontend::put_sync(&mut link.lease.output);
+        link.dues.push(Kind::Sync, Fate::Us);
+    }
+}
+
+fn renamed(text: &str, name_at: &Range<usize>, name: &str, name_there: &str) -> Renamed {
     let characters = |range: Range<usize>| text[range].chars().count();
-    Renamed { at: characters(0..name_at.start), client: characters(name_at.clone()), server: server.len() }
-}
-
-fn fail_query(link: &mut Link, report: &Report) {
-    let mut message = BytesMut::new();
-    report.put(&mut message);
-    let name = String::from_utf8_lossy(NOBODY);
-    frontend::put_query(&mut link.lease.output, format!("EXECUTE {name}").as_bytes());
-    link.dues.push(Kind::Query, Fate::Fail(message.to_vec().into()));
+    let (at, client) = (characters(0..name_at.start), characters(name_at.clone()));
+    Renamed { at, client, server: name_there.len(), name: name.as_bytes().into() }
 }
 
 /// Appends the header of a message whose body follows in pieces.

@@ -108,7 +108,6 @@ impl Client {
         if let Some(link) = self.link.as_mut() {
             link.grant = Grant::NOTHING;
             link.batch_open = false;
-            self.session.batch_sent();
         }
     }
 
@@ -129,8 +128,8 @@ impl Client {
         link.may_commit = true;
         // Its text is not looked at: whatever it may leave is asked for afterwards.
         self.session.left.effects |= Effects::ANYTHING;
-        self.session.unnamed = None;
-        link.dues.push(Kind::Query, Fate::Client);
+        let number = link.dues.push(Kind::Query, Fate::Client);
+        self.session.names.change(number, b"", None);
         self.end_of_open_batch();
         self.stream_frame(header);
         Ok(true)

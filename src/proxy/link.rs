@@ -7,11 +7,11 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use super::assess::Assessed;
-use super::deallocate::{Deallocation, Unnamed};
+use super::deallocate::Deallocation;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
 use crate::decide::route::NodeId;
-use crate::decide::session::{Dues, Settings, StatementId};
+use crate::decide::session::{Due, Dues, Kind, Settings, StatementId};
 use crate::decide::sql::{Reason, TransactionEnd};
 use crate::pool::Lease;
 use crate::telemetry::Served;
@@ -36,7 +36,7 @@ pub(super) struct Link {
     /// An error has come since the last ReadyForQuery.
     pub failed: bool,
     /// PREPARE statements under way: the server knows them if no error comes.
-    pub preparing: Vec<(Box<[u8]>, StatementId)>,
+    pub preparing: Vec<Preparing>,
     /// The last Query was sent with a statement's name changed.
     pub renamed: Option<Renamed>,
     pub started: Instant,
@@ -51,11 +51,18 @@ pub(super) struct Link {
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
     pub lesson: Vec<Box<[u8]>>,
-    pub unnamed: Unnamed,
     /// A DEALLOCATE that has been bound and not been executed.
     pub deallocation: Option<Deallocation>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
+}
+
+/// A PREPARE under way.
+pub(super) struct Preparing {
+    /// Its number among those that the server has been sent.
+    pub message: u64,
+    pub name: Box<[u8]>,
+    pub id: StatementId,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,12 +228,11 @@ impl Reply {
         }
     }
 
-    /// Forgets the current batch's reply: it will come from another server. Returns what is still owed to the client from batches before it.
-    pub(super) fn discard_batch(&mut self, input: &mut BytesMut) -> BytesMut {
-        let settled = input.split_to(self.settled);
-        input.clear();
-        (self.passable, self.settled, self.rest) = (0, 0, Rest::None);
-        settled
+    /// The current batch's reply will come from another server: takes what is still owed to the client from batches before it.
+    pub(super) fn take_settled(&mut self, input: &mut BytesMut) -> BytesMut {
+        let settled = std::mem::take(&mut self.settled);
+        self.passable -= settled;
+        input.split_to(settled)
     }
 
     /// Everything that is for the client, to be kept elsewhere.
@@ -260,7 +266,6 @@ impl Link {
             ends_transaction: false,
             batch_open: false,
             lesson: Vec::new(),
-            unnamed: Unnamed::AsBefore,
             deallocation: None,
             began: None,
         }
@@ -271,6 +276,34 @@ impl Link {
         let commits = matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Chain));
         self.may_commit |= commits || (assessed.writes && transaction.is_idle());
         self.ends_transaction |= matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Rollback));
+    }
+
+    /// A server has skipped these messages, the first one because it failed: it does not know what it knew after them.
+    pub(super) fn forget_skipped(&mut self, dues: &[Due]) {
+        let Self { lease, preparing, .. } = self;
+        // Backwards: what was closed to make room comes back when there is room again.
+        for Due { kind, number, .. } in dues.iter().rev() {
+            match kind {
+                Kind::Parse(id) | Kind::Prepare(id) => {
+                    lease.statements.remove(*id);
+                    lease.unnamed.take_if(|unnamed| unnamed == id);
+                }
+                Kind::Close(Some(id)) => drop(lease.statements.insert(*id)),
+                Kind::Query => {
+                    if let Some(skipped) = preparing.pop_if(|preparing| preparing.message == *number) {
+                        lease.statements.remove(skipped.id);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A PREPARE has failed.
+    pub(super) fn forget_prepared(&mut self) {
+        for preparing in self.preparing.drain(..) {
+            self.lease.statements.remove(preparing.id);
+        }
     }
 
     pub(super) fn served(&self) -> Served {
@@ -341,7 +374,7 @@ mod tests {
         reply.pass(4);
         reply.batch_done(LinkRole::Replica);
         reply.pass(2);
-        assert_eq!(&reply.discard_batch(&mut input)[..], b"done");
-        assert!(input.is_empty());
+        assert_eq!(&reply.take_settled(&mut input)[..], b"done");
+        assert_eq!((&input[..], reply.passable()), (&b"XXrest"[..], 2));
     }
 }

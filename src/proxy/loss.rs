@@ -7,6 +7,7 @@ use bytes::{Buf, BytesMut};
 use super::assess::{Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
+use super::dispatch::Why;
 use super::exchange::{Passing, keep_reply};
 use super::fault::End;
 use super::link::{Delivered, Grant, Link, LinkRole, Rest};
@@ -14,10 +15,9 @@ use super::session::Transaction;
 use crate::decide::route::Need;
 use crate::decide::session::Pin;
 use crate::decide::sql::{Intent, TransactionEnd, Verdict};
-use crate::telemetry::RetryCause;
 use crate::wire::SqlState;
 use crate::wire::backend::{self, Report};
-use crate::wire::frontend::{self, BindHead, Target};
+use crate::wire::frontend::{self, BindHead, Parse, Target};
 
 impl Client {
     /// The server connection is gone. What it had not answered is sent elsewhere if that is safe; else the client is told what is known of it.
@@ -26,7 +26,7 @@ impl Client {
         self.shared.cluster.nudge(link.node());
         tracing::info!(node = link.node().0, why, "a server connection was lost");
         if link.can_move() {
-            return self.move_on(Need::Read, RetryCause::ConnectionLost).await;
+            return self.move_on(Need::Read, Why::Lost).await;
         }
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.release_slot().await;
@@ -43,6 +43,7 @@ impl Client {
             // It may have been committed: then the session's reads have to show it.
             self.session.freshness.wrote(Instant::now());
         }
+        self.session.names.take_back_from(link.dues.first());
         let standing = self.session.standing_pins.clone();
         let mut pins = std::mem::replace(&mut self.session.pins, standing);
         pins.retain(|pin| !matches!(pin, Pin::SessionMode | Pin::SequenceState));
@@ -66,14 +67,10 @@ impl Client {
         for _ in 0..ends {
             report.put(&mut self.side.output);
             backend::put_ready(&mut self.side.output, status);
-            self.session.batch_done();
         }
         if ends == 0 || link.batch_open || link.grant != Grant::NOTHING {
             report.put(&mut self.side.output);
             self.skipping = true;
-            if link.batch_open {
-                self.session.batch_sent();
-            }
         }
         Ok(())
     }
@@ -109,6 +106,7 @@ impl Client {
             (Some(_), _) => {
                 self.transaction = Transaction::Idle;
                 put_rolled_back(&mut reply, &self.side.input[..batch.len]);
+                self.keep_parsed(batch);
                 false
             }
             (None, untold) => {
@@ -122,10 +120,17 @@ impl Client {
         }
         self.side.output.extend_from_slice(&reply);
         self.side.input.advance(batch.len);
-        self.session.batch_sent();
-        if !self.skipping {
-            self.session.batch_done();
+    }
+
+    /// What a batch that needs no server prepares is prepared.
+    fn keep_parsed(&mut self, batch: Batch) {
+        let input = std::mem::take(&mut self.side.input);
+        let parses = frames(&input[..batch.len]).filter(|frame| frame.tag == frontend::PARSE);
+        for parse in parses.filter_map(|frame| Parse::read(frame.body()).ok()) {
+            let prepared = self.take_parsed(parse);
+            self.session.names.set(parse.name, Some(prepared));
         }
+        self.side.input = input;
     }
 
     /// How a batch ends the transaction, if that is all that it does.
@@ -138,8 +143,10 @@ impl Client {
         frames(bytes).find_map(|frame| {
             let verdict = match frame.tag {
                 frontend::QUERY => self.verdict_on(frontend::query(frame.body()).ok()?),
-                frontend::PARSE => self.verdict_on(frontend::Parse::read(frame.body()).ok()?.query),
-                frontend::BIND => self.session.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone(),
+                frontend::PARSE => self.verdict_on(Parse::read(frame.body()).ok()?.query),
+                frontend::BIND => {
+                    self.session.names.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone()
+                }
                 _ => return None,
             };
             match &*verdict.statements {

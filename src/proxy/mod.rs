@@ -15,6 +15,7 @@ mod handshake;
 mod large;
 mod link;
 mod loss;
+mod names;
 mod own;
 mod recent;
 mod registry;
@@ -26,6 +27,7 @@ mod shared;
 mod statements;
 mod verdicts;
 mod verifiers;
+mod vigil;
 mod welcome;
 
 pub use accept::{Listener, serve};

@@ -14,7 +14,7 @@ use crate::decide::position::Position;
 use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, TransactionEnd, Verdict};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, Report, Severity, TransactionStatus};
-use crate::wire::frontend::{self, BindHead, Target};
+use crate::wire::frontend::{self, BindHead, Parse, Target};
 
 /// A result of pgpilot's own: at most one row of one column.
 struct Answer {
@@ -40,8 +40,6 @@ impl Client {
         self.side.input = input;
         let answered = answered?;
         if answered {
-            self.session.batch_sent();
-            self.session.batch_done();
             self.side.input.advance(batch.len);
         }
         Ok(answered)
@@ -79,8 +77,8 @@ impl Client {
         }
         match batch.end {
             BatchEnd::Simple => self.answer_simple(bytes, assessed),
-            BatchEnd::Sync => self.answer_extended(bytes, assessed),
-            BatchEnd::Flush | BatchEnd::Open => Ok(false),
+            BatchEnd::Sync | BatchEnd::Flush => self.answer_extended(bytes, batch.end, assessed),
+            BatchEnd::Open => Ok(false),
         }
     }
 
@@ -91,12 +89,15 @@ impl Client {
             [] if self.link.is_none() && matches!(self.transaction, Transaction::Idle) => {
                 backend::put_empty(&mut self.side.output, backend::EMPTY_QUERY_RESPONSE);
                 backend::put_ready(&mut self.side.output, TransactionStatus::Idle);
+                self.session.names.set(b"", None);
                 return Ok(true);
             }
             [verdict] => self.run_own(text, verdict),
             _ => None,
         };
         let Some(result) = result else { return Ok(false) };
+        // As any other Query does.
+        self.session.names.set(b"", None);
         let out = &mut self.side.output;
         match result {
             Ok(answer) => {
@@ -139,11 +140,11 @@ impl Client {
             }
             (Intent::Own(command), _) => Some(self.run_command(command)),
             (Intent::Deallocate { name: Some(name) }, _) => {
-                self.session.statements.remove(name.as_bytes())?;
+                self.session.names.set(name.as_bytes(), None)?;
                 done("DEALLOCATE")
             }
             (Intent::Deallocate { name: None }, _) if self.session.pins.is_empty() => {
-                self.session.statements.clear();
+                self.session.names.clear();
                 done("DEALLOCATE ALL")
             }
             _ => None,
@@ -222,8 +223,8 @@ impl Client {
         self.set(name, Some(value))
     }
 
-    /// An extended batch of which nothing needs a server: only Close and Sync, or one statement of pgpilot's own.
-    fn answer_extended(&mut self, bytes: &[u8], assessed: &Assessed) -> Result<bool, End> {
+    /// An extended batch, or a part of one, of which nothing needs a server: only Close and Sync, or one statement of pgpilot's own.
+    fn answer_extended(&mut self, bytes: &[u8], end: BatchEnd, assessed: &Assessed) -> Result<bool, End> {
         if assessed.needs.server.is_some() || (!assessed.own && self.link.is_some()) {
             return Ok(false);
         }
@@ -234,11 +235,14 @@ impl Client {
             }
             if let Err(report) = self.answer_frame(frame, current.as_deref())? {
                 report.put(&mut self.side.output);
+                self.skipping = end == BatchEnd::Flush;
                 break;
             }
         }
-        let status = self.status();
-        backend::put_ready(&mut self.side.output, status);
+        if end == BatchEnd::Sync {
+            let status = self.status();
+            backend::put_ready(&mut self.side.output, status);
+        }
         Ok(true)
     }
 
@@ -249,11 +253,19 @@ impl Client {
         });
         let out = &mut self.side.output;
         match frame.tag {
-            frontend::PARSE => backend::put_empty(out, backend::PARSE_COMPLETE),
+            frontend::PARSE => {
+                let parse = Parse::read(frame.body())?;
+                if !parse.name.is_empty() && self.session.names.find(parse.name).is_some() {
+                    return Ok(Err(taken(parse.name)));
+                }
+                let prepared = self.take_parsed(parse);
+                self.session.names.set(parse.name, Some(prepared));
+                backend::put_empty(&mut self.side.output, backend::PARSE_COMPLETE);
+            }
             frontend::BIND => backend::put_empty(out, backend::BIND_COMPLETE),
             frontend::CLOSE => {
                 if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
-                    self.session.forget(name);
+                    self.session.names.set(name, None);
                 }
                 backend::put_empty(&mut self.side.output, backend::CLOSE_COMPLETE);
             }
@@ -285,10 +297,10 @@ impl Client {
     /// The verdict on the statement that a frame is about, if it is one of pgpilot's own.
     fn own_of(&self, frame: Frame<'_>) -> Option<std::sync::Arc<Classified>> {
         let classified = match frame.tag {
-            frontend::PARSE => self.verdict_on(frontend::Parse::read(frame.body()).ok()?.query),
-            frontend::BIND => self.session.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone(),
+            frontend::PARSE => self.verdict_on(Parse::read(frame.body()).ok()?.query),
+            frontend::BIND => self.session.names.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone(),
             frontend::DESCRIBE => match frontend::target(frame.tag, frame.body()).ok()? {
-                (Target::Statement, name) => self.session.find(name)?.verdict.clone(),
+                (Target::Statement, name) => self.session.names.find(name)?.verdict.clone(),
                 (Target::Portal, _) => return None,
             },
             _ => return None,
@@ -385,6 +397,11 @@ fn hint_name(hint: Option<Hint>) -> &'static str {
         Some(Hint::Primary) => "primary",
         Some(Hint::Replica) => "replica",
     }
+}
+
+fn taken(name: &[u8]) -> Report {
+    let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
+    Report::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message)
 }
 
 fn unknown(name: &str) -> Report {

@@ -29,6 +29,8 @@ pub(super) struct Slot {
     state: Mutex<State>,
     /// Told when the last CancelRequest on its way has arrived.
     cancels_done: Notify,
+    /// Told of a CancelRequest that comes while the session waits for a server connection.
+    cancel: Notify,
 }
 
 /// Protocol 3.0 has room for four bytes; 3.2 for more.
@@ -116,17 +118,25 @@ impl Registry {
                 break pid;
             }
         };
-        let slot = Arc::new(Slot { pid, secret, info, state: Mutex::default(), cancels_done: Notify::new() });
+        let slot = Arc::new(Slot {
+            pid,
+            secret,
+            info,
+            state: Mutex::default(),
+            cancels_done: Notify::new(),
+            cancel: Notify::new(),
+        });
         sessions.insert(pid, slot.clone());
         drop(sessions);
         Ok(Registration { registry: self.clone(), slot })
     }
 
-    /// Carries a CancelRequest to the server that works for the session, if the key is right and there is one. As PostgreSQL, tells nobody how it went.
+    /// Carries a CancelRequest to the server that works for the session, or to the session itself if it waits for one. The key has to be right. As
+    /// PostgreSQL, tells nobody how it went.
     pub(super) async fn cancel(&self, pid: u32, key: &[u8]) {
         let slot = self.lock().get(&pid).cloned();
         let Some(slot) = slot.filter(|slot| slot.has_key(key)) else { return };
-        let Some(target) = slot.begin_cancel() else { return };
+        let Some(target) = slot.begin_cancel() else { return slot.cancel.notify_waiters() };
         let arriving = Arriving(slot);
         if let Err(error) = target.send().await {
             tracing::debug!(pid, %error, "a cancel request did not reach the server");
@@ -176,6 +186,14 @@ impl Slot {
             }
             done.await;
         }
+    }
+
+    /// Waits for a CancelRequest that finds the session without a server connection.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn cancelled(&self) {
+        self.cancel.notified().await;
     }
 
     pub(super) fn set_rest(&self, rest: Rest) {

@@ -4,17 +4,18 @@ use bytes::{BufMut, BytesMut};
 use memchr::memmem;
 
 use super::client::Client;
-use super::session::Session;
-use crate::decide::session::{SERVER_NAME_PREFIX, StatementId};
+use crate::decide::session::{Kind, SERVER_NAME_PREFIX, StatementId};
 use crate::wire::backend::ERROR_RESPONSE;
 use crate::wire::{Body, HEADER_LEN, frame};
 
 /// Where the text that was sent differs from the client's: another name, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Renamed {
     pub at: usize,
     pub client: usize,
     pub server: usize,
+    /// The client's.
+    pub name: Box<[u8]>,
 }
 
 impl Client {
@@ -25,24 +26,26 @@ impl Client {
         let at = link.reply.passable();
         let error = &link.lease.input[at..at + len];
         // Of several batches under way, the renamed one is the last.
-        let renamed = link.renamed.filter(|_| link.dues.batches() <= 1);
+        let renamed = link.renamed.as_ref().filter(|_| link.dues.batches() <= 1);
         if renamed.is_none() && memmem::find(error, SERVER_NAME_PREFIX.as_bytes()).is_none() {
             return len;
         }
-        let Some(reworded) = reword(&error[HEADER_LEN..], renamed, |id| name_of(session, id)) else { return len };
+        // Two names may mean the same statement: it is the one that this message is about.
+        let meant = match link.dues.front() {
+            Some(Kind::Taken(name)) => Some(&**name),
+            _ => renamed.map(|renamed| &*renamed.name),
+        };
+        let name = |id| meant.or_else(|| session.names.name_of(id));
+        let Some(reworded) = reword(&error[HEADER_LEN..], renamed, name) else { return len };
         link.reply.replace(&mut link.lease.input, len, &reworded);
         reworded.len()
     }
 }
 
-fn name_of(session: &Session, id: StatementId) -> Option<&[u8]> {
-    session.statements.iter().find(|(_, known)| known.statement.id == id).map(|(name, _)| &**name)
-}
-
 /// `None`: the body is malformed.
 fn reword<'n>(
     error: &[u8],
-    renamed: Option<Renamed>,
+    renamed: Option<&Renamed>,
     name: impl Fn(StatementId) -> Option<&'n [u8]>,
 ) -> Option<BytesMut> {
     let mut fields = Body::new(ERROR_RESPONSE, error);
@@ -66,7 +69,7 @@ fn reword<'n>(
     Some(message)
 }
 
-fn moved(position: &[u8], Renamed { at, client, server }: Renamed) -> String {
+fn moved(position: &[u8], &Renamed { at, client, server, .. }: &Renamed) -> String {
     let text = String::from_utf8_lossy(position);
     match text.parse::<usize>() {
         Ok(n) if n > at + server => (n - server + client).to_string(),
@@ -94,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    fn reworded(fields: &[u8], renamed: Option<Renamed>) -> String {
+    fn reworded(fields: &[u8], renamed: Option<&Renamed>) -> String {
         let known = StatementId(NonZeroU64::new(12).unwrap());
         let message = reword(fields, renamed, |id| (id == known).then_some(&b"mine"[..])).unwrap();
         assert_eq!(usize::from(message[4]), message.len() - 1);
@@ -110,10 +113,10 @@ mod tests {
 
     #[test]
     fn positions_are_the_clients() {
-        let renamed = Some(Renamed { at: 8, client: 1, server: 10 });
+        let renamed = Renamed { at: 8, client: 1, server: 10, name: Box::from(&b"q"[..]) };
         for (sent, told) in [("3", "3"), ("9", "9"), ("12", "9"), ("22", "13"), ("x", "x")] {
             let fields = format!("P{sent}\0\0");
-            assert_eq!(reworded(fields.as_bytes(), renamed), format!("P{told}\\x00\\x00"));
+            assert_eq!(reworded(fields.as_bytes(), Some(&renamed)), format!("P{told}\\x00\\x00"));
         }
     }
 }

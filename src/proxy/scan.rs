@@ -164,11 +164,11 @@ impl Link {
         let status = TransactionStatus::parse(&self.lease.input[at + HEADER_LEN..at + header.frame_len()])?;
         let answer = self.dues.on_message(header.tag)?;
         self.copy_in = CopyIn::No;
+        self.status = status;
         if answer.completed != Completed::Batch {
             self.reply.cut(&mut self.lease.input, header.frame_len());
             return Ok(None);
         }
-        self.status = status;
         self.reply.pass(header.frame_len());
         self.reply.batch_done(self.role);
         Ok(Some(Signal::Batch(status)))

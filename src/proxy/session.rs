@@ -1,11 +1,12 @@
 //! What a client's session holds, apart from its connections.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::names::{Names, SessionStatement};
 use crate::decide::route::{Freshness, Policy};
-use crate::decide::session::{Defaults, Due, Kind, Needs, ParameterMap, Pin, Settings, Statement, StatementId};
-use crate::decide::sql::{Classified, Effects, Hint, TransactionMode};
+use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings};
+use crate::decide::sql::{Effects, Hint, TransactionMode};
 use crate::wire::backend::Report;
 
 pub(super) struct Session {
@@ -17,14 +18,9 @@ pub(super) struct Session {
     pub reported: Arc<ParameterMap>,
     pub defaults: Defaults,
     pub texts: Texts,
-    pub statements: HashMap<Box<[u8]>, SessionStatement>,
-    pub unnamed: Option<SessionStatement>,
-    /// Statements that a batch has closed which has not been answered yet.
-    closed: Vec<(Box<[u8]>, SessionStatement)>,
-    /// Names that the server has not confirmed yet, with the batch that brought them.
-    unconfirmed: VecDeque<(u64, Box<[u8]>)>,
-    batches_sent: u64,
-    batches_done: u64,
+    pub names: Names,
+    /// What the batch that has been assessed, and not been forwarded yet, prepares: in order.
+    pub parsed: VecDeque<SessionStatement>,
     /// State of the session's was lost while nothing was due: the next statement gets this error.
     pub untold: Option<Box<Report>>,
     pub freshness: Freshness,
@@ -39,17 +35,6 @@ pub(super) struct Session {
     /// Pins that are the session's own ways, and not something that the server knows of.
     pub standing_pins: Vec<Pin>,
     pub left: Leftovers,
-}
-
-/// Something that the client has prepared.
-#[derive(Clone)]
-pub(super) struct SessionStatement {
-    pub statement: Arc<Statement>,
-    pub verdict: Arc<Classified>,
-    /// As of when the verdict holds.
-    pub stamp: u64,
-    /// The message that prepares it has been forwarded.
-    pub sent: bool,
 }
 
 /// Whether a statement's bytes can be taken for what they look like.
@@ -93,9 +78,6 @@ pub(super) struct Deferred {
     pub mode: TransactionMode,
 }
 
-/// No session may hold more prepared statements.
-pub(super) const MAX_STATEMENTS: usize = 10_000;
-
 impl Session {
     pub(super) fn new(startup: Settings, reported: Arc<ParameterMap>, policy: Policy) -> Self {
         let startup = Arc::new(startup);
@@ -105,12 +87,8 @@ impl Session {
             reported,
             defaults: Defaults::default(),
             texts: Texts::Legible,
-            statements: HashMap::new(),
-            unnamed: None,
-            closed: Vec::new(),
-            unconfirmed: VecDeque::new(),
-            batches_sent: 0,
-            batches_done: 0,
+            names: Names::default(),
+            parsed: VecDeque::new(),
             untold: None,
             freshness: Freshness::default(),
             has_run: false,
@@ -149,93 +127,6 @@ impl Session {
             context.extend([name, "=", value, "\0"]);
         }
         context
-    }
-
-    pub(super) fn find(&self, name: &[u8]) -> Option<&SessionStatement> {
-        if name.is_empty() { self.unnamed.as_ref() } else { self.statements.get(name) }
-    }
-
-    /// Enters a statement that is being prepared in the batch that is being gathered.
-    pub(super) fn define(&mut self, name: &[u8], statement: SessionStatement) {
-        if name.is_empty() {
-            self.unnamed = Some(statement);
-        } else {
-            self.statements.insert(name.into(), statement);
-            self.unconfirmed.push_back((self.batches_sent, name.into()));
-        }
-    }
-
-    /// Whether `name` was entered by a Parse that has not been sent yet; from now on it has. A second Parse of the same name finds it sent.
-    pub(super) fn take_unsent(&mut self, name: &[u8]) -> bool {
-        self.statements.get_mut(name).is_some_and(|entry| !std::mem::replace(&mut entry.sent, true))
-    }
-
-    /// A batch is going to be sent to another server: what it prepares has not been sent there, and what it closes is open again.
-    pub(super) fn unsend(&mut self) {
-        for (name, statement) in self.closed.drain(..).rev() {
-            match &*name {
-                b"" => self.unnamed = Some(statement),
-                _ => drop(self.statements.insert(name, statement)),
-            }
-        }
-        for (_, name) in &self.unconfirmed {
-            if let Some(entry) = self.statements.get_mut(name) {
-                entry.sent = false;
-            }
-        }
-    }
-
-    /// The batch at hand is not going to be sent: what it would have prepared is not.
-    pub(super) fn batch_refused(&mut self) {
-        let (statements, current) = (&mut self.statements, self.batches_sent);
-        self.unconfirmed.retain(|(batch, name)| {
-            let undone = *batch == current && statements.get(name).is_some_and(|entry| !entry.sent);
-            if undone {
-                statements.remove(name);
-            }
-            !undone
-        });
-    }
-
-    pub(super) fn forget(&mut self, name: &[u8]) {
-        let forgotten = if name.is_empty() { self.unnamed.take() } else { self.statements.remove(name) };
-        self.closed.extend(forgotten.map(|statement| (name.into(), statement)));
-    }
-
-    /// A batch has been gathered whole.
-    pub(super) fn batch_sent(&mut self) {
-        self.batches_sent += 1;
-    }
-
-    /// A batch has been answered: what it prepared and was not skipped is prepared.
-    pub(super) fn batch_done(&mut self) {
-        while self.unconfirmed.front().is_some_and(|(batch, _)| *batch <= self.batches_done) {
-            self.unconfirmed.pop_front();
-        }
-        self.batches_done += 1;
-        self.closed.clear();
-    }
-
-    /// These messages were skipped: what they would have prepared is not.
-    pub(super) fn skipped(&mut self, dues: &[Due]) {
-        let ids: Vec<StatementId> = dues
-            .iter()
-            .filter_map(|due| match due.kind {
-                Kind::Parse(id) | Kind::Own(_, id) => id,
-                _ => None,
-            })
-            .collect();
-        let (statements, current) = (&mut self.statements, self.batches_done);
-        self.unconfirmed.retain(|(batch, name)| {
-            let undone = *batch <= current && statements.get(name).is_some_and(|s| ids.contains(&s.statement.id));
-            if undone {
-                statements.remove(name);
-            }
-            !undone
-        });
-        if self.unnamed.as_ref().is_some_and(|unnamed| ids.contains(&unnamed.statement.id)) {
-            self.unnamed = None;
-        }
     }
 
     /// From now on the session keeps its connection.

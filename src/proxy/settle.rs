@@ -8,17 +8,19 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
-use super::exchange::{Side, keep_reply};
+use super::exchange::{Passing, Side, keep_reply};
 use super::fault::End;
-use super::link::{Link, Purpose};
+use super::link::{Link, Preparing, Purpose};
 use super::registry::Rest;
+use super::scan::Signal;
 use super::session::{Leftovers, Transaction};
-use crate::decide::session::{Inventory, ParameterMap, Settings, inventory_sql};
+use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, ServerConnection};
 use crate::telemetry::{Count, Direction};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
+use crate::wire::frontend;
 
 /// Sets what differs between a connection and a session.
 ///
@@ -75,8 +77,13 @@ pub(super) async fn drain(mut link: Link) {
                 return Some(());
             }
             match link.scan(&mut nobody).ok()? {
-                Some(super::scan::Signal::Error { fatal: false, len, .. }) => drop(link.pass_error(len).ok()?),
-                Some(super::scan::Signal::Error { .. }) => return None,
+                Some(Signal::Error { fatal: false, len, .. }) => {
+                    if let Some(Signal::Skipped(dues)) = link.pass_error(len).ok()? {
+                        link.forget_skipped(&dues);
+                    }
+                    link.forget_prepared();
+                }
+                Some(Signal::Error { .. }) => return None,
                 Some(_) => {}
                 None if link.dues.is_empty() => return Some(()),
                 None => {
@@ -88,9 +95,27 @@ pub(super) async fn drain(mut link: Link) {
             }
         }
     };
-    if let Ok(Some(())) = tokio::time::timeout(DRAIN, finished).await {
+    if let Ok(Some(())) = tokio::time::timeout(DRAIN, finished).await
+        && (link.status == TransactionStatus::Idle || link.lease.query("ROLLBACK").await.is_ok())
+    {
         link.lease.release();
     }
+}
+
+/// A connection whose server has answered with an error, which is still to be passed on, is not needed any more: the batches run elsewhere.
+pub(super) fn recycle(mut link: Link, error: usize) {
+    match link.pass_error(error) {
+        Ok(Some(Signal::Skipped(dues))) => link.forget_skipped(&dues),
+        Ok(_) => {}
+        Err(_) => return,
+    }
+    if link.dues.is_skipping() {
+        // Its end has not been sent.
+        frontend::put_sync(&mut link.lease.output);
+        link.dues.push(Kind::Sync, Fate::Us);
+    }
+    link.forget_prepared();
+    tokio::spawn(drain(link));
 }
 
 impl Client {
@@ -99,7 +124,7 @@ impl Client {
         let Client { side, link, session, transaction, shared, verdicts, .. } = self;
         let Some(link) = link.as_mut() else { return };
         side.batch_answered(link);
-        session.batch_done();
+        session.names.decided(link.dues.first());
         *transaction = match status {
             TransactionStatus::Idle => Transaction::Idle,
             TransactionStatus::InTransaction => Transaction::Open,
@@ -123,15 +148,14 @@ impl Client {
                 verdicts.learn_refused(&text);
             }
         }
-        for (name, id) in std::mem::take(&mut link.preparing) {
+        for Preparing { name, id, .. } in std::mem::take(&mut link.preparing) {
             if link.failed {
                 link.lease.statements.remove(id);
-                session.statements.remove(&name);
+                session.names.set(&name, None);
             }
         }
         if session.left.forgets_statements && !link.failed {
-            session.statements.clear();
-            session.unnamed = None;
+            session.names.clear();
         }
         if link.dues.is_empty() {
             link.executing = false;
@@ -259,7 +283,10 @@ impl Client {
     }
 
     /// The session is over: whatever it holds is cleaned up, and the client is told why, if it does not know.
-    pub(super) async fn finish(mut self, end: End) {
+    pub(super) async fn finish(&mut self, end: End) {
+        if let Some(link) = &mut self.link {
+            keep_reply(&mut self.side, link);
+        }
         if let End::Fatal(report) = &end {
             report.put(&mut self.side.output);
         }
@@ -290,7 +317,7 @@ impl Client {
     /// A connection that was in use when its session ended: what runs is cancelled, what is open is rolled back, what was left is discarded.
     async fn abandon(&self, mut link: Link) {
         self.release_slot().await;
-        if !link.is_quiet() || link.batch_open {
+        if !link.is_quiet() || link.batch_open || matches!(self.side.rest, Passing::Forward(_)) {
             let key = link.lease.cancel_key.clone();
             tokio::spawn(async move {
                 // Closing the connection alone would let the statement run on.

@@ -40,7 +40,7 @@ struct Greeting {
 
 const MAX_GREETINGS: usize = 4096;
 
-/// Greets the client and serves it until it leaves.
+/// Greets the client, and serves it until it leaves in a task of its own: this one, which has logged it in, is several times as large.
 pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
     let config = shared.config.load_full();
     if shared.registry.len() >= config.clients.max {
@@ -90,7 +90,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 skipping: false,
                 stop,
                 who,
-                shared,
+                shared: shared.clone(),
             };
             for (name, value) in own {
                 if let Err(report) = client.set_at_startup(&name, &value) {
@@ -99,7 +99,8 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 }
             }
             client.shared.metrics.count(Count::Login(Login::Accepted));
-            client.run().await;
+            let served = client.run();
+            drop(shared.tasks.spawn(served));
         }
     }
 }

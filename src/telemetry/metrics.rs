@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use metrics::{Histogram, Recorder};
-
 use super::counters::Counters;
+use super::histogram::Histograms;
 use super::names::{self, Metric};
-use super::sheet::{Sheet, key, metadata};
+use super::sheet::Sheet;
 use crate::decide::route::NodeId;
 use crate::decide::session::Pin;
 use crate::decide::sql::Reason;
@@ -14,8 +13,7 @@ use crate::decide::sql::Reason;
 /// Counters and histograms of one proxy. Counting costs a few nanoseconds; a statement, with its latency, some tens.
 pub struct Metrics {
     counters: Counters<SLOTS>,
-    latency: [Histogram; ROUTES],
-    checkout: Histogram,
+    histograms: Histograms<{ CHECKOUT + 1 }>,
 }
 
 /// Where a batch of statements was answered.
@@ -105,6 +103,9 @@ const NODE_SLOTS: usize = ROUTES * REASONS;
 const TIME_SLOTS: usize = NODE_SLOTS + NODES;
 const COUNT_SLOTS: usize = TIME_SLOTS + ROUTES;
 const SLOTS: usize = COUNT_SLOTS + Count::FIXED.len() + Pin::ALL.len();
+
+/// The histogram of check-outs, behind those of the routes' latencies.
+const CHECKOUT: usize = ROUTES;
 
 const ROUTE_LABELS: [&str; ROUTES] = ["primary", "replica", "own"];
 
@@ -210,17 +211,8 @@ impl Count {
 }
 
 impl Metrics {
-    /// The histograms are kept by `recorder`.
-    pub(super) fn new(recorder: &impl Recorder) -> Self {
-        let histogram = |metric: &Metric, labels: &[&str]| {
-            recorder.describe_histogram(metric.name.into(), Some(metric.unit), metric.help.into());
-            recorder.register_histogram(&key(metric, labels), &metadata())
-        };
-        Self {
-            counters: Counters::new(),
-            latency: ROUTE_LABELS.map(|route| histogram(&names::STATEMENT_SECONDS, &[route])),
-            checkout: histogram(&names::CHECKOUT_SECONDS, &[]),
-        }
+    pub(super) fn new() -> Self {
+        Self { counters: Counters::new(), histograms: Histograms::new() }
     }
 
     /// A batch of statements has been answered; `latency` counts from its arrival.
@@ -233,13 +225,13 @@ impl Metrics {
         }
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.counters.add(TIME_SLOTS + route, micros);
-        self.latency[route].record(latency.as_secs_f64());
+        self.histograms.record(route, latency);
     }
 
     /// A client asked for a server connection and had to wait for so long, zero included.
     #[inline]
     pub fn checkout(&self, waited: Duration) {
-        self.checkout.record(waited.as_secs_f64());
+        self.histograms.record(CHECKOUT, waited);
     }
 
     #[inline]
@@ -297,6 +289,16 @@ impl Metrics {
         for (metric, label, value) in self.totals() {
             sheet.counter(&metric, label.as_slice(), value);
         }
+    }
+}
+
+impl Metrics {
+    pub(super) fn histograms(&self) -> String {
+        let mut text = String::new();
+        let routes: Vec<_> = (0..ROUTES).map(|route| (route, &ROUTE_LABELS[route..=route])).collect();
+        self.histograms.render(&mut text, &names::STATEMENT_SECONDS, routes);
+        self.histograms.render(&mut text, &names::CHECKOUT_SECONDS, [(CHECKOUT, &[][..])]);
+        text
     }
 }
 

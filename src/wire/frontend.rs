@@ -142,6 +142,11 @@ pub fn put_query(out: &mut BytesMut, text: &[u8]) {
     put(out, QUERY, |out| put_cstr(out, text));
 }
 
+/// A Close of the unnamed portal.
+pub fn put_close_portal(out: &mut BytesMut) {
+    put(out, CLOSE, |out| out.put_slice(b"P\0"));
+}
+
 /// A Bind of the unnamed portal without parameters, and its Execute.
 pub fn put_bind_execute(out: &mut BytesMut, statement: &[u8]) {
     BindHead::put(out, b"", statement, 6);

@@ -10,24 +10,30 @@ use crate::wire::backend as b;
 pub struct Due {
     pub kind: Kind,
     pub fate: Fate,
+    /// Messages are numbered as they are sent; see [`Dues::first`].
+    pub number: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// The statement that the server knows once it has answered; `None` for a Parse that nobody keeps track of.
-    Parse(Option<StatementId>),
+    /// The statement that the server knows once it has answered.
+    Parse(StatementId),
+    /// A Parse that the server is going to refuse, for the client's name is taken.
+    Taken(Box<[u8]>),
     Bind,
     Describe,
     Execute,
     /// The statement that the server forgets; `None` for a portal.
     Close(Option<StatementId>),
-    /// A simple Query, a FunctionCall: everything up to ReadyForQuery.
+    /// A simple Query: everything up to ReadyForQuery.
     Query,
+    /// A FunctionCall, as well.
+    Call,
     /// A simple Query that prepares a statement.
     Prepare(StatementId),
     Sync,
-    /// A reply of our own, given when everything before it has been answered; the statement that it tells the client of, if it is a ParseComplete.
-    Own(Box<[u8]>, Option<StatementId>),
+    /// A reply of our own, given when everything before it has been answered.
+    Own(Box<[u8]>),
 }
 
 /// Who gets the reply.
@@ -71,6 +77,10 @@ pub struct OutOfStep(pub char);
 #[derive(Debug, Default)]
 pub struct Dues {
     queue: VecDeque<Due>,
+    /// The number of the next message.
+    next: u64,
+    /// Behind the last message that changes what statements the server knows.
+    taught: u64,
     /// An extended batch has failed and its Sync has not been sent yet: the server ignores everything before it.
     skipping: bool,
 }
@@ -84,10 +94,16 @@ impl Dues {
         self.queue.len()
     }
 
+    /// What is to be answered next.
+    pub fn front(&self) -> Option<&Kind> {
+        self.queue.front().map(|due| &due.kind)
+    }
+
     /// How many ReadyForQuery the client is owed.
     pub fn batches(&self) -> usize {
-        let is_end =
-            |due: &&Due| matches!(due.kind, Kind::Query | Kind::Prepare(_) | Kind::Sync) && due.fate != Fate::Us;
+        let is_end = |due: &&Due| {
+            matches!(due.kind, Kind::Query | Kind::Call | Kind::Prepare(_) | Kind::Sync) && due.fate != Fate::Us
+        };
         self.queue.iter().filter(is_end).count()
     }
 
@@ -96,26 +112,54 @@ impl Dues {
         self.skipping
     }
 
+    /// Whether messages that have not been answered change what statements the server knows.
+    pub fn is_teaching(&self) -> bool {
+        self.taught > self.first()
+    }
+
+    /// Whether a message that has not been answered decides whether the server knows this one.
+    pub fn teaches(&self, id: StatementId) -> bool {
+        self.is_teaching() && self.queue.iter().any(|due| teaches(&due.kind) == Some(id))
+    }
+
+    /// Whether the client has sent extended messages and no Sync after them: should one fail, everything up to a Sync is skipped, a Query, too.
+    pub fn may_skip(&self) -> bool {
+        let since_sync = self.queue.iter().rev().take_while(|due| due.kind != Kind::Sync);
+        let simple = |kind: &Kind| matches!(kind, Kind::Query | Kind::Call | Kind::Prepare(_) | Kind::Own(_));
+        since_sync.filter(|due| due.fate != Fate::Us).any(|due| !simple(&due.kind))
+    }
+
     pub fn clear(&mut self) {
         self.queue.clear();
         self.skipping = false;
     }
 
-    /// A message is being sent.
-    pub fn push(&mut self, kind: Kind, fate: Fate) {
+    /// The number of the first message that has not been answered: of the next one, if all have been.
+    pub fn first(&self) -> u64 {
+        self.queue.front().map_or(self.next, |due| due.number)
+    }
+
+    /// A message is being sent. Returns its number.
+    pub fn push(&mut self, kind: Kind, fate: Fate) -> u64 {
+        let number = self.next;
         if self.skipping {
             if kind != Kind::Sync {
-                return;
+                return number;
             }
             self.skipping = false;
         }
-        self.queue.push_back(Due { kind, fate });
+        self.next += 1;
+        if teaches(&kind).is_some() {
+            self.taught = self.next;
+        }
+        self.queue.push_back(Due { kind, fate, number });
+        number
     }
 
     /// Takes a reply of our own whose turn has come.
     pub fn take_own(&mut self) -> Option<Box<[u8]>> {
-        match self.queue.pop_front_if(|due| matches!(due.kind, Kind::Own(..)))?.kind {
-            Kind::Own(bytes, _) => Some(bytes),
+        match self.queue.pop_front_if(|due| matches!(due.kind, Kind::Own(_)))?.kind {
+            Kind::Own(bytes) => Some(bytes),
             _ => None,
         }
     }
@@ -133,9 +177,9 @@ impl Dues {
         }
         let forward = due.fate == Fate::Client;
         let last = match due.kind {
-            Kind::Query | Kind::Prepare(_) => tag == b::READY_FOR_QUERY,
+            Kind::Query | Kind::Call | Kind::Prepare(_) => tag == b::READY_FOR_QUERY,
             Kind::Sync if tag == b::READY_FOR_QUERY => true,
-            Kind::Parse(_) if tag == b::PARSE_COMPLETE => true,
+            Kind::Parse(_) | Kind::Taken(_) if tag == b::PARSE_COMPLETE => true,
             Kind::Bind if tag == b::BIND_COMPLETE => true,
             Kind::Close(_) if tag == b::CLOSE_COMPLETE => true,
             Kind::Describe if matches!(tag, b::ROW_DESCRIPTION | b::NO_DATA) => true,
@@ -158,7 +202,7 @@ impl Dues {
 
     fn on_error(&mut self) -> Answer {
         let front = self.queue.front().map(|due| &due.kind);
-        let extended = !matches!(front, Some(Kind::Query | Kind::Prepare(_) | Kind::Sync));
+        let extended = !matches!(front, Some(Kind::Query | Kind::Call | Kind::Prepare(_) | Kind::Sync));
         // An error at the commit that a Sync implies (a deferred constraint, a serialization failure) comes before its ReadyForQuery, as one of a Query does.
         let skipped = if extended { self.skip_to_sync() } else { Vec::new() };
         let front = if extended { skipped.first() } else { self.queue.front() };
@@ -198,13 +242,24 @@ impl Dues {
     }
 }
 
+/// The statement that the server knows, or does not know, after such a message.
+fn teaches(kind: &Kind) -> Option<StatementId> {
+    match kind {
+        Kind::Close(id) => *id,
+        Kind::Parse(id) | Kind::Prepare(id) => Some(*id),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn dues(kinds: impl IntoIterator<Item = (Kind, Fate)>) -> Dues {
         let mut dues = Dues::default();
-        kinds.into_iter().for_each(|(kind, fate)| dues.push(kind, fate));
+        for (kind, fate) in kinds {
+            dues.push(kind, fate);
+        }
         dues
     }
 
@@ -217,7 +272,7 @@ mod tests {
     fn an_injected_parse_is_swallowed_and_the_rest_goes_to_the_client() {
         use Fate::{Client, Us};
         let mut dues = dues([
-            (Kind::Parse(None), Us),
+            (Kind::Parse(StatementId(std::num::NonZeroU64::MIN)), Us),
             (Kind::Bind, Client),
             (Kind::Describe, Client),
             (Kind::Execute, Client),
@@ -229,11 +284,13 @@ mod tests {
 
     #[test]
     fn an_error_skips_to_the_sync_and_drops_our_own_replies() {
-        let own = Kind::Own(Box::from(&b"1"[..]), None);
+        let own = Kind::Own(Box::from(&b"1"[..]));
         let mut dues = dues([Kind::Bind, Kind::Execute, own, Kind::Bind, Kind::Sync].map(|kind| (kind, Fate::Client)));
         assert_eq!(forwarded(&mut dues, b"2E"), b"2E");
         assert_eq!((dues.len(), dues.is_skipping()), (1, false));
+        assert_eq!(dues.first(), 4);
         assert_eq!(dues.on_message(b'Z').unwrap().completed, Completed::Batch);
+        assert_eq!((dues.first(), dues.push(Kind::Sync, Fate::Client)), (5, 5));
     }
 
     #[test]
@@ -261,7 +318,7 @@ mod tests {
 
     #[test]
     fn own_replies_wait_for_their_turn() {
-        let own = Kind::Own(Box::from(&b"own"[..]), None);
+        let own = Kind::Own(Box::from(&b"own"[..]));
         let mut dues = dues([own.clone(), Kind::Bind, own].map(|kind| (kind, Fate::Client)));
         assert_eq!(dues.take_own().as_deref(), Some(&b"own"[..]));
         assert_eq!(dues.take_own(), None);

@@ -58,6 +58,11 @@ impl ServerStatements {
         }
     }
 
+    /// Whether the server knows it.
+    pub fn knows(&self, id: StatementId) -> bool {
+        self.known.contains_key(&id)
+    }
+
     /// The server is being taught `id`; returns the one to close for it, if the limit is reached.
     pub fn insert(&mut self, id: StatementId) -> Option<StatementId> {
         let evicted =

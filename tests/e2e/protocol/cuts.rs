@@ -40,7 +40,10 @@ query ROLLBACK
 ready
 call 1397 -5
 ready
+data stale\\n
+fail stale
 parse - SELEC
+data stale\\n
 bind - -
 sync
 ready";

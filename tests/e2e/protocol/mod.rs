@@ -1,15 +1,18 @@
 //! The protocol, to the byte.
 
+mod budget;
 mod cancelling;
 mod cuts;
 mod garbage;
 mod play;
 mod random;
+mod retrying;
 mod same;
 mod script;
 mod startup;
 mod streaming;
 mod vanishing;
+mod waiting;
 
 use pgpilot::demo::LocalCluster;
 

@@ -128,6 +128,11 @@ fn unit() -> impl Strategy<Value = Vec<Step>> {
         steps.push(Step::Sync);
         steps
     };
+    // No other unit is to run the statement: it sends no data.
+    let forgotten = |mut steps: Vec<Step>| {
+        steps.push(Step::Query(String::new()));
+        steps
+    };
     prop_oneof![
         6 => query().prop_map(|query| vec![query]),
         6 => vec(extended(), 0..7).prop_map(synced),
@@ -137,9 +142,9 @@ fn unit() -> impl Strategy<Value = Vec<Step>> {
         1 => (vec(extended(), 1..4), query(), vec(extended(), 0..3))
             .prop_map(move |(before, query, after)| synced([before, vec![query], after].concat())),
         1 => data().prop_map(move |data| [vec![copy()], data].concat()),
-        1 => data().prop_map(move |data| synced([prepared_copy(), data].concat())),
+        1 => data().prop_map(move |data| forgotten(synced([prepared_copy(), data].concat()))),
         // As libpq does it: a Sync before the data, which a server that has begun to copy ignores.
-        1 => data().prop_map(move |data| synced([synced(prepared_copy()), data].concat())),
+        1 => data().prop_map(move |data| forgotten(synced([synced(prepared_copy()), data].concat()))),
         1 => Just(vec![Step::Call { function: 1397, arguments: vec!["-5".to_owned()] }]),
         1 => vec(select(vec![Step::Data("1\n".to_owned()), Step::Done, Step::Fail("x".to_owned())]), 1..3),
     ]
@@ -165,7 +170,6 @@ fn delivery() -> impl Strategy<Value = Delivery> {
 }
 
 #[test]
-#[ignore = "names that change their meaning twice within one batch are still answered otherwise; run by ./dev agree"]
 fn a_server_and_pgpilot_agree() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let proxy = runtime.block_on(Proxy::with("[pool]\nmax_server_connections = 2\nmax_prepared = 2\n"));

@@ -2,9 +2,10 @@
 
 use bytes::BytesMut;
 use pgpilot::wire::frontend::{COPY_DATA, put_query};
-use pgpilot::wire::{backend, frame};
+use pgpilot::wire::{Header, backend, frame};
 
 use super::active;
+use super::script::{Step, segments};
 use crate::support::process::Process;
 use crate::support::proxy::{Proxy, servers};
 use crate::support::raw::Raw;
@@ -69,6 +70,94 @@ async fn what_a_vanished_client_has_left_is_gone() {
                     + (SELECT count(*) FROM pg_cursors WHERE is_holdable) + (SELECT count(*) FROM pg_prepared_statements WHERE name = 'left_over')";
         assert_eq!(next.ask(left).await, "0", "{}", state.escape_ascii());
     }
+}
+
+/// Each segment is answered before the next is sent.
+const CONVERSATION: &str = "query INSERT INTO t VALUES (0)
+    ready
+    query BEGIN
+    ready
+    parse s INSERT INTO t VALUES ($1)
+    describe statement s
+    flush
+    await n
+    bind - s 1
+    execute -
+    sync
+    ready
+    query SET LOCAL work_mem = '1MB'
+    ready
+    query COPY t FROM STDIN
+    await G
+    data 2\\n
+    data 3\\n
+    done
+    ready
+    query SELECT 1/0
+    ready
+    query ROLLBACK
+    ready
+    parse p SELECT count(*) FROM t
+    bind - p
+    execute -
+    sync
+    bind - p
+    execute -
+    close statement p
+    sync
+    await Z
+    ready
+    query SET work_mem = '2MB'
+    ready
+    query SELECT repeat('x', 1000) FROM generate_series(1, 100)
+    ready";
+
+#[tokio::test]
+async fn a_client_may_vanish_at_any_step() {
+    let proxy = Proxy::with("[pool]\nmax_server_connections = 1\nmax_prepared = 2\n").await;
+    let mut next = Raw::connect(proxy.port(), "shop").await;
+    next.query("CREATE TABLE t (n int)").await;
+    let lines = CONVERSATION.lines().map(str::trim);
+    let steps: Vec<Step> = lines.map(|line| line.parse().expect("a step")).collect();
+    let segments = segments(&steps);
+    for (last, segment) in segments.iter().enumerate() {
+        let ends = frames(&segment.bytes);
+        // After each message, and within each.
+        let cuts = ends.iter().flat_map(|end| [end - 1, *end]).chain([0, 3]).filter(|cut| *cut <= segment.bytes.len());
+        for cut in cuts {
+            let mut client = Raw::connect(proxy.port(), "shop").await;
+            for before in &segments[..last] {
+                client.send(&before.bytes).await;
+                client.until(before.until.expect("a wait")).await;
+            }
+            client.send(&segment.bytes[..cut]).await;
+            drop(client);
+            let place = format!("segment {last}, byte {cut}");
+            // What comes after the first INSERT is rolled back.
+            let least = if last == 0 { 0 } else { 1 };
+            let sql = format!("SELECT count(*) BETWEEN {least} AND 1 FROM t");
+            assert_eq!(next.ask(&sql).await, "t", "{place}");
+            assert_eq!(next.ask("SHOW work_mem").await, "4MB", "{place}");
+            assert_eq!(next.ask("SELECT count(*) FROM pg_prepared_statements WHERE name = 's'").await, "0", "{place}");
+            next.query("TRUNCATE t").await;
+        }
+    }
+    wait_for("all connections to be given back", LIMIT, async || {
+        proxy.app.shared().pools.all().iter().all(|(_, pool)| pool.leased() == 0)
+    })
+    .await;
+}
+
+/// Where each message ends.
+fn frames(mut bytes: &[u8]) -> Vec<usize> {
+    let mut ends = Vec::new();
+    let mut at = 0;
+    while let Ok(Some(header)) = Header::peek(bytes) {
+        at += header.frame_len();
+        bytes = &bytes[header.frame_len()..];
+        ends.push(at);
+    }
+    ends
 }
 
 #[tokio::test]

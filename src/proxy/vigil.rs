@@ -1,0 +1,63 @@
+//! Waiting on behalf of a client, with an eye on the client: it may leave, or cancel its statement, and pgpilot may be stopped.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use super::client::Client;
+use super::exchange::{Gone, Side, poll_attend};
+use super::fault::{End, Fault};
+use super::registry::Slot;
+use crate::wire::SqlState;
+
+/// What is watched while a client waits.
+pub(super) struct Vigil<'a> {
+    side: &'a mut Side,
+    slot: &'a Slot,
+    stop: &'a mut Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// Why a statement that waited is not going to run.
+pub(super) enum Denied {
+    Fault(Fault),
+    End(End),
+}
+
+impl<T: Into<Fault>> From<T> for Denied {
+    fn from(fault: T) -> Self {
+        Self::Fault(fault.into())
+    }
+}
+
+impl Client {
+    pub(super) fn vigil(&mut self) -> Vigil<'_> {
+        Vigil { side: &mut self.side, slot: &self.registration.slot, stop: &mut self.stop }
+    }
+}
+
+impl Vigil<'_> {
+    /// Waits for `what`, until the client leaves or cancels, or pgpilot is stopped.
+    ///
+    /// # Cancel safety
+    /// As safe as `what` is: it is dropped.
+    pub(super) async fn until<T>(self, what: impl Future<Output = T>) -> Result<T, Denied> {
+        let mut what = pin!(what);
+        // Most often there is nothing to wait for.
+        if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(what.as_mut().poll(cx))).await {
+            return Ok(done);
+        }
+        let Self { side, slot, stop } = self;
+        tokio::select! {
+            biased;
+            done = what => Ok(done),
+            () = slot.cancelled() => Err(Fault::Cancelled.into()),
+            gone = poll_fn(|cx| poll_attend(side, cx)) => Err(Denied::End(match gone {
+                Gone::Client(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => End::ClientLost(error),
+                _ => End::Left,
+            })),
+            () = stop => Err(Denied::End(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down"))),
+        }
+    }
+}
