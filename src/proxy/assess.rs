@@ -156,7 +156,7 @@ impl Client {
                 if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
                     assessed.uses(name);
                     self.add_statement(name, assessed);
-                } else if assessed.needs.server.is_none() {
+                } else if assessed.needs.server.is_none() && !assessed.own {
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
@@ -169,7 +169,7 @@ impl Client {
             },
             frontend::EXECUTE => {
                 assessed.executes = true;
-                if assessed.needs.server.is_none() {
+                if assessed.needs.server.is_none() && !assessed.own {
                     // A portal of an earlier batch: where that ran, which is an open transaction, or nowhere.
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
