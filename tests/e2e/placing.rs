@@ -62,12 +62,18 @@ async fn a_session_reads_its_own_writes_on_replicas() {
         for n in 1..=300 {
             sessions[0].execute("UPDATE t SET n = $1", &[&n]).await.unwrap();
             freshness.wrote(Instant::now());
+            if freshness.wants_mark() {
+                cluster.want_mark();
+            }
             let begun = Instant::now();
             loop {
                 let (node, reason) = place(&cluster, &mut freshness, &policy).await;
                 let row = sessions[usize::from(node.0)].query_one("SELECT n FROM t", &[]).await.unwrap();
                 assert_eq!(row.get::<_, i32>(0), n, "on {node:?}: {reason:?}");
                 freshness.read_from(node, Instant::now());
+                if freshness.wants_mark() {
+                    cluster.want_mark();
+                }
                 if node != NodeId(0) {
                     reads.push(node);
                     break;

@@ -71,7 +71,8 @@ impl WaitFor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
     Nothing,
-    /// A new mark, and how far the replicas are: someone waits for it, or makes a detour for want of it.
+    /// A new mark, and how far the replicas are: someone waits for it. (Who makes a detour for want of one asks after it:
+    /// [`Freshness::wants_mark`].)
     Mark,
 }
 
@@ -114,6 +115,7 @@ pub fn route(
         (Need::Replica, Consistency::Primary) => Consistency::Session,
         (Need::Read | Need::Replica, consistency) => consistency,
     };
+    freshness.patience.reads();
     freshness.resolve(snapshot);
     let bar = Bar::new(consistency, demand, freshness, snapshot);
     let reads = Reads { demand, snapshot, policy, now };
@@ -273,20 +275,27 @@ impl Reads<'_> {
     /// Waits for a replica, or takes the detour to the primary.
     fn not_caught_up(&self, consistency: Consistency, freshness: &mut Freshness, outlook: Outlook) -> Decision {
         let close = matches!(outlook, Outlook::NotCaughtUp { lag: Some(lag) } if lag <= SETTLE_WAIT);
-        let settles = close && consistency == Consistency::Session && freshness.patience.ends_detours();
+        let settles = close
+            && match consistency {
+                Consistency::Session => freshness.patience.ends_detours(),
+                // No read can be known to be covered when it comes.
+                Consistency::Strong => freshness.patience.waits_at_once(),
+                Consistency::Eventual | Consistency::Primary => false,
+            };
         let settle = if settles { SETTLE_WAIT } else { Duration::ZERO };
         let until = self.demand.arrived + self.policy.replica_wait.max(settle);
         if self.now < until {
             let route = Route::Wait(WaitFor::Replica { until });
             return Decision { route, reason: Reason::NotCaughtUp, ask: Ask::Mark };
         }
+        if settles {
+            freshness.patience.waited_in_vain();
+        }
         let decision = to_primary(self.demand, Reason::NotCaughtUp, self.snapshot, self.policy, self.now);
         if let Route::Primary(_) = decision.route {
-            freshness.patience.detour();
+            freshness.detour();
         }
-        // In mode `strong` the next read needs a mark of its own: this one's would come too late for it.
-        let ask = if consistency == Consistency::Strong { Ask::Nothing } else { Ask::Mark };
-        Decision { ask, ..decision }
+        decision
     }
 }
 

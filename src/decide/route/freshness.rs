@@ -24,6 +24,7 @@ pub struct Freshness {
     token: Option<Position>,
     /// The replica that was chosen last, as it was then.
     chosen: Option<(NodeId, u32)>,
+    wants_mark: bool,
     pub(super) patience: Patience,
 }
 
@@ -44,7 +45,19 @@ impl Freshness {
     /// A statement ended on the primary at `at`: it wrote, or may have.
     pub fn wrote(&mut self, at: Instant) {
         self.served_by_primary(at);
-        self.patience.wrote();
+        self.wants_mark = self.patience.wrote();
+    }
+
+    /// Whether the primary is to be asked for a mark now that it has served this session: before the next read comes, an
+    /// answer may be there.
+    pub fn wants_mark(&mut self) -> bool {
+        std::mem::take(&mut self.wants_mark)
+    }
+
+    /// A read goes to the primary for want of a replica that has caught up.
+    pub(super) fn detour(&mut self) {
+        self.wants_mark = true;
+        self.patience.detour();
     }
 
     /// A read ended on `node`, the one that it was routed to, at `at`.

@@ -2,12 +2,13 @@
 //!
 //! Each read makes the session see newer data, and only the node that served it is known to have them. A session that
 //! reads without a pause would therefore stay where it is: on the primary after a detour, or on one replica while
-//! another is idle. One short wait, for a mark or a sample that is newer than its last read, sets it free.
+//! another is idle. One short wait, for a mark or a sample that is newer than its last read, sets it free. (A session
+//! that pauses needs no wait: a mark is asked for when its detour ends.)
 
 /// Counts the reads that such a session made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Patience {
-    /// Detours to the primary in a row ..
+    /// Detours to the primary in a row, since the last write or wait ..
     detours: u32,
     /// .. and after how many of them a read waits.
     limit: u32,
@@ -15,6 +16,8 @@ pub(super) struct Patience {
     held: u32,
     /// How often a wait for leaving it was in vain.
     vain: u32,
+    /// A read has followed the last write.
+    reads: bool,
 }
 
 /// What draws a session away from the replica that holds it.
@@ -30,12 +33,13 @@ pub(super) enum Pull {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { detours: 0, limit: Self::DETOURS, held: 0, vain: 0 }
+        Self { detours: 0, limit: Self::DETOURS, held: 0, vain: 0, reads: false }
     }
 }
 
 impl Patience {
-    const DETOURS: u32 = 16;
+    /// A session that reads once after each write never waits.
+    const DETOURS: u32 = 1;
     const MAX_DETOURS: u32 = 4096;
     const HELD: u32 = 64;
     /// A wait takes about as long as a read or two: at so many reads it goes unnoticed.
@@ -46,6 +50,11 @@ impl Patience {
         self.detours >= self.limit
     }
 
+    /// For reads that cannot do without a wait: whether one is worth while, since the last one was not in vain.
+    pub(super) fn waits_at_once(self) -> bool {
+        self.limit == Self::DETOURS || self.ends_detours()
+    }
+
     pub(super) fn ends_hold(self, pull: Pull) -> bool {
         match pull {
             Pull::Nothing => false,
@@ -54,12 +63,14 @@ impl Patience {
         }
     }
 
-    /// One more read went to the primary. If it had waited in vain, the next wait comes later.
+    /// One more read went to the primary.
     pub(super) fn detour(&mut self) {
-        if self.ends_detours() {
-            *self = Self { detours: 0, limit: (self.limit * 2).min(Self::MAX_DETOURS), ..Self::default() };
-        }
-        self.detours += 1;
+        self.detours = self.detours.saturating_add(1);
+    }
+
+    /// A wait did not bring the session back to the replicas: the next one comes later.
+    pub(super) fn waited_in_vain(&mut self) {
+        (self.detours, self.limit) = (0, (self.limit * 2).min(Self::MAX_DETOURS));
     }
 
     /// One more read stayed where it was. If it had waited in vain, it begins anew.
@@ -71,12 +82,18 @@ impl Patience {
         }
     }
 
-    pub(super) fn wrote(&mut self) {
+    pub(super) fn reads(&mut self) {
+        self.reads = true;
+    }
+
+    /// Whether the session is one that reads between its writes: it will want to know how far this one has got.
+    pub(super) fn wrote(&mut self) -> bool {
         self.detours = 0;
+        std::mem::take(&mut self.reads)
     }
 
     /// A replica was chosen freely.
     pub(super) fn rest(&mut self) {
-        *self = Self::default();
+        *self = Self { reads: self.reads, ..Self::default() };
     }
 }
