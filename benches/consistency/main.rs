@@ -101,7 +101,10 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
             results.push(Result { tps: outcome.tps, cpu, routes: pilot.routes().await?.since(routes) });
         }
     }
-    println!("{} clients, {} % of the transactions write, medians of {} runs of {time:?}", arguments.clients, arguments.writes, arguments.rounds);
+    println!(
+        "{} clients, {} % of the transactions write, medians of {} runs of {time:?}",
+        arguments.clients, arguments.writes, arguments.rounds
+    );
     println!("{:<10}{:>12}{:>16}{:>24}{:>22}", "mode", "tps", "CPU us/tx", "behind their session", "behind max_lag");
     let mut cpus = Vec::new();
     for (mode, results) in MODES.iter().zip(&results) {

@@ -23,16 +23,20 @@ fn policy(replica_wait: Duration) -> Policy {
 /// Routes as the proxy does: asks for marks and waits when the decision says so.
 async fn place(cluster: &Cluster, freshness: &mut Freshness, policy: &Policy) -> (NodeId, Reason) {
     let demand = Demand { need: Need::Read, reason: Reason::PlainRead, arrived: Instant::now() };
+    let mut now = demand.arrived;
     loop {
         let snapshot = cluster.snapshot();
         let (loads, dice) = (cluster.loads(), fastrand::u64(..));
-        let decision = route(&demand, freshness, &snapshot, policy, |id| loads.of(id), dice, Instant::now());
+        let decision = route(&demand, freshness, &snapshot, policy, |id| loads.of(id), dice, now);
         if decision.ask == Ask::Mark {
             cluster.want_mark();
         }
         match decision.route {
             Route::Primary(node) | Route::Replica(node) => return (node, decision.reason),
-            Route::Wait(wait) => drop(cluster.wait_change(&snapshot, wait.until()).await),
+            Route::Wait(wait) => {
+                cluster.wait_change(&snapshot, wait.until()).await;
+                now = Instant::now();
+            }
             Route::Refuse(refusal) => panic!("{refusal}"),
         }
     }

@@ -96,7 +96,8 @@ impl Refusal {
 
 /// Decides where a batch goes.
 ///
-/// `load` tells a node's outstanding statements, `dice` is 64 random bits. After the batch has run, tell `freshness`:
+/// `now` is `demand.arrived` when the batch is routed for the first time, and later when it is routed anew. `load` tells a
+/// node's outstanding statements, `dice` is 64 random bits. After the batch has run, tell `freshness`:
 /// [`Freshness::wrote`] or [`Freshness::read_from`].
 pub fn route(
     demand: &Demand,
@@ -115,7 +116,9 @@ pub fn route(
         (Need::Replica, Consistency::Primary) => Consistency::Session,
         (Need::Read | Need::Replica, consistency) => consistency,
     };
-    freshness.patience.reads();
+    if now == demand.arrived {
+        freshness.reads(demand.arrived);
+    }
     freshness.resolve(snapshot);
     let bar = Bar::new(consistency, demand, freshness, snapshot);
     let reads = Reads { demand, snapshot, policy, now };
@@ -150,7 +153,7 @@ pub fn route(
                 let pull = reads.pull_away(chosen.id, &load);
                 let until = demand.arrived + SETTLE_WAIT;
                 if freshness.patience.ends_hold(pull) && now < until {
-                    return Decision { route: Route::Wait(WaitFor::Replica { until }), reason, ask: Ask::Mark };
+                    return reads.wait_for_replica(until, reason);
                 }
                 freshness.patience.hold(pull);
             }
@@ -272,6 +275,12 @@ impl Reads<'_> {
         others.map(pull).max().unwrap_or(Pull::Nothing)
     }
 
+    /// Asks when the read has come; what is asked then is pursued without being asked for again.
+    fn wait_for_replica(&self, until: Instant, reason: Reason) -> Decision {
+        let ask = if self.now == self.demand.arrived { Ask::Mark } else { Ask::Nothing };
+        Decision { route: Route::Wait(WaitFor::Replica { until }), reason, ask }
+    }
+
     /// Waits for a replica, or takes the detour to the primary.
     fn not_caught_up(&self, consistency: Consistency, freshness: &mut Freshness, outlook: Outlook) -> Decision {
         let close = matches!(outlook, Outlook::NotCaughtUp { lag: Some(lag) } if lag <= SETTLE_WAIT);
@@ -285,8 +294,7 @@ impl Reads<'_> {
         let settle = if settles { SETTLE_WAIT } else { Duration::ZERO };
         let until = self.demand.arrived + self.policy.replica_wait.max(settle);
         if self.now < until {
-            let route = Route::Wait(WaitFor::Replica { until });
-            return Decision { route, reason: Reason::NotCaughtUp, ask: Ask::Mark };
+            return self.wait_for_replica(until, Reason::NotCaughtUp);
         }
         if settles {
             freshness.patience.waited_in_vain();

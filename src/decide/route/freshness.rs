@@ -45,7 +45,8 @@ impl Freshness {
     /// A statement ended on the primary at `at`: it wrote, or may have.
     pub fn wrote(&mut self, at: Instant) {
         self.served_by_primary(at);
-        self.wants_mark = self.patience.wrote();
+        self.patience.wrote();
+        self.wants_mark = self.patience.asks_ahead();
     }
 
     /// Whether the primary is to be asked for a mark now that it has served this session: before the next read comes, an
@@ -56,8 +57,13 @@ impl Freshness {
 
     /// A read goes to the primary for want of a replica that has caught up.
     pub(super) fn detour(&mut self) {
-        self.wants_mark = true;
+        self.wants_mark = self.patience.asks_ahead();
         self.patience.detour();
+    }
+
+    /// A read has come that arrived at `at`.
+    pub(super) fn reads(&mut self, at: Instant) {
+        self.patience.reads(self.last_at.map(|last| at.saturating_duration_since(last)));
     }
 
     /// A read ended on `node`, the one that it was routed to, at `at`.

@@ -346,19 +346,39 @@ fn a_session_that_reads_without_a_pause_returns_to_the_replicas_by_one_short_wai
 }
 
 #[test]
-fn only_a_session_that_reads_between_its_writes_asks_for_a_mark_after_each() {
+fn only_a_session_that_reads_between_its_writes_and_pauses_asks_for_a_mark_after_each() {
     let mut world = World::new(Consistency::Session);
-    for _ in 0..3 {
+    let mut now = 10;
+    let mut asks_after_write = |world: &mut World, reads: u64, pause: u64| {
+        for _ in 0..reads {
+            now += pause;
+            world.read(now);
+            world.session.wants_mark();
+            world.session.read_from(R, world.at(now));
+        }
+        world.session.wrote(world.at(now));
+        world.session.wants_mark()
+    };
+    assert!(!asks_after_write(&mut world, 0, 0));
+    assert!(asks_after_write(&mut world, 1, 5));
+    assert!(asks_after_write(&mut world, 2, 5));
+    assert!(!asks_after_write(&mut world, 0, 0), "two writes in a row");
+    assert!(!asks_after_write(&mut world, 3, 0), "its next read will come before any answer");
+    assert!(asks_after_write(&mut world, 3, 2));
+}
+
+#[test]
+fn a_session_that_reads_several_times_between_its_writes_waits_before_the_first_of_them() {
+    let mut world = World::new(Consistency::Session);
+    for (reads, waits) in [(1, false), (2, true), (1, false)] {
         world.session.wrote(world.at(10));
-        assert!(!world.session.wants_mark());
+        for _ in 0..reads {
+            world.decide(Need::Read, 10, 10);
+        }
+        world.session.wrote(world.at(10));
+        let route = world.decide(Need::Read, 10, 10).route;
+        assert_eq!(route == Route::Wait(WaitFor::Replica { until: world.at(30) }), waits, "after {reads} reads");
     }
-    for _ in 0..3 {
-        world.read(11);
-        world.session.wrote(world.at(12));
-        assert!(world.session.wants_mark());
-    }
-    world.session.wrote(world.at(13));
-    assert!(!world.session.wants_mark());
 }
 
 #[test]

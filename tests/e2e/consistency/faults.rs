@@ -36,16 +36,8 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 8] = [
-        Self::Pause,
-        Self::Stutter,
-        Self::Delay,
-        Self::Cut,
-        Self::Freeze,
-        Self::Restart,
-        Self::Kill,
-        Self::Failover,
-    ];
+    const ALL: [Self; 8] =
+        [Self::Pause, Self::Stutter, Self::Delay, Self::Cut, Self::Freeze, Self::Restart, Self::Kill, Self::Failover];
 
     fn name(self) -> &'static str {
         match self {
@@ -64,14 +56,8 @@ impl Fault {
 impl Faults {
     pub(super) async fn new(servers: Arc<LocalCluster>, ledger: Arc<Ledger>, tally: Arc<Tally>, seed: u64) -> Self {
         let primary = servers.primary().await.expect("a primary").name().to_owned();
-        let mut faults = Self {
-            servers,
-            ledger,
-            tally,
-            random: fastrand::Rng::with_seed(seed),
-            primary,
-            relays: BTreeMap::new(),
-        };
+        let mut faults =
+            Self { servers, ledger, tally, random: fastrand::Rng::with_seed(seed), primary, relays: BTreeMap::new() };
         for node in faults.servers.nodes() {
             faults.relays.insert(node.name().to_owned(), Relay::start(faults.primary().port()).await);
         }

@@ -218,11 +218,9 @@ fn lower(counters: &mut Counters, to: &Counters) {
 #[test]
 fn tells_a_stale_read_from_a_good_one() {
     use Place::{Primary, Replica};
-    for (mode, own, others) in [
-        (Consistency::Eventual, true, true),
-        (Consistency::Session, false, true),
-        (Consistency::Strong, false, false),
-    ] {
+    for (mode, own, others) in
+        [(Consistency::Eventual, true, true), (Consistency::Session, false, true), (Consistency::Strong, false, false)]
+    {
         let ledger = Ledger::new(mode);
         let (mut writer, mut other) = (Session::default(), Session::default());
         let mut begun = ledger.begin(&mut writer);
