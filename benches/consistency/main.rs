@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its output is what it is for")]
 
 #[path = "../compare/guarded.rs"]
+#[expect(dead_code, reason = "of the ways to end a program, the comparison has more")]
 mod guarded;
 mod load;
 mod pilot;
@@ -26,6 +27,7 @@ use pgpilot::demo::{LocalCluster, User};
 
 use load::Mix;
 use pilot::{Pilot, Routes};
+use usage::Processes;
 
 #[derive(Debug, Parser)]
 #[command(name = "consistency", about = "What consistency costs, under pgbench's TPC-B-like transactions and reads")]
@@ -60,6 +62,8 @@ struct Result {
     tps: f64,
     /// pgpilot's CPU time for a transaction, in microseconds.
     cpu: f64,
+    /// The same of pgpilot and all servers together.
+    all_cpu: f64,
     routes: Routes,
 }
 
@@ -95,28 +99,40 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     for _ in 0..arguments.rounds {
         // In turns, so that a machine that gets slower or faster does so for all of them.
         for (pilot, results) in pilots.iter().zip(&mut results) {
-            let (cpu, routes) = (pilot.cpu(), pilot.routes().await?);
+            let (cpu, servers, routes) = (pilot.cpu(), cpu_of(&cluster), pilot.routes().await?);
             let outcome = load::run(&cluster, pilot.port, mix, time).await?;
-            let cpu = pilot.cpu().saturating_sub(cpu).as_secs_f64() * 1e6 / outcome.transactions.max(1.0);
-            results.push(Result { tps: outcome.tps, cpu, routes: pilot.routes().await?.since(routes) });
+            let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / outcome.transactions.max(1.0);
+            let cpu = each(pilot.cpu().saturating_sub(cpu));
+            let servers = each(cpu_of(&cluster).saturating_sub(servers));
+            let routes = pilot.routes().await?.since(routes);
+            results.push(Result { tps: outcome.tps, cpu, all_cpu: cpu + servers, routes });
         }
     }
     println!(
         "{} clients, {} % of the transactions write, medians of {} runs of {time:?}",
         arguments.clients, arguments.writes, arguments.rounds
     );
-    println!("{:<10}{:>12}{:>16}{:>24}{:>22}", "mode", "tps", "CPU us/tx", "behind their session", "behind max_lag");
-    let mut cpus = Vec::new();
+    println!(
+        "{:<10}{:>10}{:>12}{:>18}{:>24}{:>18}",
+        "mode", "tps", "CPU us/tx", "with servers", "behind their session", "behind max_lag"
+    );
+    let (mut cpus, mut all_cpus) = (Vec::new(), Vec::new());
     for (mode, results) in MODES.iter().zip(&results) {
-        let cpu = median(results, |result| result.cpu).context("a round")?;
-        let tps = median(results, |result| result.tps).context("a round")?;
-        let behind = median(results, |result| result.routes.behind()).context("a round")?;
-        let elsewhere = median(results, |result| result.routes.elsewhere()).context("a round")?;
-        println!("{mode:<10}{tps:>12.0}{cpu:>16.2}{behind:>22.1} %{elsewhere:>20.1} %");
+        let of = |of: fn(&Result) -> f64| median(results, of).context("a round");
+        let (tps, cpu, all_cpu) = (of(|r| r.tps)?, of(|r| r.cpu)?, of(|r| r.all_cpu)?);
+        let (behind, lagging) = (of(|r| r.routes.behind())?, of(|r| r.routes.lagging())?);
+        println!("{mode:<10}{tps:>10.0}{cpu:>12.2}{all_cpu:>18.1}{behind:>22.1} %{lagging:>16.1} %");
         cpus.push(cpu);
+        all_cpus.push(all_cpu);
     }
-    println!("CPU of session over eventual: {:+.1} %", (cpus[1] / cpus[0] - 1.0) * 100.0);
+    let over = |cpus: &[f64]| (cpus[1] / cpus[0] - 1.0) * 100.0;
+    println!("CPU of session over eventual: pgpilot {:+.1} %, with servers {:+.1} %", over(&cpus), over(&all_cpus));
     Ok(())
+}
+
+fn cpu_of(cluster: &LocalCluster) -> Duration {
+    let processes = Processes::read();
+    cluster.nodes().iter().filter_map(|node| node.pid()).map(|pid| processes.cpu_of(pid)).sum()
 }
 
 fn median(results: &[Result], of: impl Fn(&Result) -> f64) -> Option<f64> {

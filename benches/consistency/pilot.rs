@@ -116,7 +116,7 @@ impl Routes {
     }
 
     /// The share of reads, in per cent, that the primary served because all replicas were too far behind for anyone.
-    pub(crate) fn elsewhere(self) -> f64 {
+    pub(crate) fn lagging(self) -> f64 {
         100.0 * self.all_lagging / self.reads()
     }
 }

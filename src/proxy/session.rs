@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::config::Consistency;
+use crate::decide::position::Position;
 use crate::decide::route::{Freshness, Policy};
 use crate::decide::session::{Defaults, Due, Kind, Needs, ParameterMap, Pin, Settings, Statement, StatementId};
 use crate::decide::sql::{Classified, Effects, Hint, TransactionMode};
@@ -35,6 +37,8 @@ pub(super) struct Session {
     pub configured: Policy,
     /// From `pgpilot.route`.
     pub hint: Option<Hint>,
+    /// What `SET LOCAL` of pgpilot's own settings has covered up for the time of a transaction.
+    covered: Option<Box<OwnSettings>>,
     pub pins: Vec<Pin>,
     /// Pins that are the session's own ways, and not something that the server knows of.
     pub standing_pins: Vec<Pin>,
@@ -50,6 +54,12 @@ pub(super) struct SessionStatement {
     pub stamp: u64,
     /// The message that prepares it has been forwarded.
     pub sent: bool,
+}
+
+struct OwnSettings {
+    consistency: Consistency,
+    hint: Option<Hint>,
+    required: Option<Position>,
 }
 
 /// Whether a statement's bytes can be taken for what they look like.
@@ -117,6 +127,7 @@ impl Session {
             configured: policy.clone(),
             policy,
             hint: None,
+            covered: None,
             pins: Vec::new(),
             standing_pins: Vec::new(),
             left: Leftovers::default(),
@@ -235,6 +246,25 @@ impl Session {
         });
         if self.unnamed.as_ref().is_some_and(|unnamed| ids.contains(&unnamed.statement.id)) {
             self.unnamed = None;
+        }
+    }
+
+    /// The values of pgpilot's own settings come back when the transaction at hand has ended.
+    pub(super) fn keep_own_settings(&mut self) {
+        if self.covered.is_none() {
+            let (consistency, required) = (self.policy.consistency, self.freshness.required());
+            self.covered = Some(Box::new(OwnSettings { consistency, hint: self.hint, required }));
+        }
+    }
+
+    /// There is no transaction: what was set for one alone holds no longer.
+    pub(super) fn uncover_own_settings(&mut self) {
+        let Some(covered) = self.covered.take() else { return };
+        self.policy.consistency = covered.consistency;
+        self.hint = covered.hint;
+        match covered.required {
+            Some(position) => self.freshness.require(position),
+            None => self.freshness.require_nothing(),
         }
     }
 

@@ -86,6 +86,11 @@ impl Freshness {
         self.token = None;
     }
 
+    /// The position of the session's token.
+    pub fn required(&self) -> Option<Position> {
+        self.token
+    }
+
     /// A position that covers all that the session wrote and saw; `None`: not known yet (ask for a mark), or there is
     /// nothing to cover.
     pub fn position(&mut self, snapshot: &Snapshot) -> Option<Position> {

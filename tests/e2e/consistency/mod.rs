@@ -7,6 +7,8 @@ mod client;
 mod connection;
 mod faults;
 mod ledger;
+mod messages;
+mod settings;
 mod tally;
 mod tokens;
 
