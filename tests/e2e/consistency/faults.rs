@@ -80,14 +80,13 @@ impl Faults {
             if !self.tally.goes_on() {
                 return;
             }
-            if std::env::var_os("PGPILOT_SOAK_VERBOSE").is_some() {
-                println!("{:?} begin {}", self.tally.elapsed(), fault.name());
-            }
+            tracing::debug!(fault = fault.name(), "begins");
             if let Err(error) = self.cause(fault).await {
                 // The machinery of the test failed, which says nothing of what is tested; but the run is not what it should be.
                 self.tally.violation(&format!("cannot cause {}: {error}", fault.name()));
                 return;
             }
+            tracing::debug!(fault = fault.name(), "is over");
             self.tally.fault(fault.name());
         }
     }

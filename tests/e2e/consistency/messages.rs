@@ -9,6 +9,8 @@ use crate::support::proxy::{Proxy, USER, servers, topology};
 use crate::support::relay::{Relay, Tap};
 
 const WRITES: usize = 20;
+/// The request code of SSLRequest (protocol chapter, "Message Formats").
+const SSL_REQUEST: [u8; 4] = 80_877_103_u32.to_be_bytes();
 
 /// The types of the messages on connections of the application's user to the primary.
 fn tags(relay: &Relay) -> Vec<String> {
@@ -16,9 +18,15 @@ fn tags(relay: &Relay) -> Vec<String> {
     let ours = |bytes: &&Vec<u8>| bytes.windows(user.len()).take(64).any(|window| window == user.as_bytes());
     let mut all = Vec::new();
     for bytes in relay.sent().iter().filter(ours) {
-        // The start-up packet has a length and no type.
-        let length = u32::from_be_bytes(bytes[..4].try_into().unwrap());
-        let mut rest = &bytes[usize::try_from(length).unwrap()..];
+        // SSLRequest and the start-up packet have a length and no type.
+        let mut rest = &bytes[..];
+        loop {
+            let (length, ssl) = (u32::from_be_bytes(rest[..4].try_into().unwrap()), rest[4..8] == SSL_REQUEST);
+            rest = &rest[usize::try_from(length).unwrap()..];
+            if !ssl {
+                break;
+            }
+        }
         let mut tags = String::new();
         while let Ok(Some(header)) = Header::peek(rest) {
             if rest.len() < header.frame_len().max(HEADER_LEN) {

@@ -3,6 +3,8 @@
 //!
 //! The ordinary run does a little of each mode; `./dev soak consistency` does as much as it is told.
 
+#![allow(clippy::print_stdout, reason = "a run says what it did")]
+
 mod client;
 mod connection;
 mod faults;

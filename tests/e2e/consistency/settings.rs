@@ -33,7 +33,7 @@ async fn the_mode_is_set_for_all_for_a_database_a_user_a_connection_and_a_transa
         assert_eq!(ask(&client, SHOW).await, "primary");
         ask(&client, "SELECT 1").await;
         client.batch_execute("COMMIT").await.unwrap();
-        assert_eq!(proxy.count_of(Reason::Consistency) - before, 1);
+        assert!(proxy.count_of(Reason::Consistency) > before);
         assert_eq!(ask(&client, SHOW).await, "session", "SET LOCAL ends with the transaction");
         // Outside one it does nothing.
         client.batch_execute("SET LOCAL pgpilot.consistency = 'primary'").await.unwrap();

@@ -90,9 +90,6 @@ impl Tally {
     }
 
     pub(super) fn fault(&self, name: &'static str) {
-        if std::env::var_os("PGPILOT_SOAK_VERBOSE").is_some() {
-            println!("{:?} {name}", self.elapsed());
-        }
         *self.rest().faults.entry(name).or_default() += 1;
     }
 
