@@ -158,6 +158,7 @@ impl Faults {
         self.primary = new.name().to_owned();
         self.relays.values().for_each(|relay| relay.point_to(new.port()));
         new.promote().await?;
+        roll_back_prepared(new).await?;
         for other in replicas.iter().filter(|other| other.name() != new.name()) {
             // Its connection ended with the old primary; the relay leads it to the new one.
             new.wait_for_follower(other).await?;
@@ -204,6 +205,19 @@ async fn replayed_all(replica: &Node) -> u64 {
     })
     .await;
     last
+}
+
+/// Of a transaction that was prepared and then committed, the failover may have lost the second alone: nobody knows of
+/// it any longer, and what it has locked stays locked.
+async fn roll_back_prepared(primary: &Node) -> Result<(), Error> {
+    let sql_error = |source| Error::Sql { node: primary.name().to_owned(), source };
+    let session = primary.connect_to("shop").await?;
+    for row in session.query("SELECT gid FROM pg_prepared_xacts", &[]).await.map_err(sql_error)? {
+        let name: String = row.get(0);
+        // Its client may have ended it meanwhile.
+        drop(session.batch_execute(&format!("ROLLBACK PREPARED '{name}'")).await);
+    }
+    Ok(())
 }
 
 async fn counters(node: &Node) -> Result<Counters, Error> {
