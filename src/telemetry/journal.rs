@@ -32,6 +32,8 @@ pub enum Topic {
     Primary,
     /// A node's role or state.
     Node,
+    /// A change of primary, step by step.
+    Failover,
     /// A replica fell behind, or caught up.
     Lag,
     /// Somebody used the admin console.
@@ -45,6 +47,7 @@ impl Topic {
         match self {
             Self::Primary => "primary",
             Self::Node => "node",
+            Self::Failover => "failover",
             Self::Lag => "lag",
             Self::Operator => "operator",
             Self::Service => "service",

@@ -8,6 +8,8 @@
 
 mod catalogue;
 mod consistency;
+mod failover;
+mod hooks;
 mod local;
 mod operating;
 mod peers;

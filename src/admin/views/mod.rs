@@ -1,6 +1,7 @@
 //! The tables of SHOW.
 
 mod counts;
+mod failover;
 mod nodes;
 mod pools;
 mod service;
@@ -25,13 +26,14 @@ pub(super) enum View {
     Config,
     Routes,
     Pins,
+    Failover,
     Events,
     Version,
     Help,
 }
 
 impl View {
-    pub(super) const ALL: [View; 12] = [
+    pub(super) const ALL: [View; 13] = [
         View::Nodes,
         View::Pools,
         View::Clients,
@@ -41,6 +43,7 @@ impl View {
         View::Config,
         View::Routes,
         View::Pins,
+        View::Failover,
         View::Events,
         View::Version,
         View::Help,
@@ -57,6 +60,7 @@ impl View {
             Self::Config => "config",
             Self::Routes => "routes",
             Self::Pins => "pins",
+            Self::Failover => "failover",
             Self::Events => "events",
             Self::Version => "version",
             Self::Help => "help",
@@ -78,6 +82,7 @@ impl View {
             Self::Stats => counts::STATS,
             Self::Routes => counts::ROUTES,
             Self::Config => settings::CONFIG,
+            Self::Failover => failover::FAILOVER,
             Self::Events => service::EVENTS,
             Self::Version => service::VERSION,
             Self::Help => service::HELP,
@@ -95,6 +100,7 @@ impl View {
             Self::Stats => counts::stats(sources),
             Self::Routes => counts::routes(sources),
             Self::Config => settings::config(&sources.config()),
+            Self::Failover => failover::failover(sources),
             Self::Events => service::events(sources),
             Self::Version => service::version(sources),
             Self::Help => service::help(),

@@ -28,7 +28,7 @@ use self::faults::{Fault, Faults};
 use self::ledger::{Ledger, Session};
 use self::tally::{Length, Tally};
 use crate::support::plain::TRUST;
-use crate::support::proxy::{Proxy, builder};
+use crate::support::proxy::{Proxy, recipe};
 
 /// One run.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,7 @@ struct Plan<'a> {
 }
 
 async fn start() -> Arc<LocalCluster> {
-    let servers = builder().setting("max_prepared_transactions", "64").start().await.expect("a cluster starts");
+    let servers = recipe().setting("max_prepared_transactions", "64").start().await.expect("a cluster starts");
     let session = servers.node("pg1").expect("a node").connect_to("shop").await.expect("a session");
     session.batch_execute(&client::schema()).await.expect("the schema");
     session.batch_execute("ALTER TABLE counters OWNER TO app").await.expect("an owner");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pgpilot::decide::sql::Reason;
 use pgpilot::telemetry::{Count, RetryCause};
 
-use crate::support::proxy::{Proxy, ask, builder};
+use crate::support::proxy::{Proxy, ask, recipe};
 use crate::support::{LIMIT, wait_for};
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn the_mode_is_set_for_all_for_a_database_a_user_a_connection_and_a_transa
 
 #[tokio::test]
 async fn a_conflict_with_recovery_never_reaches_the_application() {
-    let servers = builder().setting("max_standby_streaming_delay", "0").start().await.unwrap();
+    let servers = recipe().setting("max_standby_streaming_delay", "0").start().await.unwrap();
     let proxy = Proxy::before(servers, "[routing]\nmax_lag = \"30s\"\n").await;
     let (reader, writer) = (proxy.connect().await, proxy.connect().await);
     let setup = "CREATE TABLE t AS SELECT n FROM generate_series(1, 1000) n;

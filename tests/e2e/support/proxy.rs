@@ -24,10 +24,11 @@ pub(crate) const PASSWORD: &str = "app-secret";
 
 /// Servers with a user for the application and one for pgpilot.
 pub(crate) async fn servers() -> LocalCluster {
-    builder().start().await.expect("a cluster starts")
+    recipe().start().await.expect("a cluster starts")
 }
 
-pub(crate) fn builder() -> Builder {
+/// What [`servers`] are made by.
+pub(crate) fn recipe() -> Builder {
     let pilot = User::scram("pilot", "pilot-secret").with("IN ROLE pg_monitor");
     LocalCluster::builder()
         .user(User::scram(USER, PASSWORD))
