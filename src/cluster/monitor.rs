@@ -12,13 +12,13 @@ use tracing::debug;
 use crate::config;
 use crate::decide::health::{Door, Event, Failure};
 use crate::decide::position::Lsn;
-use crate::decide::route::{NodeId, Role};
+use crate::decide::route::{NodeId, NodeView, Role};
 
 use super::board::{Bell, Board, Call, Chase};
 use super::control::{Control, ControlError, Phase, Side, connect_control, failure_of, refusal_of};
 
 /// Between two questions for a mark: sessions that write all the time share one.
-const MARK_GAP: Duration = Duration::from_millis(1);
+const MARK_GAP: Duration = Duration::from_millis(2);
 /// The first pause between two looks at a replica that is expected to reach a mark. It doubles, up to the interval.
 const CHASE_STEP: Duration = Duration::from_millis(1);
 /// Between two new connections to a node that answers on the kept one.
@@ -160,7 +160,9 @@ impl Monitor {
     fn pursue(&mut self) {
         let chase = *self.chases.borrow_and_update();
         let Some(Chase { lsn, begun }) = chase else { return };
-        if self.role() == Role::Replica {
+        let snapshot = self.board.snapshot();
+        let behind = |view: &NodeView| view.role == Role::Replica && view.position.is_none_or(|at| at.lsn < lsn);
+        if snapshot.node(self.id).is_some_and(behind) {
             let due = Instant::now();
             self.pursuit = Some(Pursuit { lsn, due, step: CHASE_STEP, end: begun + CHASE_LIMIT });
         }

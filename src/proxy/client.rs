@@ -81,6 +81,9 @@ impl Client {
             assessed?
         };
         self.flush_output().await?;
+        if self.transaction.is_idle() {
+            self.session.uncover_own_settings();
+        }
         if let Some(report) = self.session.untold.take() {
             return self.refuse(batch, &report);
         }

@@ -114,6 +114,17 @@ pub(super) struct Reply {
     pub withhold: Withhold,
     /// Whether the client has been sent a part of the current batch's reply.
     pub delivered: Delivered,
+    pub commit: Commit,
+}
+
+/// What became of the current batch's commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Commit {
+    /// As the server says.
+    AsTold,
+    /// Not confirmed by the standbys that it should have waited for: the client has been told so by an error, and is not
+    /// told of success.
+    Unconfirmed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +160,7 @@ impl Reply {
             LinkRole::Primary => Withhold::No,
             LinkRole::Replica => Withhold::Yes,
         };
-        Self { passable: 0, settled: 0, rest: Rest::None, withhold, delivered: Delivered::Nothing }
+        Self { passable: 0, settled: 0, rest: Rest::None, withhold, delivered: Delivered::Nothing, commit: Commit::AsTold }
     }
 
     pub(super) fn passable(&self) -> usize {
@@ -223,6 +234,7 @@ impl Reply {
     pub(super) fn batch_done(&mut self, role: LinkRole) {
         self.settled = self.passable;
         self.delivered = Delivered::Nothing;
+        self.commit = Commit::AsTold;
         if role == LinkRole::Replica {
             self.withhold = Withhold::Yes;
         }

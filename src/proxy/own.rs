@@ -11,7 +11,7 @@ use super::fault::End;
 use super::session::{Deferred, Transaction};
 use crate::config::Consistency;
 use crate::decide::position::Position;
-use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, TransactionEnd, Verdict};
+use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, SetScope, TransactionEnd, Verdict};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, Report, Severity, TransactionStatus};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
@@ -157,7 +157,17 @@ impl Client {
                 let (column, value) = self.show(name)?;
                 Ok(Answer { column: Some((column, value)), tag: "SHOW" })
             }
-            OwnCommand::Set { name, value, .. } => {
+            OwnCommand::Set { name, value, scope } => {
+                if *scope == SetScope::Local {
+                    if self.transaction.is_idle() {
+                        let text = "SET LOCAL can only be used in transaction blocks";
+                        let mut warning = Report::error(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
+                        warning.severity = Severity::Warning;
+                        warning.put(&mut self.side.output);
+                        return Ok(Answer { column: None, tag: "SET" });
+                    }
+                    self.session.keep_own_settings();
+                }
                 self.set(name, value.as_deref())?;
                 Ok(Answer { column: None, tag: "SET" })
             }

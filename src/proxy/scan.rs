@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::link::{CopyIn, Link, LinkRole, Rest};
+use super::link::{Commit, CopyIn, Link, LinkRole, Rest};
 use crate::decide::session::{Completed, Due, OutOfStep, ParameterMap};
 use crate::pool::{OWN_APPLICATION_NAME, is_told};
-use crate::wire::backend::{self as b, ErrorView, TransactionStatus};
+use crate::wire::backend::{self as b, ErrorView, Report, TransactionStatus};
 use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
 
 /// Something that the session has to act upon.
@@ -61,6 +61,8 @@ impl Link {
             match header.tag {
                 b::PARAMETER_STATUS if !whole => return Ok(None),
                 b::PARAMETER_STATUS => self.on_parameter(header, reported)?,
+                b::NOTICE_RESPONSE if header.body <= ERROR_MAX && !whole => return Ok(None),
+                b::NOTICE_RESPONSE if whole && self.tells_of_unconfirmed_commit(header)? => self.deny_commit(header),
                 b::NOTICE_RESPONSE | b::NOTIFICATION_RESPONSE => self.pass_on(header, available),
                 b::ERROR_RESPONSE if header.body <= ERROR_MAX && !whole => return Ok(None),
                 b::ERROR_RESPONSE => return self.on_error(header, available),
@@ -108,12 +110,38 @@ impl Link {
             b::COMMAND_COMPLETE if self.copy_in == CopyIn::Active => self.copy_in = CopyIn::No,
             _ => {}
         }
-        if answer.forward {
+        if answer.forward && self.reply.commit == Commit::AsTold {
             self.pass_on(header, available);
         } else {
             self.swallow(header, available);
         }
         Ok(())
+    }
+
+    /// A wait for synchronous standbys that is cancelled, by whomever, ends in a warning and a success
+    /// (`SyncRepWaitForLSN` in src/backend/replication/syncrep.c), which is a success that a failover could take back.
+    fn tells_of_unconfirmed_commit(&self, header: Header) -> Result<bool, WireError> {
+        if self.role != LinkRole::Primary {
+            return Ok(false);
+        }
+        let at = self.reply.passable();
+        let view = ErrorView::parse(&self.lease.input[at + HEADER_LEN..at + header.frame_len()])?;
+        Ok(view.routine == "SyncRepWaitForLSN")
+    }
+
+    /// The client gets an error in the warning's place, and nothing of the success.
+    fn deny_commit(&mut self, header: Header) {
+        let mut message = BytesMut::new();
+        Report::error(
+            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            "the transaction has been committed, but no standby has confirmed it: a failover may undo it",
+        )
+        .hint("Look whether it has taken effect before you repeat it.")
+        .put(&mut message);
+        self.reply.cut(&mut self.lease.input, header.frame_len());
+        self.reply.insert(&mut self.lease.input, &message);
+        self.failed = true;
+        self.reply.commit = Commit::Unconfirmed;
     }
 
     fn pass_on(&mut self, header: Header, available: usize) {
@@ -198,7 +226,7 @@ impl Link {
             Completed::Failed(skipped) => (None, skipped),
             _ => (None, Vec::new()),
         };
-        if answer.forward {
+        if answer.forward && self.reply.commit == Commit::AsTold {
             self.failed = true;
             self.reply.pass(len);
         } else {

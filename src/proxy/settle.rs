@@ -14,6 +14,7 @@ use super::link::{Link, Preparing, Purpose};
 use super::registry::Rest;
 use super::scan::Signal;
 use super::session::{Leftovers, Transaction};
+use crate::config::Consistency;
 use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, ServerConnection};
@@ -136,6 +137,10 @@ impl Client {
             match link.purpose {
                 Purpose::Any if !link.is_replica() => session.freshness.wrote(now),
                 _ => session.freshness.read_from(link.node(), now),
+            }
+            let asks = transaction.is_idle() && session.policy.consistency == Consistency::Session;
+            if asks && session.freshness.wants_mark() {
+                shared.cluster.want_mark();
             }
             shared.metrics.statement(link.served(), link.reason, now - link.started);
         }

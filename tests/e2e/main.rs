@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
 
 mod catalogue;
+mod consistency;
 mod failover;
 mod hooks;
 mod local;

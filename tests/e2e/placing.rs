@@ -23,16 +23,20 @@ fn policy(replica_wait: Duration) -> Policy {
 /// Routes as the proxy does: asks for marks and waits when the decision says so.
 async fn place(cluster: &Cluster, freshness: &mut Freshness, policy: &Policy) -> (NodeId, Reason) {
     let demand = Demand { need: Need::Read, reason: Reason::PlainRead, arrived: Instant::now() };
+    let mut now = demand.arrived;
     loop {
         let snapshot = cluster.snapshot();
         let (loads, dice) = (cluster.loads(), fastrand::u64(..));
-        let decision = route(&demand, freshness, &snapshot, policy, |id| loads.of(id), dice, Instant::now());
+        let decision = route(&demand, freshness, &snapshot, policy, |id| loads.of(id), dice, now);
         if decision.ask == Ask::Mark {
             cluster.want_mark();
         }
         match decision.route {
             Route::Primary(node) | Route::Replica(node) => return (node, decision.reason),
-            Route::Wait(wait) => drop(cluster.wait_change(&snapshot, wait.until()).await),
+            Route::Wait(wait) => {
+                cluster.wait_change(&snapshot, wait.until()).await;
+                now = Instant::now();
+            }
             Route::Refuse(refusal) => panic!("{refusal}"),
         }
     }
@@ -62,12 +66,18 @@ async fn a_session_reads_its_own_writes_on_replicas() {
         for n in 1..=300 {
             sessions[0].execute("UPDATE t SET n = $1", &[&n]).await.unwrap();
             freshness.wrote(Instant::now());
+            if freshness.wants_mark() {
+                cluster.want_mark();
+            }
             let begun = Instant::now();
             loop {
                 let (node, reason) = place(&cluster, &mut freshness, &policy).await;
                 let row = sessions[usize::from(node.0)].query_one("SELECT n FROM t", &[]).await.unwrap();
                 assert_eq!(row.get::<_, i32>(0), n, "on {node:?}: {reason:?}");
                 freshness.read_from(node, Instant::now());
+                if freshness.wants_mark() {
+                    cluster.want_mark();
+                }
                 if node != NodeId(0) {
                     reads.push(node);
                     break;

@@ -71,7 +71,8 @@ impl WaitFor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
     Nothing,
-    /// A new mark, and how far the replicas are: someone waits for it, or makes a detour for want of it.
+    /// A new mark, and how far the replicas are: someone waits for it. (Who makes a detour for want of one asks after it:
+    /// [`Freshness::wants_mark`].)
     Mark,
 }
 
@@ -95,7 +96,8 @@ impl Refusal {
 
 /// Decides where a batch goes.
 ///
-/// `load` tells a node's outstanding statements, `dice` is 64 random bits. After the batch has run, tell `freshness`:
+/// `now` is `demand.arrived` when the batch is routed for the first time, and later when it is routed anew. `load` tells a
+/// node's outstanding statements, `dice` is 64 random bits. After the batch has run, tell `freshness`:
 /// [`Freshness::wrote`] or [`Freshness::read_from`].
 pub fn route(
     demand: &Demand,
@@ -114,6 +116,9 @@ pub fn route(
         (Need::Replica, Consistency::Primary) => Consistency::Session,
         (Need::Read | Need::Replica, consistency) => consistency,
     };
+    if now == demand.arrived {
+        freshness.reads(demand.arrived);
+    }
     freshness.resolve(snapshot);
     let bar = Bar::new(consistency, demand, freshness, snapshot);
     let reads = Reads { demand, snapshot, policy, now };
@@ -148,7 +153,7 @@ pub fn route(
                 let pull = reads.pull_away(chosen.id, &load);
                 let until = demand.arrived + SETTLE_WAIT;
                 if freshness.patience.ends_hold(pull) && now < until {
-                    return Decision { route: Route::Wait(WaitFor::Replica { until }), reason, ask: Ask::Mark };
+                    return reads.wait_for_replica(until, reason);
                 }
                 freshness.patience.hold(pull);
             }
@@ -270,23 +275,35 @@ impl Reads<'_> {
         others.map(pull).max().unwrap_or(Pull::Nothing)
     }
 
+    /// Asks when the read has come; what is asked then is pursued without being asked for again.
+    fn wait_for_replica(&self, until: Instant, reason: Reason) -> Decision {
+        let ask = if self.now == self.demand.arrived { Ask::Mark } else { Ask::Nothing };
+        Decision { route: Route::Wait(WaitFor::Replica { until }), reason, ask }
+    }
+
     /// Waits for a replica, or takes the detour to the primary.
     fn not_caught_up(&self, consistency: Consistency, freshness: &mut Freshness, outlook: Outlook) -> Decision {
         let close = matches!(outlook, Outlook::NotCaughtUp { lag: Some(lag) } if lag <= SETTLE_WAIT);
-        let settles = close && consistency == Consistency::Session && freshness.patience.ends_detours();
+        let settles = close
+            && match consistency {
+                Consistency::Session => freshness.patience.ends_detours(),
+                // No read can be known to be covered when it comes.
+                Consistency::Strong => freshness.patience.waits_at_once(),
+                Consistency::Eventual | Consistency::Primary => false,
+            };
         let settle = if settles { SETTLE_WAIT } else { Duration::ZERO };
         let until = self.demand.arrived + self.policy.replica_wait.max(settle);
         if self.now < until {
-            let route = Route::Wait(WaitFor::Replica { until });
-            return Decision { route, reason: Reason::NotCaughtUp, ask: Ask::Mark };
+            return self.wait_for_replica(until, Reason::NotCaughtUp);
+        }
+        if settles {
+            freshness.patience.waited_in_vain();
         }
         let decision = to_primary(self.demand, Reason::NotCaughtUp, self.snapshot, self.policy, self.now);
         if let Route::Primary(_) = decision.route {
-            freshness.patience.detour();
+            freshness.detour();
         }
-        // In mode `strong` the next read needs a mark of its own: this one's would come too late for it.
-        let ask = if consistency == Consistency::Strong { Ask::Nothing } else { Ask::Mark };
-        Decision { ask, ..decision }
+        decision
     }
 }
 

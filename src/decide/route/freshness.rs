@@ -24,6 +24,7 @@ pub struct Freshness {
     token: Option<Position>,
     /// The replica that was chosen last, as it was then.
     chosen: Option<(NodeId, u32)>,
+    wants_mark: bool,
     pub(super) patience: Patience,
 }
 
@@ -45,6 +46,24 @@ impl Freshness {
     pub fn wrote(&mut self, at: Instant) {
         self.served_by_primary(at);
         self.patience.wrote();
+        self.wants_mark = self.patience.asks_ahead();
+    }
+
+    /// Whether the primary is to be asked for a mark now that it has served this session: before the next read comes, an
+    /// answer may be there.
+    pub fn wants_mark(&mut self) -> bool {
+        std::mem::take(&mut self.wants_mark)
+    }
+
+    /// A read goes to the primary for want of a replica that has caught up.
+    pub(super) fn detour(&mut self) {
+        self.wants_mark = self.patience.asks_ahead();
+        self.patience.detour();
+    }
+
+    /// A read has come that arrived at `at`.
+    pub(super) fn reads(&mut self, at: Instant) {
+        self.patience.reads(self.last_at.map(|last| at.saturating_duration_since(last)));
     }
 
     /// A read ended on `node`, the one that it was routed to, at `at`.
@@ -65,6 +84,11 @@ impl Freshness {
 
     pub fn require_nothing(&mut self) {
         self.token = None;
+    }
+
+    /// The position of the session's token.
+    pub fn required(&self) -> Option<Position> {
+        self.token
     }
 
     /// A position that covers all that the session wrote and saw; `None`: not known yet (ask for a mark), or there is

@@ -67,6 +67,11 @@ impl World {
         change(self.node(S));
     }
 
+    /// Too far behind for a short wait.
+    fn keep_replicas_far(&mut self) {
+        self.both_replicas(|node| node.lag.time = Some(ms(21)));
+    }
+
     fn mark(&mut self, at: u64, lsn: u64) {
         let asked_at = self.at(at);
         self.snapshot.marks.push(PrimaryMark { asked_at, lsn: Lsn(lsn) });
@@ -92,13 +97,11 @@ impl World {
 
 #[test]
 fn each_mode_goes_where_it_promises() {
-    use Consistency::{Eventual, Primary, Session, Strong};
+    use Consistency::{Eventual, Primary, Session};
     let table = [
         (Eventual, Need::Primary, Route::Primary(P), Reason::PlainRead),
         (Eventual, Need::Read, Route::Replica(R), Reason::PlainRead),
         (Session, Need::Read, Route::Replica(R), Reason::PlainRead),
-        // No mark is newer than the read.
-        (Strong, Need::Read, Route::Primary(P), Reason::NotCaughtUp),
         (Primary, Need::Read, Route::Primary(P), Reason::Consistency),
         (Primary, Need::Replica, Route::Replica(R), Reason::PlainRead),
     ];
@@ -111,9 +114,12 @@ fn each_mode_goes_where_it_promises() {
 #[test]
 fn a_write_is_read_back_where_it_has_arrived() {
     let mut world = World::new(Consistency::Session);
+    world.keep_replicas_far();
     world.session.wrote(world.at(10));
     let decision = world.decide(Need::Read, 11, 11);
-    assert_eq!(decision, Decision { route: Route::Primary(P), reason: Reason::NotCaughtUp, ask: Ask::Mark });
+    assert_eq!(decision, Decision { route: Route::Primary(P), reason: Reason::NotCaughtUp, ask: Ask::Nothing });
+    assert!(world.session.wants_mark(), "when the detour has ended");
+    assert!(!world.session.wants_mark(), "once");
     // A mark that was asked for before the write does not cover it.
     world.mark(9, 150);
     world.sample(R, 12, 150);
@@ -166,6 +172,7 @@ fn a_replica_that_came_back_from_a_crash_is_no_longer_the_one_last_read_from() {
 #[test]
 fn positions_of_an_earlier_primary_count_for_nothing() {
     let mut world = World::new(Consistency::Session);
+    world.keep_replicas_far();
     world.session.wrote(world.at(10));
     world.mark(11, 200);
     world.both_replicas(|node| node.position.as_mut().unwrap().lsn = Lsn(250));
@@ -303,7 +310,7 @@ fn reads_may_share_the_primary() {
     assert_eq!(share(|id| u32::from(id == P)), 0);
     // It is no way around the session's own replica having to catch up: that would keep it there for good.
     world.session.wrote(world.at(10));
-    assert_eq!(world.decide(Need::Read, 11, 11).ask, Ask::Mark);
+    assert_eq!(world.read(11), (Route::Primary(P), Reason::NotCaughtUp));
     world.both_replicas(|node| node.state = State::Down);
     assert_eq!(world.read(60), (Route::Primary(P), Reason::NoReplica));
 }
@@ -318,7 +325,7 @@ fn a_session_that_reads_without_a_pause_returns_to_the_replicas_by_one_short_wai
         now += 1;
         world.session.read_from(primary, world.at(now));
     }
-    assert_eq!(detours, 16);
+    assert_eq!(detours, 1);
     let waiting = world.decide(Need::Read, now, now);
     assert_eq!(waiting.route, Route::Wait(WaitFor::Replica { until: world.at(now + 20) }));
     assert_eq!(waiting.ask, Ask::Mark);
@@ -326,9 +333,7 @@ fn a_session_that_reads_without_a_pause_returns_to_the_replicas_by_one_short_wai
     let primary = world.decide(Need::Read, now, now + 20).route;
     assert_eq!(primary, Route::Primary(P));
     now += 20;
-    for _ in 0..31 {
-        assert_eq!(world.decide(Need::Read, now, now).route, Route::Primary(P));
-    }
+    assert_eq!(world.decide(Need::Read, now, now).route, Route::Primary(P));
     assert!(matches!(world.decide(Need::Read, now, now).route, Route::Wait(_)));
     // With success.
     world.mark(now + 1, 400);
@@ -336,9 +341,77 @@ fn a_session_that_reads_without_a_pause_returns_to_the_replicas_by_one_short_wai
     assert_eq!(world.decide(Need::Read, now, now + 3).route, Route::Replica(R));
     // Far replicas are not worth a wait.
     let mut world = World::new(Consistency::Session);
-    world.both_replicas(|node| node.lag.time = Some(ms(21)));
+    world.keep_replicas_far();
     world.session.wrote(world.at(10));
     assert!((0..100).all(|_| world.read(11).0 == Route::Primary(P)));
+}
+
+#[test]
+fn only_a_session_that_reads_between_its_writes_and_pauses_asks_for_a_mark_after_each() {
+    let mut world = World::new(Consistency::Session);
+    let mut now = 10;
+    let mut asks_after_write = |world: &mut World, reads: u64, pause: u64| {
+        for _ in 0..reads {
+            now += pause;
+            world.read(now);
+            world.session.wants_mark();
+            world.session.read_from(R, world.at(now));
+        }
+        world.session.wrote(world.at(now));
+        world.session.wants_mark()
+    };
+    assert!(!asks_after_write(&mut world, 0, 0));
+    assert!(asks_after_write(&mut world, 1, 5));
+    assert!(asks_after_write(&mut world, 2, 5));
+    assert!(!asks_after_write(&mut world, 0, 0), "two writes in a row");
+    assert!(!asks_after_write(&mut world, 3, 0), "its next read will come before any answer");
+    assert!(asks_after_write(&mut world, 3, 2));
+}
+
+#[test]
+fn a_session_that_reads_several_times_between_its_writes_waits_before_the_first_of_them() {
+    let mut world = World::new(Consistency::Session);
+    for (reads, waits) in [(1, false), (2, true), (1, false)] {
+        world.session.wrote(world.at(10));
+        for _ in 0..reads {
+            world.decide(Need::Read, 10, 10);
+        }
+        world.session.wrote(world.at(10));
+        let route = world.decide(Need::Read, 10, 10).route;
+        assert_eq!(route == Route::Wait(WaitFor::Replica { until: world.at(30) }), waits, "after {reads} reads");
+    }
+}
+
+#[test]
+fn strong_reads_wait_a_little_by_themselves_while_it_is_of_use() {
+    let mut world = World::new(Consistency::Strong);
+    let mut now = 10;
+    let waits = |world: &mut World, now: u64| {
+        let decision = world.decide(Need::Read, now, now);
+        decision.route == Route::Wait(WaitFor::Replica { until: world.at(now + 20) }) && decision.ask == Ask::Mark
+    };
+    for _ in 0..3 {
+        assert!(waits(&mut world, now));
+        world.mark(now + 1, 100);
+        assert!(matches!(world.decide(Need::Read, now, now + 2).route, Route::Replica(_)));
+        now += 10;
+    }
+    // In vain, ever more rarely.
+    for detours in [2, 4, 8] {
+        assert!(waits(&mut world, now));
+        assert_eq!(world.decide(Need::Read, now, now + 20).route, Route::Primary(P));
+        now += 21;
+        for _ in 1..detours {
+            assert_eq!(world.read(now), (Route::Primary(P), Reason::NotCaughtUp));
+        }
+    }
+    assert!(waits(&mut world, now));
+    world.mark(now + 1, 100);
+    assert!(matches!(world.decide(Need::Read, now, now + 2).route, Route::Replica(_)));
+    assert!(waits(&mut world, now + 10));
+    // Far replicas are not worth a wait.
+    world.keep_replicas_far();
+    assert_eq!(world.read(now + 10), (Route::Primary(P), Reason::NotCaughtUp));
 }
 
 #[test]
@@ -401,7 +474,7 @@ fn a_session_that_reads_without_a_pause_shares_idle_replicas() {
     let second = first_wait(&mut world).unwrap();
     assert!((2048..2060).contains(&second), "the wait was in vain: {second}");
     // Not for one that is far behind.
-    world.both_replicas(|node| node.lag.time = Some(ms(21)));
+    world.keep_replicas_far();
     assert_eq!(first_wait(&mut world), None);
 }
 

@@ -98,3 +98,38 @@ async fn a_live_primary_is_not_failed_over_by_mistake() {
     let old = proxy.node("pg1").value("SHOW default_transaction_read_only").await.unwrap();
     assert_eq!(old.as_deref(), Some("on"));
 }
+
+/// A commit whose wait for a standby is cancelled succeeds on the primary alone: that is no success to rely on.
+#[tokio::test]
+async fn a_commit_that_no_standby_confirms_is_not_acknowledged() {
+    let proxy = without_hooks(plain().synchronous(1), "automatic = false\n").await;
+    let client = table(&proxy).await;
+    for name in ["pg2", "pg3"] {
+        proxy.node(name).freeze(Scope::Node).await.unwrap();
+    }
+    let insert = client.prepare("INSERT INTO t VALUES ($1)").await.unwrap();
+    for how in ["simple", "block", "extended", "prepared"] {
+        let token = client.cancel_token();
+        let write = async {
+            match how {
+                "simple" => client.batch_execute("INSERT INTO t VALUES (1); SELECT 1").await,
+                "block" => client.batch_execute("BEGIN; INSERT INTO t VALUES (1); COMMIT").await,
+                "extended" => client.execute("INSERT INTO t VALUES (1)", &[]).await.map(drop),
+                _ => client.execute(&insert, &[&1]).await.map(drop),
+            }
+        };
+        let cancel = async {
+            let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')";
+            proxy.node("pg1").wait_for_truth("a commit waits", waiting).await.unwrap();
+            token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+        };
+        let (written, ()) = tokio::join!(write, cancel);
+        let code = written.err().and_then(|error| error.code().map(|code| code.code().to_owned()));
+        assert_eq!(code.as_deref(), Some("08007"), "{how}");
+    }
+    for name in ["pg2", "pg3"] {
+        proxy.node(name).thaw().unwrap();
+    }
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    assert_eq!(ask(&client, "SELECT count(*) FROM t").await, "5");
+}

@@ -83,7 +83,7 @@ async fn a_new_pgpilot_goes_on_with_a_promotion_that_was_begun() {
     // The old one lets go of the record when its tasks have ended.
     let mut started = None;
     wait_for("the record to be free", LIMIT, async || {
-        started = App::start(topology(&servers, &section(&servers)), None).await.ok();
+        started = App::start(topology(&servers, &format!("{}automatic = true\n", section(&servers))), None).await.ok();
         started.is_some()
     })
     .await;

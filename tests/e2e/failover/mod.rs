@@ -35,7 +35,7 @@ async fn with_hooks(builder: Builder, more: &str) -> Theatre {
     let hooks = servers.serve_hooks(Path::new(env!("CARGO_BIN_EXE_pgpilot"))).unwrap();
     let command = hooks.command();
     let section = format!(
-        "{}fence_command = {command:?}\ndemote_command = {command:?}\nrejoin_command = {command:?}\n{more}",
+        "{}automatic = true\nfence_command = {command:?}\ndemote_command = {command:?}\nrejoin_command = {command:?}\n{more}",
         section(&servers)
     );
     Theatre { proxy: Proxy::before(servers, &section).await, _hooks: hooks }
@@ -44,14 +44,15 @@ async fn with_hooks(builder: Builder, more: &str) -> Theatre {
 /// Nobody but pgpilot does anything about the nodes.
 async fn without_hooks(builder: Builder, more: &str) -> Proxy {
     let servers = Arc::new(attentive(builder).start().await.unwrap());
-    let section = format!("{}{more}", section(&servers));
+    let automatic = if more.contains("automatic") { "" } else { "automatic = true\n" };
+    let section = format!("{}{automatic}{more}", section(&servers));
     Proxy::before(servers, &section).await
 }
 
 fn section(servers: &LocalCluster) -> String {
     let state = servers.directory().join("failover.state");
     format!(
-        "[failover]\nautomatic = true\nuser = \"postgres\"\npassword = \"postgres\"\nmin_interval = \"0s\"\nstate_file = {state:?}\n"
+        "[failover]\nuser = \"postgres\"\npassword = \"postgres\"\nmin_interval = \"0s\"\nstate_file = {state:?}\n"
     )
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod plain;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod relay;
 pub(crate) mod watch;
 
 use std::time::Duration;
