@@ -160,7 +160,14 @@ impl Reply {
             LinkRole::Primary => Withhold::No,
             LinkRole::Replica => Withhold::Yes,
         };
-        Self { passable: 0, settled: 0, rest: Rest::None, withhold, delivered: Delivered::Nothing, commit: Commit::AsTold }
+        Self {
+            passable: 0,
+            settled: 0,
+            rest: Rest::None,
+            withhold,
+            delivered: Delivered::Nothing,
+            commit: Commit::AsTold,
+        }
     }
 
     pub(super) fn passable(&self) -> usize {

@@ -3,12 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-<<<<<<< HEAD
 use super::names::{Names, SessionStatement};
-=======
 use crate::config::Consistency;
 use crate::decide::position::Position;
->>>>>>> fb6ccf9
 use crate::decide::route::{Freshness, Policy};
 use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings};
 use crate::decide::sql::{Effects, Hint, TransactionMode};
@@ -44,26 +41,12 @@ pub(super) struct Session {
     pub left: Leftovers,
 }
 
-<<<<<<< HEAD
-=======
-/// Something that the client has prepared.
-#[derive(Clone)]
-pub(super) struct SessionStatement {
-    pub statement: Arc<Statement>,
-    pub verdict: Arc<Classified>,
-    /// As of when the verdict holds.
-    pub stamp: u64,
-    /// The message that prepares it has been forwarded.
-    pub sent: bool,
-}
-
 struct OwnSettings {
     consistency: Consistency,
     hint: Option<Hint>,
     required: Option<Position>,
 }
 
->>>>>>> fb6ccf9
 /// Whether a statement's bytes can be taken for what they look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Texts {
@@ -157,95 +140,6 @@ impl Session {
         context
     }
 
-<<<<<<< HEAD
-=======
-    pub(super) fn find(&self, name: &[u8]) -> Option<&SessionStatement> {
-        if name.is_empty() { self.unnamed.as_ref() } else { self.statements.get(name) }
-    }
-
-    /// Enters a statement that is being prepared in the batch that is being gathered.
-    pub(super) fn define(&mut self, name: &[u8], statement: SessionStatement) {
-        if name.is_empty() {
-            self.unnamed = Some(statement);
-        } else {
-            self.statements.insert(name.into(), statement);
-            self.unconfirmed.push_back((self.batches_sent, name.into()));
-        }
-    }
-
-    /// Whether `name` was entered by a Parse that has not been sent yet; from now on it has. A second Parse of the same name finds it sent.
-    pub(super) fn take_unsent(&mut self, name: &[u8]) -> bool {
-        self.statements.get_mut(name).is_some_and(|entry| !std::mem::replace(&mut entry.sent, true))
-    }
-
-    /// A batch is going to be sent to another server: what it prepares has not been sent there, and what it closes is open again.
-    pub(super) fn unsend(&mut self) {
-        for (name, statement) in self.closed.drain(..).rev() {
-            match &*name {
-                b"" => self.unnamed = Some(statement),
-                _ => drop(self.statements.insert(name, statement)),
-            }
-        }
-        for (_, name) in &self.unconfirmed {
-            if let Some(entry) = self.statements.get_mut(name) {
-                entry.sent = false;
-            }
-        }
-    }
-
-    /// The batch at hand is not going to be sent: what it would have prepared is not.
-    pub(super) fn batch_refused(&mut self) {
-        let (statements, current) = (&mut self.statements, self.batches_sent);
-        self.unconfirmed.retain(|(batch, name)| {
-            let undone = *batch == current && statements.get(name).is_some_and(|entry| !entry.sent);
-            if undone {
-                statements.remove(name);
-            }
-            !undone
-        });
-    }
-
-    pub(super) fn forget(&mut self, name: &[u8]) {
-        let forgotten = if name.is_empty() { self.unnamed.take() } else { self.statements.remove(name) };
-        self.closed.extend(forgotten.map(|statement| (name.into(), statement)));
-    }
-
-    /// A batch has been gathered whole.
-    pub(super) fn batch_sent(&mut self) {
-        self.batches_sent += 1;
-    }
-
-    /// A batch has been answered: what it prepared and was not skipped is prepared.
-    pub(super) fn batch_done(&mut self) {
-        while self.unconfirmed.front().is_some_and(|(batch, _)| *batch <= self.batches_done) {
-            self.unconfirmed.pop_front();
-        }
-        self.batches_done += 1;
-        self.closed.clear();
-    }
-
-    /// These messages were skipped: what they would have prepared is not.
-    pub(super) fn skipped(&mut self, dues: &[Due]) {
-        let ids: Vec<StatementId> = dues
-            .iter()
-            .filter_map(|due| match due.kind {
-                Kind::Parse(id) | Kind::Own(_, id) => id,
-                _ => None,
-            })
-            .collect();
-        let (statements, current) = (&mut self.statements, self.batches_done);
-        self.unconfirmed.retain(|(batch, name)| {
-            let undone = *batch <= current && statements.get(name).is_some_and(|s| ids.contains(&s.statement.id));
-            if undone {
-                statements.remove(name);
-            }
-            !undone
-        });
-        if self.unnamed.as_ref().is_some_and(|unnamed| ids.contains(&unnamed.statement.id)) {
-            self.unnamed = None;
-        }
-    }
-
     /// The values of pgpilot's own settings come back when the transaction at hand has ended.
     pub(super) fn keep_own_settings(&mut self) {
         if self.covered.is_none() {
@@ -265,7 +159,6 @@ impl Session {
         }
     }
 
->>>>>>> fb6ccf9
     /// From now on the session keeps its connection.
     pub(super) fn pin_for_good(&mut self, pin: Pin) {
         if !self.standing_pins.contains(&pin) {

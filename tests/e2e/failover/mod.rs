@@ -51,9 +51,7 @@ async fn without_hooks(builder: Builder, more: &str) -> Proxy {
 
 fn section(servers: &LocalCluster) -> String {
     let state = servers.directory().join("failover.state");
-    format!(
-        "[failover]\nuser = \"postgres\"\npassword = \"postgres\"\nmin_interval = \"0s\"\nstate_file = {state:?}\n"
-    )
+    format!("[failover]\nuser = \"postgres\"\npassword = \"postgres\"\nmin_interval = \"0s\"\nstate_file = {state:?}\n")
 }
 
 impl Proxy {
