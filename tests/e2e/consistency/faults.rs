@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgpilot::demo::{Error, LocalCluster, Node, Scope, Stop};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::ledger::{COUNTERS, Counters, Ledger};
 use super::tally::Tally;
@@ -186,7 +186,8 @@ impl Faults {
     }
 
     async fn rest(&mut self, ms: std::ops::Range<u64>) {
-        sleep(Duration::from_millis(self.random.u64(ms))).await;
+        // How long a fault lasts is its own affair: nothing is hoped for meanwhile.
+        sleep_until(Instant::now() + Duration::from_millis(self.random.u64(ms))).await;
     }
 }
 

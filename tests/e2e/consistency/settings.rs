@@ -1,7 +1,5 @@
 //! Where the mode can be set, and what a long read on a replica never sees.
 
-use std::time::Duration;
-
 use pgpilot::decide::sql::Reason;
 use pgpilot::telemetry::{Count, RetryCause};
 
@@ -66,7 +64,6 @@ async fn a_conflict_with_recovery_never_reaches_the_application() {
     wait_for("a read to be in the way of recovery", LIMIT, async || {
         writer.batch_execute("UPDATE t SET n = n").await.unwrap();
         writer.batch_execute("VACUUM t").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
         cancelled()
     })
     .await;
