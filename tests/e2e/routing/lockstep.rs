@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::mem::take;
 
-use pgpilot::decide::session::{Defaults, Inventory, Pin, Settings, inventory_sql};
+use pgpilot::decide::session::{Defaults, Inventory, Pin, Settings, inventory_sql, quote_literal};
 use pgpilot::decide::sql::{Classified, Effects, Intent, Reason, Verdict};
 use pgpilot::demo::Node;
 
@@ -36,9 +36,8 @@ pub(super) struct Lockstep<'n> {
 }
 
 /// A replica's refusals that the proxy answers by asking the primary (`proxy::dispatch`).
-const NET: [&str; 12] = [
-    "25006", "55000", "XX000", "22023", "0A000", "42P01", "42883", "42703", "42704", "3F000", "34000", "26000",
-];
+const NET: [&str; 12] =
+    ["25006", "55000", "XX000", "22023", "0A000", "42P01", "42883", "42703", "42704", "3F000", "34000", "26000"];
 
 impl<'n> Lockstep<'n> {
     pub(super) async fn begin(primary: &'n Node, replica: &'n Node, database: &str) -> Self {
@@ -95,7 +94,13 @@ impl<'n> Lockstep<'n> {
         let needs = needs(&classified, &self.known);
         let (offloaded, reason) = offloads(&needs);
         let bound = self.primary.status != Some(b'I') || !self.pins.is_empty();
+        let only = |is: fn(&Intent) -> bool| classified.statements.iter().all(|verdict| is(&verdict.intent));
         let replica = match (bound, offloaded) {
+            // What was prepared is known to pgpilot, which does not ask a server.
+            _ if only(|intent| matches!(intent, Intent::Deallocate { .. })) => {
+                self.replica.run(text).await;
+                None
+            }
             (true, _) => {
                 self.tally.bound += 1;
                 None
@@ -111,16 +116,19 @@ impl<'n> Lockstep<'n> {
         match replica {
             Some(replica) if offloaded => self.compare(place, text, &replica, &answer).await,
             Some(replica) => {
-                let harmless = replica.error.is_none() && replica == answer && !self.is_known_hazard(&classified);
-                match harmless {
-                    true => self.tally.lost(reason, deciding(&classified), text),
-                    false => self.tally.count(Outcome::Kept),
+                let same = replica.error.is_none() && replica == answer;
+                if !same || self.is_known_hazard(&classified) {
+                    self.tally.count(Outcome::Kept);
+                } else if self.runs_texts(&classified).await {
+                    self.tally.count(Outcome::Dynamic);
+                } else {
+                    self.tally.lost(reason, deciding(&classified), text);
                 }
             }
             None => {}
         }
         self.written |= bound || !offloaded;
-        self.note(&classified).await;
+        self.note(&classified);
         self.left |= needs.effects;
         self.names.extend(needs.names);
         self.settle().await;
@@ -205,8 +213,21 @@ impl<'n> Lockstep<'n> {
         }
     }
 
-    /// Remembers what was prepared, and prepares it on the replica as well.
-    async fn note(&mut self, classified: &Classified) {
+    /// Whether a function puts statements together when it runs: whether it writes depends on its arguments.
+    async fn runs_texts(&mut self, classified: &Classified) -> bool {
+        let Some(verdict) = deciding(classified).filter(|verdict| verdict.reason == Reason::PrimaryFunction) else {
+            return false;
+        };
+        let name = verdict.object.as_deref().and_then(|object| object.rsplit('.').next()).unwrap_or_default();
+        let question = format!(
+            "SELECT count(*) FROM pg_proc WHERE proname = {} AND provolatile = 'v' AND prosrc ~* '\\mexecute\\M'",
+            quote_literal(name)
+        );
+        self.control[0].value(&question).await != "0"
+    }
+
+    /// Remembers what was prepared.
+    fn note(&mut self, classified: &Classified) {
         for verdict in &classified.statements {
             match &verdict.intent {
                 Intent::Prepare { name, statement, .. } => {

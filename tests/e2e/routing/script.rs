@@ -14,9 +14,16 @@ pub(super) struct Script {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    Run { text: String, data: Vec<u8>, then: Then },
+    Run {
+        text: String,
+        data: Vec<u8>,
+        then: Then,
+    },
     /// `\connect database user`; empty: as before.
-    Connect { database: String, user: String },
+    Connect {
+        database: String,
+        user: String,
+    },
 }
 
 /// What is done with the result.
@@ -246,8 +253,10 @@ impl Draft {
             self.words.push(word.to_owned());
         }
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
-        let routine =
-            matches!(words[..], ["create", "function" | "procedure", ..] | ["create", "or", "replace", "function" | "procedure", ..]);
+        let routine = matches!(
+            words[..],
+            ["create", "function" | "procedure", ..] | ["create", "or", "replace", "function" | "procedure", ..]
+        );
         match word {
             "begin" if routine => self.blocks += 1,
             "case" if self.blocks > 0 => self.blocks += 1,
