@@ -23,6 +23,10 @@ impl Candidates {
         self.0.push(Candidate { id: node.id, weight: node.weight.max(1), near });
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Of two candidates drawn by weight, the one with fewer outstanding statements for its weight. Two random choices
     /// spread nearly as well as looking at all, and no burst of sessions finds the same node least busy at once.
     pub(super) fn choose(mut self, load: impl Fn(NodeId) -> u32, dice: u64) -> Option<Candidate> {

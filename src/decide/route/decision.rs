@@ -8,6 +8,7 @@ use crate::decide::sql::Reason;
 
 use super::choice::Candidates;
 use super::freshness::{Freshness, has_reached, is_in_service, mark_after};
+use super::patience::Pull;
 use super::policy::Policy;
 use super::snapshot::{NodeId, NodeView, Snapshot};
 
@@ -134,20 +135,22 @@ pub fn route(
             },
         },
     };
+    let no_other = candidates.len() == 1;
     match candidates.choose(&load, dice) {
         Some(chosen) if snapshot.primary == Some(chosen.id) => {
             Decision { route: Route::Primary(chosen.id), reason, ask: Ask::Nothing }
         }
         Some(chosen) => {
             let held = consistency == Consistency::Session && freshness.held_by() == Some(chosen.id);
-            if !held {
+            if !held || !no_other {
                 freshness.patience.rest();
-            } else if reads.have_a_better_one(chosen.id, &load) {
+            } else {
+                let pull = reads.pull_away(chosen.id, &load);
                 let until = demand.arrived + SETTLE_WAIT;
-                if freshness.patience.ends_hold() && now < until {
+                if freshness.patience.ends_hold(pull) && now < until {
                     return Decision { route: Route::Wait(WaitFor::Replica { until }), reason, ask: Ask::Mark };
                 }
-                freshness.patience.hold();
+                freshness.patience.hold(pull);
             }
             freshness.choose(chosen.id, snapshot);
             Decision { route: Route::Replica(chosen.id), reason, ask: Ask::Nothing }
@@ -178,7 +181,7 @@ impl<'a> Bar<'a> {
     fn is_met_by(&self, node: &NodeView, snapshot: &Snapshot) -> bool {
         match self {
             Self::Token(freshness) => freshness.token_is_met_by(node),
-            Self::Session(freshness) => freshness.is_met_by(node, snapshot.timeline) && freshness.token_is_met_by(node),
+            Self::Session(freshness) => freshness.is_met_by(node, snapshot) && freshness.token_is_met_by(node),
             // A mark that is newer than the read covers also what its session saw before.
             Self::Strong(freshness, mark) => {
                 mark.is_some_and(|lsn| has_reached(node, snapshot.timeline, lsn)) && freshness.token_is_met_by(node)
@@ -246,19 +249,25 @@ impl Reads<'_> {
         (candidates, outlook)
     }
 
-    /// Whether another replica would be much better than the one that holds the session: in pgpilot's own zone, where this
-    /// one is not, or less than half as busy.
-    fn have_a_better_one(&self, held: NodeId, load: impl Fn(NodeId) -> u32) -> bool {
+    /// What draws the session away from the replica that holds it. Another one is much better when it is in pgpilot's own
+    /// zone, where this one is not, or less than half as busy; it is as good when it is no busier, and close behind.
+    fn pull_away(&self, held: NodeId, load: impl Fn(NodeId) -> u32) -> Pull {
         let near = |node: &NodeView| self.policy.zone.is_some() && node.zone == self.policy.zone;
-        let Some(held) = self.snapshot.node(held) else { return false };
-        let limit = load(held.id) / 2;
-        self.snapshot.nodes.iter().any(|node| {
-            let calmer = u64::from(load(node.id)) * u64::from(held.weight) < u64::from(limit) * u64::from(node.weight);
-            node.id != held.id
-                && is_in_service(node)
-                && node.fresh
-                && ((near(node) && !near(held)) || (near(node) == near(held) && calmer))
-        })
+        let Some(held) = self.snapshot.node(held) else { return Pull::Nothing };
+        let held_load = load(held.id);
+        let pull = |node: &NodeView| {
+            let below = |limit: u32| u64::from(limit) * u64::from(node.weight);
+            let load = u64::from(load(node.id)) * u64::from(held.weight);
+            match (near(node), near(held)) {
+                (true, false) => Pull::Strong,
+                (false, true) => Pull::Nothing,
+                _ if load < below(held_load / 2) => Pull::Strong,
+                _ if load <= below(held_load) && node.lag.time.is_some_and(|lag| lag <= SETTLE_WAIT) => Pull::Little,
+                _ => Pull::Nothing,
+            }
+        };
+        let others = self.snapshot.nodes.iter().filter(|node| node.id != held.id && is_in_service(node) && node.fresh);
+        others.map(pull).max().unwrap_or(Pull::Nothing)
     }
 
     /// Waits for a replica, or takes the detour to the primary.

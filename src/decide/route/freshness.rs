@@ -88,7 +88,7 @@ impl Freshness {
     /// The decision fell on this replica. One that mode `eventual` chose without having what the session saw before does
     /// not cover it: reading there counts as reading on the primary, which is ahead of both.
     pub(super) fn choose(&mut self, node: NodeId, snapshot: &Snapshot) {
-        let covering = snapshot.node(node).filter(|view| self.is_met_by(view, snapshot.timeline));
+        let covering = snapshot.node(node).filter(|view| self.is_met_by(view, snapshot));
         self.chosen = covering.map(|view| (node, view.incarnation));
     }
 
@@ -127,13 +127,18 @@ impl Freshness {
     }
 
     /// Whether `node` has all that the session wrote and saw. To be asked after `resolve`.
-    pub(super) fn is_met_by(&self, node: &NodeView, timeline: Timeline) -> bool {
+    pub(super) fn is_met_by(&self, node: &NodeView, snapshot: &Snapshot) -> bool {
+        let has = |lsn| has_reached(node, snapshot.timeline, lsn);
         let by_contact = match self.last {
             Last::Covered => true,
             Last::Primary(_) => false,
-            Last::Replica { node: last, incarnation, .. } => last == node.id && incarnation == node.incarnation,
+            Last::Replica { node: last, incarnation, at } => {
+                let same = last == node.id && incarnation == node.incarnation;
+                // The primary is ahead of whatever the other one showed.
+                same || mark_after(snapshot, at).is_some_and(has)
+            }
         };
-        by_contact && (self.need == Lsn::default() || has_reached(node, timeline, self.need))
+        by_contact && (self.need == Lsn::default() || has(self.need))
     }
 
     /// Whether `node` has what the session's token asks for.

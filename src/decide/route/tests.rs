@@ -347,7 +347,7 @@ fn a_session_that_reads_without_a_pause_leaves_a_busy_replica_by_one_short_wait(
     assert_eq!(world.read(1).0, Route::Replica(R));
     let mut now = 2;
     let mut stays = |world: &mut World| {
-        (0..1000).find(|_| {
+        (0..5000).find(|_| {
             world.session.read_from(R, world.at(now));
             now += 1;
             world.decide(Need::Read, now, now).route != Route::Replica(R)
@@ -369,4 +369,58 @@ fn a_session_that_reads_without_a_pause_leaves_a_busy_replica_by_one_short_wait(
     world.sample(R, now + 1, 300);
     world.sample(S, now + 2, 300);
     assert_eq!(world.decide(Need::Read, now, now + 3).route, Route::Replica(S));
+}
+
+#[test]
+fn a_session_that_reads_without_a_pause_shares_idle_replicas() {
+    let mut world = World::new(Consistency::Session);
+    world.load = |_| 0;
+    world.session.read_from(P, world.at(1));
+    world.mark(1, 100);
+    let mut now = 2;
+    let mut first_wait = |world: &mut World| {
+        (1..100_000).find(|_| {
+            now += 1;
+            match world.decide(Need::Read, now, now).route {
+                Route::Replica(node) => world.session.read_from(node, world.at(now)),
+                Route::Wait(wait) => {
+                    // In vain.
+                    assert_eq!(wait, WaitFor::Replica { until: world.at(now + 20) });
+                    now += 20;
+                    assert!(matches!(world.decide(Need::Read, now - 20, now).route, Route::Replica(_)));
+                    return true;
+                }
+                other => panic!("{other:?}"),
+            }
+            false
+        })
+    };
+    let first = first_wait(&mut world).unwrap();
+    assert!((1024..1030).contains(&first), "{first}");
+    let second = first_wait(&mut world).unwrap();
+    assert!((2048..2060).contains(&second), "the wait was in vain: {second}");
+    // Not for one that is far behind.
+    world.both_replicas(|node| node.lag.time = Some(ms(21)));
+    assert_eq!(first_wait(&mut world), None);
+}
+
+#[test]
+fn a_mark_newer_than_the_last_read_sets_free_whoever_has_reached_it() {
+    let mut world = World::new(Consistency::Session);
+    assert_eq!(world.read(1).0, Route::Replica(R));
+    world.session.read_from(R, world.at(5));
+    world.load = |id| u32::from(id == R);
+    assert_eq!(world.read(6).0, Route::Replica(R));
+    // Asked before the read ended: the primary may have written since, and R shown it.
+    world.mark(4, 100);
+    assert_eq!(world.read(7).0, Route::Replica(R));
+    world.mark(8, 100);
+    assert_eq!(world.read(9).0, Route::Replica(S));
+    // S lacks something that R may have shown.
+    world.session.read_from(S, world.at(10));
+    world.load = |id| u32::from(id == S);
+    world.mark(11, 101);
+    assert_eq!(world.read(12).0, Route::Replica(S));
+    world.sample(R, 9, 101);
+    assert_eq!(world.read(13).0, Route::Replica(R));
 }

@@ -1,7 +1,5 @@
 //! No session misses its own write, and replicas that lag are left alone until they have caught up.
 
-use std::time::{Duration, Instant};
-
 use tokio_postgres::Client;
 
 use crate::support::proxy::{Proxy, ask, try_ask};
@@ -35,7 +33,7 @@ async fn no_read_misses_the_sessions_own_write() {
         assert_eq!(session.await.unwrap(), 0, "stale reads");
     }
     let before = proxy.counts().1;
-    wait_for("the writer's reads to return to the replicas", Duration::from_secs(2), async || {
+    wait_for("the writer's reads to return to the replicas", LIMIT, async || {
         ask(&client, "SELECT count(*) FROM own").await;
         proxy.counts().1 > before
     })
@@ -67,6 +65,17 @@ async fn in_mode_strong_a_session_sees_what_others_wrote() {
     }
 }
 
+/// Reads until both replicas have served one. Within a burst of reads the session may well stay where it is: what one of
+/// them showed is only known of the other after a probe that is newer than the last read.
+async fn reads_on_both(client: &Client) {
+    let mut served = Vec::new();
+    wait_for("reads on both replicas", LIMIT, async || {
+        served.extend(nodes_read(client, 5).await);
+        ["pg2", "pg3"].iter().all(|node| served.iter().any(|other| other == node))
+    })
+    .await;
+}
+
 /// On which nodes reads run.
 async fn nodes_read(client: &Client, times: usize) -> Vec<String> {
     let mut nodes = Vec::new();
@@ -90,11 +99,11 @@ async fn proxy_with_node_names(more: &str) -> (Proxy, Client) {
     client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
     let client = proxy.connect().await;
-    wait_for("reads on both replicas", LIMIT, async || nodes_read(&client, 20).await == ["pg2", "pg3"]).await;
+    reads_on_both(&client).await;
     (proxy, client)
 }
 
-const SHORT: &str = "max_lag = \"400ms\"\nlag_recovery = \"200ms\"\n";
+const SHORT: &str = "max_lag = \"1s\"\nlag_recovery = \"500ms\"\n";
 
 async fn write(proxy: &Proxy) {
     proxy.connect().await.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
@@ -105,15 +114,12 @@ async fn a_paused_replica_is_left_alone_until_it_has_caught_up() {
     let (proxy, client) = proxy_with_node_names(&format!("[routing]\n{SHORT}")).await;
     proxy.node("pg2").pause_replay().await.unwrap();
     write(&proxy).await;
-    let written = Instant::now();
     proxy.wait_for_replicas(1).await;
-    assert!(written.elapsed() < Duration::from_secs(2), "{:?}", written.elapsed());
     // The healthy one goes on.
     assert_eq!(nodes_read(&client, 50).await, ["pg3"]);
     proxy.node("pg2").resume_replay().await.unwrap();
     proxy.wait_for_replicas(2).await;
-    wait_for("reads on both again", Duration::from_secs(2), async || nodes_read(&client, 20).await == ["pg2", "pg3"])
-        .await;
+    reads_on_both(&client).await;
 }
 
 #[tokio::test]
@@ -143,6 +149,6 @@ async fn when_all_replicas_lag_the_settings_decide() {
             proxy.node(replica).resume_replay().await.unwrap();
         }
         proxy.wait_for_replicas(2).await;
-        wait_for("reads on replicas again", LIMIT, async || nodes_read(&client, 20).await == ["pg2", "pg3"]).await;
+        reads_on_both(&client).await;
     }
 }
