@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
-    Action, ClientRow, ConsoleUser, Level, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow, ServerState,
-    Service, Sources, console,
+    Action, CatalogueRow, ClientRow, ConsoleUser, Level, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow,
+    ServerState, Service, ShapeRow, ShapeRuns, Sources, console,
 };
 use crate::config::Config;
 use crate::decide::route::{NodeId, Snapshot};
@@ -116,8 +116,25 @@ impl Sources for Operations {
         leased.chain(idle).collect()
     }
 
-    fn classify(&self, sql: &str, database: &str) -> Arc<Classified> {
-        self.shared.verdicts(&Arc::from(database)).of(sql.as_bytes())
+    fn classify(&self, sql: &str, database: &str) -> Classified {
+        Classified::clone(&self.shared.verdicts(&Arc::from(database)).of(sql.as_bytes()))
+    }
+
+    fn shapes(&self) -> Vec<ShapeRow> {
+        let mut rows = Vec::new();
+        for (database, kept) in self.shared.shapes() {
+            let [on_primary, on_replicas] =
+                kept.judged.runs().map(|run| ShapeRuns { statements: run.statements, time: run.time });
+            let object = kept.judged.statements.iter().find_map(|verdict| verdict.object.clone());
+            let reason = kept.judged.last_reason();
+            rows.push(ShapeRow { database, outline: kept.outline, on_primary, on_replicas, reason, object });
+        }
+        rows
+    }
+
+    fn catalogues(&self) -> Vec<CatalogueRow> {
+        let rows = self.shared.catalogues.all().into_iter();
+        rows.map(|(database, known)| CatalogueRow { database: (*database).into(), size: known.read().size() }).collect()
     }
 
     fn service(&self) -> Service {

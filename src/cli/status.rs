@@ -31,7 +31,7 @@ const SECTIONS: [(&str, &str, &[&str]); 4] = [
         ],
     ),
     ("pools", "SHOW POOLS", &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
-    ("routes", "SHOW ROUTES", &["route", "reason", "statements", "percent"]),
+    ("routes", "SHOW REASONS", &["route", "reason", "statements", "percent"]),
 ];
 
 pub(super) fn run(arguments: &StatusArguments) -> Result<Exit, Failure> {

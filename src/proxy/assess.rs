@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::client::Client;
 use super::fault::End;
+use super::judged::Judged;
 use super::session::{MAX_STATEMENTS, SessionStatement, Texts};
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin};
@@ -25,7 +26,9 @@ pub(super) struct Assessed {
     /// It has statements of pgpilot's own, or such as pgpilot may answer.
     pub own: bool,
     /// The verdict on a Query.
-    pub query: Option<Arc<Classified>>,
+    pub query: Option<Arc<Judged>>,
+    /// The verdict on the first statement that it executes.
+    pub first: Option<Arc<Judged>>,
     pub order: Order,
     unnamed: Unnamed,
     /// The statements that it closes.
@@ -138,6 +141,7 @@ impl Client {
                 self.session.unnamed = None;
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
+                assessed.first.get_or_insert_with(|| verdict.clone());
                 assessed.query = Some(verdict);
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed)?,
@@ -184,10 +188,10 @@ impl Client {
     }
 
     /// The verdict on a text of this session's.
-    pub(super) fn verdict_on(&self, text: &[u8]) -> Arc<Classified> {
+    pub(super) fn verdict_on(&self, text: &[u8]) -> Arc<Judged> {
         match self.session.texts {
             Texts::Legible => self.verdicts.of(text),
-            Texts::Opaque => Arc::new(Classified::opaque(Reason::Encoding)),
+            Texts::Opaque => Arc::new(Classified::opaque(Reason::Encoding).into()),
         }
     }
 
@@ -236,6 +240,7 @@ impl Client {
         let stamp = self.verdicts.stamp();
         if known.stamp == stamp {
             let verdict = known.verdict.clone();
+            assessed.first.get_or_insert_with(|| verdict.clone());
             return self.add(&verdict, Protocol::Extended, assessed);
         }
         // What is known of functions has changed since: judge it anew.

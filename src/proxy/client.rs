@@ -100,6 +100,7 @@ impl Client {
         self.session.note_left(&mut assessed.needs);
         let Some(link) = self.link.as_mut() else { return };
         link.unnamed = Unnamed::AsBefore;
+        link.judged = assessed.first.take().filter(|_| link.dues.is_empty());
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
             BatchEnd::Open => Grant::ToEndOfBatch,

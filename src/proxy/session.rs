@@ -3,9 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::judged::Judged;
 use crate::decide::route::{Freshness, Policy};
 use crate::decide::session::{Defaults, Due, Kind, Needs, ParameterMap, Pin, Settings, Statement, StatementId};
-use crate::decide::sql::{Classified, Effects, Hint, TransactionMode};
+use crate::decide::sql::{Effects, Hint, TransactionMode};
 use crate::wire::backend::Report;
 
 pub(super) struct Session {
@@ -45,7 +46,7 @@ pub(super) struct Session {
 #[derive(Clone)]
 pub(super) struct SessionStatement {
     pub statement: Arc<Statement>,
-    pub verdict: Arc<Classified>,
+    pub verdict: Arc<Judged>,
     /// As of when the verdict holds.
     pub stamp: u64,
     /// The message that prepares it has been forwarded.

@@ -34,6 +34,8 @@ pub enum Topic {
     Node,
     /// A replica fell behind, or caught up.
     Lag,
+    /// What has been learnt about statements.
+    Routing,
     /// Somebody used the admin console.
     Operator,
     /// pgpilot itself: started, reloaded, draining.
@@ -46,6 +48,7 @@ impl Topic {
             Self::Primary => "primary",
             Self::Node => "node",
             Self::Lag => "lag",
+            Self::Routing => "routing",
             Self::Operator => "operator",
             Self::Service => "service",
         }

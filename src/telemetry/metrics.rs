@@ -52,10 +52,11 @@ pub enum Login {
     Refused,
 }
 
-/// A verdict was in the cache, or was not.
+/// A verdict was in the cache, for this very text or for its shape, or was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lookup {
     Hit,
+    Shape,
     Miss,
 }
 
@@ -112,7 +113,7 @@ impl Served {
 
 impl Count {
     /// All but the pins, in the order of their slots.
-    const FIXED: [Count; 15] = [
+    const FIXED: [Count; 16] = [
         Count::Connection,
         Count::Login(Login::Accepted),
         Count::Login(Login::Refused),
@@ -124,6 +125,7 @@ impl Count {
         Count::Error(Side::Operator),
         Count::Error(Side::Us),
         Count::Verdict(Lookup::Hit),
+        Count::Verdict(Lookup::Shape),
         Count::Verdict(Lookup::Miss),
         Count::Unparsable,
         Count::Bytes(Direction::FromClients),
@@ -142,8 +144,8 @@ impl Count {
             Self::Retry(cause) => 3 + cause as usize,
             Self::Error(side) => 6 + side as usize,
             Self::Verdict(lookup) => 10 + lookup as usize,
-            Self::Unparsable => 12,
-            Self::Bytes(direction) => 13 + direction as usize,
+            Self::Unparsable => 13,
+            Self::Bytes(direction) => 14 + direction as usize,
             Self::Pin(pin) => Self::FIXED.len() + pin as usize,
         }
     }
@@ -163,6 +165,7 @@ impl Count {
             Self::Error(Side::Us) => (names::ERRORS, Some("us")),
             Self::Pin(pin) => (names::PINS, Some(pin.label())),
             Self::Verdict(Lookup::Hit) => (names::VERDICTS, Some("hit")),
+            Self::Verdict(Lookup::Shape) => (names::VERDICTS, Some("shape")),
             Self::Verdict(Lookup::Miss) => (names::VERDICTS, Some("miss")),
             Self::Unparsable => (names::UNPARSABLE, None),
             Self::Bytes(Direction::FromClients) => (names::BYTES, Some("from_clients")),
@@ -262,7 +265,7 @@ impl Metrics {
     }
 }
 
-/// One row of SHOW ROUTES.
+/// One row of SHOW REASONS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteCount {
     pub route: &'static str,

@@ -3,6 +3,7 @@
 mod counts;
 mod nodes;
 mod pools;
+mod routes;
 mod service;
 mod sessions;
 mod settings;
@@ -24,6 +25,8 @@ pub(super) enum View {
     Lag,
     Config,
     Routes,
+    Reasons,
+    Catalogues,
     Pins,
     Events,
     Version,
@@ -31,7 +34,7 @@ pub(super) enum View {
 }
 
 impl View {
-    pub(super) const ALL: [View; 12] = [
+    pub(super) const ALL: [View; 14] = [
         View::Nodes,
         View::Pools,
         View::Clients,
@@ -40,6 +43,8 @@ impl View {
         View::Lag,
         View::Config,
         View::Routes,
+        View::Reasons,
+        View::Catalogues,
         View::Pins,
         View::Events,
         View::Version,
@@ -56,6 +61,8 @@ impl View {
             Self::Lag => "lag",
             Self::Config => "config",
             Self::Routes => "routes",
+            Self::Reasons => "reasons",
+            Self::Catalogues => "catalogues",
             Self::Pins => "pins",
             Self::Events => "events",
             Self::Version => "version",
@@ -76,7 +83,9 @@ impl View {
             Self::Clients => sessions::CLIENTS,
             Self::Pins => sessions::PINS,
             Self::Stats => counts::STATS,
-            Self::Routes => counts::ROUTES,
+            Self::Routes => routes::ROUTES,
+            Self::Reasons => counts::REASONS,
+            Self::Catalogues => routes::CATALOGUES,
             Self::Config => settings::CONFIG,
             Self::Events => service::EVENTS,
             Self::Version => service::VERSION,
@@ -93,7 +102,9 @@ impl View {
             Self::Clients => sessions::clients(sources),
             Self::Pins => sessions::pins(sources),
             Self::Stats => counts::stats(sources),
-            Self::Routes => counts::routes(sources),
+            Self::Routes => routes::routes(sources),
+            Self::Reasons => counts::reasons(sources),
+            Self::Catalogues => routes::catalogues(sources),
             Self::Config => settings::config(&sources.config()),
             Self::Events => service::events(sources),
             Self::Version => service::version(sources),

@@ -25,7 +25,7 @@ pub use catalogue::{
     BadRow, Catalogue, CatalogueBuilder, CatalogueQuery, CatalogueSize, FunctionLists, Hazard, Listed, Standing,
 };
 pub use classify::{Facts, classify};
-pub use shape::{Shape, shape};
+pub use shape::{Shape, outline, shape};
 pub use types::*;
 
 #[cfg(test)]

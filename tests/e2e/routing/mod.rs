@@ -5,5 +5,6 @@ mod judge;
 mod lockstep;
 mod script;
 mod session;
+mod shown;
 mod suite;
 mod tally;

@@ -170,6 +170,15 @@ impl Catalogue {
         !self.fields.is_empty() && self.fields.contains(name)
     }
 
+    /// Whether every verdict under this catalogue is the same as under the other one.
+    pub fn says_the_same(&self, other: &Catalogue) -> bool {
+        self.functions == other.functions
+            && self.relations == other.relations
+            && self.operators == other.operators
+            && self.types == other.types
+            && self.fields == other.fields
+    }
+
     /// What it holds, and about how much memory that takes.
     pub fn size(&self) -> CatalogueSize {
         // A map's entry, and the vector in it.

@@ -56,7 +56,8 @@ LEFT JOIN pg_catalog.pg_depend d
        ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
 LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
 WHERE p.prorettype NOT IN ('pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype)
-  AND n.nspname !~ '^pg_(temp|toast)'";
+  AND n.nspname !~ '^pg_(temp|toast)'
+ORDER BY p.oid";
 
 /// schema, name, kind, definition. Kinds: `sequence`, `unlogged`, `file` (a foreign table over a file of the node),
 /// `view` (its query), `policy` (an expression of a row-security policy; one row each).
