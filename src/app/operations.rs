@@ -123,11 +123,10 @@ impl Sources for Operations {
     fn shapes(&self) -> Vec<ShapeRow> {
         let mut rows = Vec::new();
         for (database, kept) in self.shared.shapes() {
-            let [on_primary, on_replicas] =
-                kept.judged.runs().map(|run| ShapeRuns { statements: run.statements, time: run.time });
-            let object = kept.judged.statements.iter().find_map(|verdict| verdict.object.clone());
-            let reason = kept.judged.last_reason();
-            rows.push(ShapeRow { database, outline: kept.outline, on_primary, on_replicas, reason, object });
+            let runs = kept.runs.map(|run| ShapeRuns { statements: run.statements, time: run.time });
+            let [on_primary, on_replicas] = runs;
+            let (outline, reason, object) = (kept.outline, kept.reason, kept.object);
+            rows.push(ShapeRow { database, outline, on_primary, on_replicas, reason, object });
         }
         rows
     }

@@ -2,14 +2,15 @@
 //! look-up and a pass over its bytes, and neither a parse.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::{DefaultHashBuilder, Equivalent, Weighter, sync::Cache};
 
-use super::judged::Judged;
+use super::judged::{Judged, RunCount};
 use super::recent::Recent;
 use super::recipe::{Loaded, lists};
 use crate::cluster::catalogue::Database;
@@ -92,11 +93,30 @@ thread_local! {
     static SHAPE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What is known of the statements of one shape.
+/// Statements that are the same but for their literals.
+#[derive(Debug, Clone)]
 pub struct ShapeRow {
-    /// Without its literals.
     pub outline: String,
-    pub judged: Arc<Judged>,
+    /// On the primary, and on replicas.
+    pub runs: [RunCount; 2],
+    /// Why the last one went where it went.
+    pub reason: Reason,
+    /// What keeps it on the primary.
+    pub object: Option<Box<str>>,
+    generation: u64,
+}
+
+impl ShapeRow {
+    /// The same shape, as it was judged under another catalogue.
+    fn join(&mut self, other: ShapeRow) {
+        for (mine, theirs) in self.runs.iter_mut().zip(other.runs) {
+            mine.statements += theirs.statements;
+            mine.time += theirs.time;
+        }
+        if other.generation > self.generation {
+            (self.reason, self.object, self.generation) = (other.reason, other.object, other.generation);
+        }
+    }
 }
 
 impl Verdicts {
@@ -186,14 +206,25 @@ impl Verdicts {
         outline(text)
     }
 
-    /// What came more than once, as far as it is kept, under the present catalogue.
+    /// What came more than once, as far as it is kept.
     pub fn shapes(&self) -> Vec<ShapeRow> {
-        let generation = self.database.read().generation;
-        let of_now = self.cache.iter().filter(|(key, _)| key.generation == generation);
         // A text and its shape share their verdict.
         let mut met = HashSet::new();
-        let once = of_now.filter(|(_, judged)| met.insert(Arc::as_ptr(judged)));
-        once.map(|(key, judged)| ShapeRow { outline: outline(&key.bytes), judged }).collect()
+        let mut rows: HashMap<String, ShapeRow> = HashMap::new();
+        for (key, judged) in self.cache.iter().filter(|(_, judged)| met.insert(Arc::as_ptr(judged))) {
+            let found = ShapeRow {
+                outline: outline(&key.bytes),
+                runs: judged.runs(),
+                reason: judged.last_reason(),
+                object: judged.statements.iter().find_map(|verdict| verdict.object.clone()),
+                generation: key.generation,
+            };
+            match rows.entry(found.outline.clone()) {
+                Entry::Vacant(entry) => drop(entry.insert(found)),
+                Entry::Occupied(mut entry) => entry.get_mut().join(found),
+            }
+        }
+        rows.into_values().collect()
     }
 
     /// Something that the catalogue has is not there, or the other way round.
@@ -278,13 +309,13 @@ mod tests {
 
     #[test]
     fn a_flood_stays_within_the_limit() {
-        const LIMIT: u64 = 256 * 1024;
+        const LIMIT: u64 = 64 * 1024;
         let verdicts = verdicts(LIMIT);
         let popular = b"SELECT popular FROM t WHERE a = 1";
         (0..3).for_each(|_| drop(verdicts.of(popular)));
-        for n in 0..20_000 {
+        for n in 0..3_000 {
             // Each is met twice, so that it is kept.
-            let text = format!("SELECT c{n} FROM t{n} WHERE x IN ({})", "a, ".repeat(n % 200) + "b");
+            let text = format!("SELECT c{n} FROM t{n} WHERE x IN ({})", "a, ".repeat(n % 50) + "b");
             (0..2).for_each(|_| drop(verdicts.of(text.as_bytes())));
             if n % 50 == 0 {
                 verdicts.of(popular);

@@ -74,7 +74,8 @@ enum Grammar {
 }
 
 fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
-    let mut scanner = Scanner { grammar, tokens, facts, found: Scan::default(), keyword_at: None };
+    let mut scanner =
+        Scanner { grammar, tokens, facts, found: Scan::default(), keyword_at: None, open: Vec::new(), closed: None };
     let mut i = 0;
     while let Some(token) = tokens.get(i) {
         i = match token.kind {
@@ -86,7 +87,10 @@ fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
                 }
                 i + 1
             }
-            _ => i + 1,
+            kind => {
+                scanner.group(kind, i);
+                i + 1
+            }
         };
     }
     scanner.found
@@ -99,9 +103,28 @@ struct Scanner<'a, 'f> {
     found: Scan,
     /// The last word that is no label and no part of a longer name: only such a word can be a keyword.
     keyword_at: Option<usize>,
+    /// Where the groups begin that are open; where the one began that was closed last.
+    open: Vec<usize>,
+    closed: Option<usize>,
 }
 
 impl<'a> Scanner<'a, '_> {
+    fn group(&mut self, kind: Kind, i: usize) {
+        match kind {
+            Kind::Punctuation(b'(' | b'[') => self.open.push(i),
+            Kind::Punctuation(b')' | b']') => self.closed = self.open.pop(),
+            _ => {}
+        }
+    }
+
+    /// Whether the name at `i` is that of an alias, because it follows a group: `(SELECT ..) name (columns)`. No call
+    /// can stand there, but after DISTINCT ON (..).
+    fn follows_group(&self, i: usize) -> bool {
+        let after_group = i > 0 && self.tokens.is_punctuation(i - 1, b')');
+        let Some(open) = self.closed.filter(|_| after_group && self.grammar == Grammar::Query) else { return false };
+        !(open > 1 && self.tokens.is(open - 1, "on") && self.tokens.is(open - 2, "distinct"))
+    }
+
     /// A name of one or more parts that begins at `start`; returns the index after it.
     fn chain(&mut self, start: usize) -> usize {
         let tokens = self.tokens;
@@ -127,8 +150,8 @@ impl<'a> Scanner<'a, '_> {
         let schema = if last >= start + 2 { self.name(last - 2) } else { None };
         let call = tokens.is_punctuation(next, b'(');
         if call {
-            // `INSERT INTO name (columns)`, `AS name (columns)`, `WITH name (columns)`: no calls.
-            if !columns && !(alone && (after_as || opens)) {
+            // `INSERT INTO name (columns)`, `AS name (columns)`, `WITH name (columns)`, `(..) name (columns)`: no calls.
+            if !columns && !(alone && (after_as || opens || self.follows_group(start))) {
                 self.call(schema.as_deref(), &name, start, next);
             }
         } else {

@@ -10,7 +10,7 @@ fn runs(proxy: &Proxy, outline: &str) -> (u64, u64) {
     let shapes = proxy.app.shared().shapes();
     let of_it = shapes.iter().filter(|(_, row)| row.outline == outline);
     of_it.fold((0, 0), |sum, (_, row)| {
-        let [primary, replicas] = row.judged.runs();
+        let [primary, replicas] = row.runs;
         (sum.0 + primary.statements, sum.1 + replicas.statements)
     })
 }
@@ -20,16 +20,17 @@ async fn in_shadow_mode_nothing_reaches_a_replica() {
     let proxy = Proxy::shared("[routing]\nmode = \"shadow\"\n").await;
     let client = proxy.connect().await;
     client.batch_execute("DROP TABLE IF EXISTS shadowed; CREATE TABLE shadowed (a int)").await.unwrap();
-    for n in 0..10 {
+    for n in 0..30 {
         client.batch_execute(&format!("INSERT INTO shadowed VALUES ({n})")).await.unwrap();
         assert_eq!(ask(&client, &format!("SELECT count(*) FROM shadowed WHERE a <= {n}")).await, (n + 1).to_string());
         client.query("SELECT count(*) FROM shadowed WHERE a = $1", &[&n]).await.unwrap();
     }
     assert_eq!(ask(&client, "SELECT pg_is_in_recovery()").await, "f");
     assert_eq!(proxy.counts().1, 0);
-    assert!(proxy.count_of(Reason::Shadow) >= 20);
-    // The first two were judged anew.
-    assert_eq!(runs(&proxy, "SELECT count (*) FROM shadowed WHERE a <= 0"), (9, 0));
+    assert!(proxy.count_of(Reason::Shadow) >= 60);
+    // What came once is not kept, and a catalogue that changes meanwhile begins anew.
+    let (primary, replicas) = runs(&proxy, "SELECT count (*) FROM shadowed WHERE a <= 0");
+    assert!((10..30).contains(&primary) && replicas == 0, "{primary} {replicas}");
 }
 
 #[tokio::test]
@@ -37,12 +38,14 @@ async fn shapes_are_counted_where_they_run() {
     let proxy = Proxy::shared("[routing]\nconsistency = \"eventual\"\n").await;
     let client = proxy.connect().await;
     client.batch_execute("DROP TABLE IF EXISTS counted; CREATE TABLE counted (a int)").await.unwrap();
-    for n in 0..10 {
+    for n in 0..30 {
         client.batch_execute(&format!("INSERT INTO counted VALUES ({n})")).await.unwrap();
         ask(&client, &format!("SELECT '{n}' FROM (VALUES (1)) v")).await;
     }
-    assert_eq!(runs(&proxy, "INSERT INTO counted VALUES (0)"), (9, 0));
-    assert_eq!(runs(&proxy, "SELECT '?' FROM (VALUES (0)) v"), (0, 9));
+    let (primary, replicas) = runs(&proxy, "INSERT INTO counted VALUES (0)");
+    assert!((10..30).contains(&primary) && replicas == 0, "{primary} {replicas}");
+    let (primary, replicas) = runs(&proxy, "SELECT '?' FROM (VALUES (0)) v");
+    assert!((10..30).contains(&replicas) && primary == 0, "{primary} {replicas}");
 }
 
 #[tokio::test]
