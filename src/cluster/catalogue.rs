@@ -1,7 +1,7 @@
 //! What the nodes' catalogues say, per database: loaded when a database is first used, and kept up to date.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -154,11 +154,9 @@ impl<R: Recipe> Catalogues<R> {
     }
 
     /// Every database that has been asked for, by name.
-    pub fn all(&self) -> Vec<(Box<str>, Arc<Database<R::Value>>)> {
+    pub fn all(&self) -> BTreeMap<Box<str>, Arc<Database<R::Value>>> {
         let databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = databases.iter().map(|(name, database)| (name.clone(), Arc::clone(database))).collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
+        databases.iter().map(|(name, database)| (name.clone(), Arc::clone(database))).collect()
     }
 
     /// DDL has passed through in this database.
@@ -248,12 +246,12 @@ async fn load<R: Recipe>(shared: &Arc<Shared<R>>, database: &str, cause: Cause) 
     }
     // A large catalogue takes a while, which nobody shall have to wait for.
     let shared = Arc::clone(shared);
-    let build = move || shared.recipe.build(&answers.into_iter().map(rows).collect::<Vec<_>>());
+    let build = move || shared.recipe.build(&answers.iter().map(|answer| rows(answer)).collect::<Vec<_>>());
     let built = spawn_blocking(build).await.map_err(|_| LoadError::Ended)?;
     built.map_err(LoadError::Rows)
 }
 
-fn rows(messages: Vec<SimpleQueryMessage>) -> Vec<Box<TextRow>> {
+fn rows(messages: &[SimpleQueryMessage]) -> Vec<Box<TextRow>> {
     let row = |message: &SimpleQueryMessage| match message {
         SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
         _ => None,

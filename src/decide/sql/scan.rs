@@ -233,7 +233,8 @@ impl<'a> Scanner<'a, '_> {
                     _ => {
                         let reason =
                             if by == Listed::Primary { Reason::ListedFunction } else { Reason::PrimaryFunction };
-                        self.cause(Cause::about(reason, full_name(schema, name)).with(effects));
+                        let home = schema.or_else(|| catalogue.home_of_hazard(name));
+                        self.cause(Cause::about(reason, full_name(home, name)).with(effects));
                     }
                 }
             }

@@ -202,8 +202,8 @@ fn verdicts_read_well() {
     for (text, expected) in [
         ("SELECT 1", "read: nothing in it needs the primary"),
         ("SELECT public.f()", "write: function public.f() is not known"),
-        ("SELECT nextval('s')", "write: function nextval() needs the primary"),
-        ("SELECT * FROM pg_locks", "write: only the primary answers for pg_locks"),
+        ("SELECT nextval('s')", "write: function pg_catalog.nextval() needs the primary"),
+        ("SELECT * FROM pg_locks", "write: only the primary answers for pg_catalog.pg_locks"),
         ("FOO", "write: \"FOO\" is not understood"),
         ("BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY", "begin serializable read only: controls the transaction"),
         ("SET LOCAL x.y = 1", "set local x.y: changes the session's state"),

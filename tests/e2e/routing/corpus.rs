@@ -61,7 +61,6 @@ fn corpus() -> Vec<(Label, String)> {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the shares are worth knowing")]
 async fn the_corpus_is_placed_where_servers_say() {
     let cluster = LocalCluster::builder().replicas(1).setting("max_prepared_transactions", "5");
     let cluster = cluster.start().await.expect("a cluster starts");

@@ -2,6 +2,7 @@
 
 mod corpus;
 mod judge;
+mod large;
 mod lockstep;
 mod script;
 mod session;

@@ -149,7 +149,7 @@ impl Script {
             ')' => draft.parentheses = draft.parentheses.saturating_sub(1),
             _ => {}
         }
-        let comment = c == '-' && length > 1 || c == '/' && length > 1;
+        let comment = matches!(c, '-' | '/') && length > 1;
         if !(draft.text.is_empty() && (comment || c.is_whitespace())) {
             draft.text.extend(&rest[..length]);
         }

@@ -33,7 +33,6 @@ const WANTED: f64 = 97.0;
 
 #[tokio::test]
 #[ignore = "takes minutes, and needs PostgreSQL's source: ./dev routes"]
-#[expect(clippy::print_stderr, reason = "a long run shows where it is")]
 async fn the_regression_suite_is_routed_without_harm() {
     let source = PathBuf::from(std::env::var_os(SOURCE).expect(SOURCE));
     let files = tempfile::tempdir().expect("a directory");

@@ -135,6 +135,19 @@ impl Catalogue {
         }
     }
 
+    /// The schema of a function that needs the primary, of those that `name` may mean.
+    pub fn home_of_hazard(&self, name: &str) -> Option<&str> {
+        let own = self.functions.get(name).into_iter().flatten().find(|f| f.nature != Nature::Safe);
+        let builtin = || self.builtin.function(name).filter(|nature| *nature != Nature::Safe).map(|_| BUILTIN_SCHEMA);
+        own.map(|f| &*f.schema).or_else(builtin)
+    }
+
+    /// The schema of a relation that needs the primary, of those that `name` may mean.
+    pub fn home_of_relation(&self, name: &str) -> Option<&str> {
+        let own = || self.relations.get(name).and_then(|all| all.first()).map(|r| &*r.schema);
+        self.builtin.relation(name).map(|_| BUILTIN_SCHEMA).or_else(own)
+    }
+
     /// Whether a function of this name exists outside `pg_catalog`.
     pub fn has_own_function(&self, name: &str) -> bool {
         self.functions.get(name).is_some_and(|all| all.iter().any(|f| &*f.schema != BUILTIN_SCHEMA))
