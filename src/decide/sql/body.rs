@@ -7,7 +7,7 @@
 use super::classify::{Facts, classify};
 use super::keywords::Lower;
 use super::lex::{Lexer, Token, is_word};
-use super::scan::{Doubt, scan_procedure};
+use super::scan::scan_procedure;
 use super::tokens::Tokens;
 use super::types::{Effects, Intent, Reason, Verdict};
 
@@ -64,7 +64,7 @@ fn in_sql(text: &str, promise: Promise, facts: &Facts<'_>) -> Option<Effects> {
     let classified = classify(&statements(text), facts);
     sum(classified.statements.iter().filter(|verdict| match promise {
         Promise::Nothing => verdict.intent != Intent::Read,
-        Promise::NoWrites => is_known_hazard(verdict.reason),
+        Promise::NoWrites => is_known_action(verdict.reason, verdict.effects),
     }))
 }
 
@@ -98,14 +98,11 @@ fn in_procedure(text: &str, promise: Promise, facts: &Facts<'_>) -> Option<Effec
     let found = scan_procedure(Tokens::new(text, &tokens), facts);
     let by_cause = found.cause.as_ref().is_some_and(|cause| match promise {
         Promise::Nothing => true,
-        Promise::NoWrites => is_known_hazard(cause.reason),
+        Promise::NoWrites => is_known_action(cause.reason, found.effects),
     });
-    let by_doubt = found.doubts.iter().any(|doubt| match promise {
-        Promise::Nothing => true,
-        Promise::NoWrites => matches!(doubt, Doubt::Relation { .. }),
-    });
-    let writes = promise == Promise::Nothing && (0..tokens.len()).any(|i| is_action(Tokens::new(text, &tokens), i));
-    (by_cause || by_doubt || writes || !found.settings.is_empty()).then_some(found.effects)
+    let action = |i: usize| is_action(Tokens::new(text, &tokens), i);
+    let may_write = promise == Promise::Nothing && (!found.doubts.is_empty() || (0..tokens.len()).any(action));
+    (by_cause || may_write || !found.settings.is_empty()).then_some(found.effects)
 }
 
 /// What PL/pgSQL does besides reading: statements that are none of its own, and statements that are put together.
@@ -157,9 +154,17 @@ fn is_action(tokens: Tokens<'_>, i: usize) -> bool {
     action && !named
 }
 
-/// Reasons that name something that is known to need the primary.
-fn is_known_hazard(reason: Reason) -> bool {
+/// Something that is known to do what a replica cannot. What merely tells of the node (`pg_is_in_recovery()`, a
+/// setting under a computed name) is trusted in a function that was declared stable: its author has thought about it.
+fn is_known_action(reason: Reason, effects: Effects) -> bool {
+    const ACTIONS: Effects = Effects::WRITES
+        .union(Effects::PINS)
+        .union(Effects::UNPINS)
+        .union(Effects::NODE)
+        .union(Effects::SEQUENCE_STATE)
+        .union(Effects::SETTINGS);
     matches!(reason, Reason::PrimaryFunction | Reason::ListedFunction | Reason::PrimaryRelation)
+        && effects.intersects(ACTIONS)
 }
 
 fn sum<'v>(mut hazards: impl Iterator<Item = &'v Verdict>) -> Option<Effects> {
