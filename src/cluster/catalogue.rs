@@ -29,7 +29,7 @@ const GAP: Duration = Duration::from_millis(100);
 /// Between two loads for mere suspicions.
 const SUSPICION_GAP: Duration = Duration::from_secs(5);
 /// A load that takes longer has failed.
-const LOAD_LIMIT: Duration = Duration::from_secs(30);
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
 /// Databases that are kept; one more is answered with what is known of none.
 const MAX_DATABASES: usize = 1024;
 
