@@ -28,6 +28,7 @@ fn snapshot(start: Instant) -> Snapshot {
         timeline: Timeline(1),
         nodes: (0..3).map(node).collect(),
         marks: (0..24).map(|i| PrimaryMark { asked_at: at(i), lsn: Lsn(u64::from(i) * 100) }).collect(),
+        ..Snapshot::default()
     }
 }
 

@@ -8,13 +8,14 @@
 //! - [`config`]: the topology file as written, and the settings it resolves to.
 //!
 //! What is decided (pure: no tokio, no clock, no lock, no randomness of its own):
-//! - [`decide`]: statement to intent, intent to route, session state, pooling, node health, authentication.
+//! - [`decide`]: statement to intent, intent to route, session state, pooling, node health, failover, authentication.
 //!
 //! What acts (the only code that awaits, locks, reads a clock or opens a socket):
 //! - [`telemetry`]: the name of every metric, and logging.
 //! - [`net`]: listeners, TLS, streams.
 //! - [`pool`]: the server connections of one node.
-//! - [`cluster`]: probes the nodes and publishes the snapshot that routing reads.
+//! - [`coordination`]: who may decide about the primary, and what was decided.
+//! - [`cluster`]: probes the nodes, publishes the snapshot that routing reads, and changes the primary.
 //! - [`proxy`]: a client's life, from accept to close.
 //! - [`admin`]: the admin console and the HTTP endpoint.
 //! - [`demo`]: throwaway PostgreSQL clusters, for `pgpilot demo`, the tests and the benches.
@@ -35,6 +36,7 @@ pub mod app;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod coordination;
 pub mod decide;
 pub mod demo;
 pub mod net;

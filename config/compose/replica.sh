@@ -2,12 +2,14 @@
 # The entry point of a replica: copies the primary when it starts for the first time, then runs the server.
 set -euo pipefail
 
+passfile=$(dirname "$PGDATA")/passfile
+password=${REPLICATOR_PASSWORD//\\/\\\\}
+(umask 077 && echo "*:*:*:replicator:${password//:/\\:}" >"$passfile")
+
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-    export PGPASSWORD=$REPLICATOR_PASSWORD
     # --write-recovery-conf notes the whole connection string, for streaming.
     pg_basebackup --checkpoint fast --write-recovery-conf --slot "$NODE" --pgdata "$PGDATA" --dbname \
-        "host=${PRIMARY_HOST:-pg1} port=${PRIMARY_PORT:-5432} user=replicator application_name=$NODE"
-    unset PGPASSWORD
+        "host=${PRIMARY_HOST:-pg1} port=${PRIMARY_PORT:-5432} user=replicator passfile=$passfile application_name=$NODE"
     chmod 0700 "$PGDATA"
 fi
 

@@ -1,5 +1,6 @@
 //! What an operator asks for: text to [`Command`].
 
+use super::orders::{self, Wish};
 use super::views::View;
 
 /// One statement of the console.
@@ -32,6 +33,7 @@ pub(super) enum Verb {
     Resume,
     Reload,
     Shutdown,
+    Order(Wish),
 }
 
 /// EXPLAIN ROUTE.
@@ -53,6 +55,8 @@ pub(super) enum NotACommand {
     NoView(String),
     #[error("expected {0}")]
     Usage(&'static str),
+    #[error("FAILOVER promotes a replica whether or not the primary is lost: say FORCE, or DRY RUN")]
+    NotForced,
     #[error("a quote or comment is not closed")]
     Unclosed,
 }
@@ -70,12 +74,16 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("SHOW REASONS", "where statements went, by reason"),
     ("SHOW CATALOGUES", "what is known of each database's functions, and the memory it takes"),
     ("SHOW PINS", "sessions that keep their server connection, and why"),
+    ("SHOW FAILOVER", "who is the primary, and what is being done about it"),
     ("SHOW EVENTS", "what happened lately"),
     ("SHOW VERSION", "pgpilot's version and state"),
     ("SHOW HELP", "this list"),
     ("EXPLAIN ROUTE [(USER name, DATABASE name)] sql", "where a statement would go now, and why"),
     ("DRAIN node", "send no more reads to a node"),
     ("UNDRAIN node", "let it take reads again"),
+    (orders::SWITCHOVER, "hand over to a replica, without an error to anybody; undone whole if it takes too long"),
+    (orders::FAILOVER, "promote a replica of a lost primary; a guard is waived by name; a dry run needs no FORCE"),
+    (orders::MAINTENANCE, "no automatic failover, until it is ended"),
     ("PAUSE", "hold all statements; returns when none runs any more"),
     ("RESUME", "let them go on"),
     ("RELOAD", "read the topology file again"),
@@ -134,6 +142,9 @@ struct Word {
 
 fn command(words: &[Word]) -> Result<Command, NotACommand> {
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    if let Some(wish) = Wish::read(&texts) {
+        return wish.map(|wish| Command::Act(Verb::Order(wish)));
+    }
     let whole = || words.iter().map(|word| word.raw.as_str()).collect::<Vec<_>>().join(" ");
     Ok(match texts[..] {
         ["help"] => Command::Show(View::Help),
@@ -290,6 +301,7 @@ mod tests {
     fn every_documented_command_is_understood() {
         for (syntax, _) in COMMANDS {
             let text = syntax.replace("[(USER name, DATABASE name)] sql", "(USER name, DATABASE name) SELECT 1");
+            let text = text.replace(['[', ']'], "").replace("ON | OFF", "ON");
             assert!(!matches!(one(&text), Command::Setting(_)), "{syntax}");
         }
         assert_eq!(one("show nodes;"), Command::Show(View::Nodes));

@@ -2,6 +2,7 @@
 
 use super::sources::{Service, Sources};
 use super::views::{node_name, present, takes_reads};
+use crate::decide::failover::Maintenance;
 use crate::decide::route::{NodeView, Role, State};
 use crate::decide::session::Pin;
 use crate::telemetry::{Sheet, names};
@@ -14,6 +15,11 @@ pub(super) fn metrics(sources: &dyn Sources) -> String {
     for state in [Service::Running, Service::Paused, Service::Draining] {
         sheet.gauge(&names::SERVICE, &[state.label()], f64::from(sources.service() == state));
     }
+    let failover = sources.failover();
+    sheet.gauge(&names::FAILOVER_STATE, &[&failover.state], 1.0);
+    sheet.gauge(&names::FAILOVER_AUTOMATIC, &[], f64::from(failover.automatic));
+    sheet.gauge(&names::FAILOVER_EPOCH, &[], float(failover.epoch));
+    sheet.gauge(&names::MAINTENANCE, &[], f64::from(failover.maintenance == Maintenance::On));
     present(&snapshot).for_each(|view| node(&mut sheet, sources, view));
     let mut waiting = 0;
     for pool in sources.pools() {

@@ -7,6 +7,7 @@ use super::readiness::{Readiness, readiness};
 use super::sources::Sources;
 use super::table::{Table, Value};
 use super::views::{View, utc};
+use crate::decide::failover::Maintenance;
 
 /// Nothing is loaded from anywhere, and nobody may frame it.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'";
@@ -47,9 +48,17 @@ const SECTIONS: &[(&str, View, &[&str])] = &[
             "trouble",
         ],
     ),
+    (
+        "Failover",
+        View::Failover,
+        &["automatic", "maintenance", "state", "epoch", "candidate", "since_ms", "last_outcome", "reason"],
+    ),
     ("Where statements go", View::Routes, &["route", "reason", "statements", "percent"]),
     ("Pools", View::Pools, &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
 ];
+
+/// States of a node, and of the failover, that somebody should look at.
+const NOT_WELL: [&str; 3] = ["unknown", "suspect", "down"];
 
 /// The last events that are shown.
 const EVENTS: usize = 12;
@@ -63,9 +72,10 @@ pub(super) fn page(sources: &dyn Sources) -> String {
     };
     let _ = write!(
         page,
-        "<h1>pgpilot <span class=\"{class}\">{}</span></h1><p>{}, {} clients, epoch {}, version {}, {}</p>",
+        "<h1>pgpilot <span class=\"{class}\">{}</span></h1><p>{}{}, {} clients, epoch {}, version {}, {}</p>",
         escaped(&ready),
         sources.service().label(),
+        if sources.failover().maintenance == Maintenance::On { ", in maintenance" } else { "" },
         sources.clients().len(),
         snapshot.epoch,
         env!("CARGO_PKG_VERSION"),
@@ -111,7 +121,9 @@ fn cell(page: &mut String, column: &str, value: &Value) {
             write!(page, "<td class=\"n\">{}</td>", value.to_text().unwrap_or_default())
         }
         ("state", Value::Text(state)) if state == "up" => write!(page, "<td class=\"good\">up</td>"),
-        ("state", Value::Text(state)) => write!(page, "<td class=\"bad\">{}</td>", escaped(state)),
+        ("state", Value::Text(state)) if NOT_WELL.contains(&state.as_str()) => {
+            write!(page, "<td class=\"bad\">{state}</td>")
+        }
         (_, Value::Text(text)) => write!(page, "<td>{}</td>", escaped(text)),
     };
 }

@@ -8,7 +8,8 @@ use super::command::{COMMANDS, Command, NotACommand, Question, Verb, parse};
 use super::console::{ConsoleUser, Level};
 use super::courtesy::{self, Settings};
 use super::explain;
-use super::sources::{Action, Outcome, Sources};
+use super::orders;
+use super::sources::{Action, Outcome, Refused, Sources};
 use super::table::{Column, Format, Table, put_heads, put_values};
 use crate::telemetry::Topic;
 use crate::wire::backend::{self, Report, Severity, TransactionStatus};
@@ -69,7 +70,16 @@ impl Formats {
 /// What a command answers.
 enum Answer {
     Table(Table, &'static str),
-    Done(&'static str, Outcome),
+    Done(&'static str, Tone, Outcome),
+}
+
+/// What the notices of an outcome are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tone {
+    /// What was asked for.
+    Answer,
+    /// What the operator may not have thought of.
+    Warning,
 }
 
 impl<'s> Session<'s> {
@@ -140,7 +150,7 @@ impl<'s> Session<'s> {
         }
         for command in &commands {
             match self.run(command).await? {
-                Answer::Done(tag, outcome) => put_done(out, tag, &outcome),
+                Answer::Done(tag, tone, outcome) => put_done(out, tag, tone, &outcome),
                 Answer::Table(table, tag) => {
                     put_heads(out, table.columns, |_| Format::Text);
                     table.rows.iter().for_each(|row| put_values(out, row, |_| Format::Text));
@@ -216,8 +226,8 @@ impl<'s> Session<'s> {
             Some(rest) => rest,
             None => match self.run(command).await? {
                 Answer::Table(table, _) => table.rows.into_iter(),
-                Answer::Done(tag, outcome) => {
-                    put_done(out, tag, &outcome);
+                Answer::Done(tag, tone, outcome) => {
+                    put_done(out, tag, tone, &outcome);
                     self.portals.insert(name, portal);
                     return Ok(());
                 }
@@ -261,7 +271,7 @@ impl<'s> Session<'s> {
             let text = "current transaction is aborted, commands ignored until end of transaction block";
             return Err(Report::error(SqlState::IN_FAILED_SQL_TRANSACTION, text).into());
         }
-        let done = |tag| Ok(Answer::Done(tag, Outcome::default()));
+        let done = |tag| Ok(Answer::Done(tag, Tone::Answer, Outcome::default()));
         match command {
             Command::Show(view) => Ok(Answer::Table(view.table(self.sources), tag_of(command))),
             Command::Explain(question) => Ok(Answer::Table(self.explain(question), tag_of(command))),
@@ -309,20 +319,30 @@ impl<'s> Session<'s> {
             return Err(Report::error(SqlState::INSUFFICIENT_PRIVILEGE, text).into());
         }
         let (action, node) = match verb {
-            Verb::Drain(node) => (Action::Drain(self.node(node)?), Some(node)),
-            Verb::Undrain(node) => (Action::Undrain(self.node(node)?), Some(node)),
+            Verb::Drain(node) => (Action::Drain(self.node(node)?), Some(node.as_str())),
+            Verb::Undrain(node) => (Action::Undrain(self.node(node)?), Some(node.as_str())),
             Verb::Pause => (Action::Pause, None),
             Verb::Resume => (Action::Resume, None),
             Verb::Reload => (Action::Reload, None),
             Verb::Shutdown => (Action::Shutdown, None),
+            Verb::Order(wish) => {
+                let to = wish.node().map(|node| self.node(node)).transpose()?;
+                (Action::Order(wish.order(to)), wish.node())
+            }
         };
-        let (name, node) = (&*self.who.name, node.map(String::as_str));
+        let name = &*self.who.name;
+        let command = if let Verb::Order(wish) = verb { wish.to_string() } else { tag.to_owned() };
+        let tone = if let Action::Order(_) = action { Tone::Answer } else { Tone::Warning };
         let outcome = self.sources.perform(action).await;
-        let result = if outcome.is_ok() { "done" } else { "refused" };
-        tracing::info!(user = name, command = tag, node, result, "admin console");
-        self.sources.journal().note(Topic::Operator, node, format!("{tag} by {name}: {result}"));
+        let result = match &outcome {
+            Ok(_) => "done",
+            Err(Refused::StillRunning { .. }) => "still running",
+            Err(_) => "refused",
+        };
+        tracing::info!(user = name, command, node, result, "admin console");
+        self.sources.journal().note(Topic::Operator, node, format!("{command} by {name}: {result}"));
         match outcome {
-            Ok(outcome) => Ok(Answer::Done(tag, outcome)),
+            Ok(outcome) => Ok(Answer::Done(tag, tone, outcome)),
             Err(refused) => Err(Report::error(refused.sqlstate(), refused.to_string()).into()),
         }
     }
@@ -356,9 +376,17 @@ impl From<WireError> for Failure {
 
 impl From<NotACommand> for Failure {
     fn from(error: NotACommand) -> Self {
-        Report::error(SqlState::SYNTAX_ERROR, error.to_string()).hint(list_of_commands()).into()
+        let hint = match &error {
+            NotACommand::NotForced => format!("{WITHOUT_FORCE} {}.", orders::FAILOVER),
+            _ => list_of_commands(),
+        };
+        Report::error(SqlState::SYNTAX_ERROR, error.to_string()).hint(hint).into()
     }
 }
+
+/// Said to who asks for a failover and may mean something gentler.
+const WITHOUT_FORCE: &str = "SWITCHOVER hands over from a primary that is well, and loses nothing. FAILOVER DRY RUN says what \
+                             would be done.";
 
 fn list_of_commands() -> String {
     let commands: Vec<_> = COMMANDS.iter().map(|(syntax, _)| *syntax).collect();
@@ -436,6 +464,7 @@ fn tag_of_verb(verb: &Verb) -> &'static str {
         Verb::Resume => "RESUME",
         Verb::Reload => "RELOAD",
         Verb::Shutdown => "SHUTDOWN",
+        Verb::Order(wish) => wish.tag(),
     }
 }
 
@@ -444,9 +473,13 @@ fn complete(tag: &str, rows: usize) -> String {
     if tag == "SELECT" { format!("SELECT {rows}") } else { tag.to_owned() }
 }
 
-fn put_done(out: &mut BytesMut, tag: &str, outcome: &Outcome) {
+fn put_done(out: &mut BytesMut, tag: &str, tone: Tone, outcome: &Outcome) {
+    let (severity, code) = match tone {
+        Tone::Answer => (Severity::Info, SqlState::SUCCESSFUL_COMPLETION),
+        Tone::Warning => (Severity::Warning, SqlState::WARNING),
+    };
     for notice in &outcome.notices {
-        Report { severity: Severity::Warning, ..Report::error(SqlState::WARNING, notice) }.put(out);
+        Report { severity, ..Report::error(code, notice) }.put(out);
     }
     backend::put_command_complete(out, tag);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::decide::failover::{Maintenance, Order};
 use crate::decide::pool::PoolCounts;
 use crate::decide::route::{NodeId, Snapshot};
 use crate::decide::session::Pin;
@@ -45,12 +46,16 @@ pub trait Sources: Send + Sync + 'static {
 
     fn service(&self) -> Service;
 
+    fn failover(&self) -> FailoverStatus;
+
     /// Does what an operator asks for, and returns when it is done: `Pause` when no statement runs any more, `Reload`
-    /// when the new settings are in force. `Shutdown` only begins.
+    /// when the new settings are in force, `Order` when the new primary is open, or everything is as it was. `Shutdown` only
+    /// begins.
     fn perform(&self, action: Action) -> Performed<'_>;
 }
 
 /// The answer to an [`Action`], to be awaited. Dropped, the action may or may not be carried out; it is never left half-done.
+/// An order that has begun goes on when nobody waits for it any more.
 pub type Performed<'a> = Pinned<Box<dyn Future<Output = Result<Outcome, Refused>> + Send + 'a>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,8 @@ pub enum Action {
     Reload,
     /// As SIGTERM: clients may finish their transactions within `drain_timeout`.
     Shutdown,
+    /// Who shall be the primary. The notices of a dry run say what would be done, a step each.
+    Order(Order),
 }
 
 /// It is done; what the operator should know of it, one sentence each.
@@ -73,7 +80,7 @@ pub struct Outcome {
     pub notices: Vec<String>,
 }
 
-/// It was not done, and nothing has changed.
+/// It was not done, and nothing has changed; or it is not done yet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// 55000: not in this state: paused already, draining.
@@ -82,6 +89,9 @@ pub enum Refused {
     /// F0000: the topology file cannot be used; every problem on a line.
     #[error("the topology file cannot be used:\n{0}")]
     Config(String),
+    /// 57014: an order has begun, and was waited for long enough. It goes on.
+    #[error("still running, epoch {epoch}; SHOW FAILOVER and SHOW EVENTS tell how it goes on")]
+    StillRunning { epoch: u64 },
 }
 
 impl Refused {
@@ -89,6 +99,7 @@ impl Refused {
         match self {
             Self::State(_) => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Config(_) => SqlState::CONFIG_FILE_ERROR,
+            Self::StillRunning { .. } => SqlState::QUERY_CANCELED,
         }
     }
 }
@@ -109,6 +120,26 @@ impl Service {
             Self::Draining => "draining",
         }
     }
+}
+
+/// Who decides on the primary, and what is being done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailoverStatus {
+    /// Whether a lost primary is replaced without being asked for.
+    pub automatic: bool,
+    pub maintenance: Maintenance,
+    /// One word, lower-case: a label of metrics.
+    pub state: String,
+    /// Of the last decision.
+    pub epoch: u64,
+    /// Which node is, or was last, to be promoted.
+    pub candidate: Option<NodeId>,
+    /// How long it has been in this state.
+    pub since: Option<Duration>,
+    /// How the last change of primary ended.
+    pub last: Option<String>,
+    /// Why it is in this state.
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

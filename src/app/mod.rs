@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{Sources, http};
+use crate::cluster::failover::{self, Failover, Past, Surroundings};
 use crate::cluster::{Cluster, Settings};
 use crate::config::{Config, Listen};
 use crate::decide::route::{Role, Snapshot, State};
 use crate::proxy::{self, Listener, Shared};
 use crate::telemetry::{Telemetry, Topic};
 
-use operations::{Door, Operations};
+use operations::{Door, Links, Operations};
 
 /// A running pgpilot. Dropped, it stops at once.
 pub struct App {
@@ -43,7 +44,8 @@ impl App {
     /// A listener cannot be bound, or TLS files cannot be used.
     pub async fn start(config: Config, file: Option<PathBuf>) -> anyhow::Result<App> {
         let telemetry = Arc::new(Telemetry::new());
-        let cluster = Cluster::start(&Settings::from(&config));
+        let past = Past::open(&config.failover)?;
+        let cluster = Cluster::start(&Settings::from(&config), past.memory().as_ref());
         let listeners = bind(&config).await?;
         let http = match config.metrics.listen {
             Some(address) => Some(listen_tcp(address).await?),
@@ -51,14 +53,26 @@ impl App {
         };
         let stop = CancellationToken::new();
         let shared = Shared::new(config, cluster, telemetry.metrics().clone(), stop)?;
+        let settings = failover::Settings::from(&**shared.config.load());
+        let around = Surroundings {
+            cluster: shared.cluster.clone(),
+            connections: Arc::new(Links(shared.clone())),
+            metrics: shared.metrics.clone(),
+        };
+        let (failover, directing) = Failover::start(around, settings, past);
         let asked_to_stop = CancellationToken::new();
-        let operations =
-            Arc::new(Operations { shared: shared.clone(), telemetry: telemetry.clone(), file, asked_to_stop });
+        let operations = Arc::new(Operations {
+            shared: shared.clone(),
+            telemetry: telemetry.clone(),
+            failover,
+            file,
+            asked_to_stop,
+        });
         let mut app = App {
             addresses: listeners.iter().filter_map(|(_, address)| *address).collect(),
             metrics_address: http.as_ref().and_then(|listener| listener.local_addr().ok()),
             sockets: listeners.iter().filter_map(|(listener, _)| path_of(listener)).collect(),
-            background: vec![telemetry.keep_up()],
+            background: vec![telemetry.keep_up(), directing],
             operations: operations.clone(),
             shared: shared.clone(),
             telemetry,

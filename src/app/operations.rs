@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
-    Action, CatalogueRow, ClientRow, ConsoleUser, Level, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow,
-    ServerState, Service, ShapeRow, ShapeRuns, Sources, console,
+    Action, CatalogueRow, ClientRow, ConsoleUser, FailoverStatus, Level, NodeFacts, Outcome, Performed, PoolRow,
+    Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources, console,
 };
+use crate::cluster::failover::{self, Connections, Failover};
 use crate::config::Config;
 use crate::decide::route::{NodeId, Snapshot};
 use crate::decide::sql::Classified;
@@ -20,6 +21,7 @@ use crate::telemetry::{Journal, Telemetry, Topic, logging};
 pub(super) struct Operations {
     pub shared: Arc<Shared>,
     pub telemetry: Arc<Telemetry>,
+    pub failover: Failover,
     /// The topology file, to be read again; `None`: there is none.
     pub file: Option<PathBuf>,
     /// Cancelled when an operator asks pgpilot to end.
@@ -146,6 +148,20 @@ impl Sources for Operations {
         }
     }
 
+    fn failover(&self) -> FailoverStatus {
+        let status = self.failover.status();
+        FailoverStatus {
+            automatic: self.shared.config.load().failover.automatic,
+            maintenance: status.maintenance,
+            state: status.state.to_owned(),
+            epoch: status.epoch,
+            candidate: status.candidate,
+            since: status.since.map(|since| since.elapsed()),
+            last: status.last,
+            reason: status.reason,
+        }
+    }
+
     fn perform(&self, action: Action) -> Performed<'_> {
         Box::pin(async move {
             match action {
@@ -159,9 +175,28 @@ impl Sources for Operations {
                 }
                 Action::Reload => return self.reload(),
                 Action::Shutdown => self.asked_to_stop.cancel(),
+                Action::Order(order) => {
+                    let said = self.failover.order(order).await.map_err(Refused::State)?;
+                    return Ok(Outcome { notices: vec![said] });
+                }
             }
             Ok(Outcome::default())
         })
+    }
+}
+
+/// The clients' connections, as changes of primary see them.
+pub(super) struct Links(pub Arc<Shared>);
+
+impl Connections for Links {
+    fn sever(&self, node: NodeId) -> usize {
+        let pools = self.0.pools.all();
+        pools.iter().filter(|(id, _)| *id == node).for_each(|(_, pool)| pool.clear());
+        self.0.registry.sever(node)
+    }
+
+    fn busy(&self, node: NodeId) -> usize {
+        self.0.registry.rows().iter().filter(|row| row.working && row.node == Some(node)).count()
     }
 }
 
@@ -197,7 +232,9 @@ impl Operations {
         if let Err(error) = logging::apply(&config.log) {
             notices.push(error.to_string());
         }
+        let failover = failover::Settings::from(&config);
         self.shared.reload(config).map_err(|error| Refused::Config(error.to_string()))?;
+        self.failover.reload(failover);
         self.journal().note(Topic::Service, None, "the topology file was read again");
         Ok(Outcome { notices })
     }

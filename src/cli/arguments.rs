@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::parse_duration;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 refused, failed, or a check found something wrong; \
-                          2 wrong arguments or a topology file that cannot be used; 3 cannot connect.";
+                          2 wrong arguments or a topology file that cannot be used; 3 cannot connect; \
+                          4 an order still runs.";
 
 /// A proxy for PostgreSQL that sends writes to the primary and reads to its replicas.
 #[derive(Debug, Parser)]
@@ -32,6 +33,12 @@ pub(super) enum Command {
     Drain(NodeArguments),
     /// Let a node take reads again
     Undrain(NodeArguments),
+    /// Hand over to a replica, without an error to anybody; undone whole if it takes too long
+    Switchover(SwitchoverArguments),
+    /// Promote a replica of a lost primary
+    Failover(FailoverArguments),
+    /// No automatic failover, until it is ended
+    Maintenance(MaintenanceArguments),
     /// Hold all statements; returns when none runs any more
     Pause(Remote),
     /// Let statements go on after a pause
@@ -42,6 +49,9 @@ pub(super) enum Command {
     Shutdown(Remote),
     /// Start a throwaway primary with replicas and pgpilot in front, and show where statements go
     Demo(DemoArguments),
+    /// A hook of a demo's cluster, run by the demo's pgpilot
+    #[command(hide = true)]
+    DemoHook(DemoHookArguments),
     /// Print every option of the topology file
     Options(OptionsArguments),
 }
@@ -112,6 +122,70 @@ pub(super) struct NodeArguments {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct SwitchoverArguments {
+    /// The new primary [default: the replica with most of the log, then the highest priority]
+    #[arg(long, value_name = "NODE")]
+    pub(super) to: Option<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) giving: Giving,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FailoverArguments {
+    /// The new primary [default: the replica with most of the log, then the highest priority]
+    #[arg(long, value_name = "NODE")]
+    pub(super) to: Option<String>,
+    /// Needed, unless --dry-run: a replica is promoted whether or not the primary is lost
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Even if acknowledged commits may be lost
+    #[arg(long)]
+    pub(super) allow_data_loss: bool,
+    /// Even if the old primary is not proven to be fenced
+    #[arg(long)]
+    pub(super) allow_unfenced: bool,
+    /// Even if the primary still answers, or a replica still hears it
+    #[arg(long)]
+    pub(super) allow_live_primary: bool,
+    /// Even if the last failover was a moment ago
+    #[arg(long)]
+    pub(super) ignore_interval: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) giving: Giving,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MaintenanceArguments {
+    pub(super) switch: Switch,
+    #[command(flatten)]
+    pub(super) giving: Giving,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
+}
+
+/// How an order is given.
+#[derive(Debug, Args)]
+pub(super) struct Giving {
+    #[command(flatten)]
+    pub(super) remote: Remote,
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) output: Output,
+    /// After so long it is no longer waited for; it goes on
+    #[arg(long, value_parser = duration, default_value = "2m", value_name = "TIME")]
+    pub(super) wait: Duration,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct DemoArguments {
     /// How many replicas
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=8), value_name = "N")]
@@ -125,6 +199,13 @@ pub(super) struct DemoArguments {
     /// Run a small workload through pgpilot, so that there is something to see
     #[arg(long)]
     pub(super) load: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoHookArguments {
+    /// The socket of the demo
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) control: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -40,7 +40,8 @@ fn question(arguments: &ExplainArguments) -> String {
     format!("EXPLAIN ROUTE {options}{}", arguments.sql)
 }
 
-fn quoted(name: &str) -> String {
+/// A name as the console takes it.
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -20,7 +20,7 @@ use crate::admin::Sources;
 use crate::app::App;
 use crate::config::{Config, Listen};
 use crate::decide::route::is_in_service;
-use crate::demo::{LocalCluster, User};
+use crate::demo::{Hooks, LocalCluster, User};
 use crate::telemetry::logging;
 
 /// Who pgpilot is on the servers; the password is the one of a cluster that is gone in a minute.
@@ -62,8 +62,9 @@ async fn end(limit: Option<Duration>) -> anyhow::Result<()> {
 async fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
     let replicas = usize::from(arguments.replicas);
     output::say(format!("Starting a primary and {replicas} streaming replicas .."));
-    let servers = servers(replicas).await?;
-    let config = topology(&servers, arguments.port)?;
+    let servers = Arc::new(servers(replicas).await?);
+    let hooks = servers.serve_hooks(&std::env::current_exe()?)?;
+    let config = topology(&servers, &hooks, arguments.port)?;
     logging::apply(&config.log)?;
     let app = App::start(config, None).await?;
     let address = app.addresses().first().copied().context("pgpilot listens on TCP here")?;
@@ -84,7 +85,7 @@ async fn servers(replicas: usize) -> anyhow::Result<LocalCluster> {
     Ok(cluster.start().await?)
 }
 
-fn topology(servers: &LocalCluster, port: Option<u16>) -> anyhow::Result<Config> {
+fn topology(servers: &LocalCluster, hooks: &Hooks, port: Option<u16>) -> anyhow::Result<Config> {
     // Any port will do if the usual one is taken, but not if one was asked for.
     let free = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, DEFAULT_PORT)).is_ok();
     let port = port.unwrap_or_else(|| if free() { DEFAULT_PORT } else { 0 });
@@ -93,12 +94,25 @@ fn topology(servers: &LocalCluster, port: Option<u16>) -> anyhow::Result<Config>
          [auth.query]\nuser = \"{PILOT}\"\npassword = \"{PILOT}\"\n[admin]\nusers = [\"{APP}\"]\n\
          [metrics]\nlisten = \"off\"\n[log]\nlevel = \"error\"\n"
     );
+    if servers.nodes().len() > 1 {
+        text.push_str(&failover(servers, hooks));
+    }
     for node in servers.nodes() {
         let _ = write!(text, "[[nodes]]\nname = \"{}\"\nhost = \"127.0.0.1\"\nport = {}\n", node.name(), node.port());
     }
     let mut config = Config::parse(&text, "demo.toml", &|_| None)?;
     config.listen = vec![Listen::Tcp((Ipv4Addr::LOCALHOST, port).into())];
     Ok(config)
+}
+
+/// A killed primary is replaced, and comes back, again and again.
+fn failover(servers: &LocalCluster, hooks: &Hooks) -> String {
+    let command = hooks.command();
+    let state = servers.directory().join("failover.state");
+    format!(
+        "[failover]\nautomatic = true\nmin_interval = \"1s\"\nuser = \"postgres\"\npassword = \"postgres\"\n\
+         state_file = {state:?}\nfence_command = {command:?}\ndemote_command = {command:?}\nrejoin_command = {command:?}\n"
+    )
 }
 
 async fn discovered(sources: &dyn Sources, replicas: usize) -> anyhow::Result<()> {
@@ -129,14 +143,20 @@ fn welcome(servers: &LocalCluster, address: SocketAddr) -> String {
     let direct: Vec<_> =
         servers.nodes().iter().map(|node| format!("{} on port {}", node.name(), node.port())).collect();
     let (database, console) = (url(address, APP), url(address, crate::config::ADMIN_DATABASE));
+    let third = match servers.nodes() {
+        [primary, _, ..] => format!(
+            "3. Kill the primary; another takes over, and the killed one comes back as its replica:\n       kill -9 {}",
+            primary.pid().unwrap_or_default()
+        ),
+        _ => format!("3. See what pgpilot knows of its servers:\n       psql {console} -c 'SHOW NODES'"),
+    };
     format!(
         "\nThe servers: {}.\npgpilot is in front of them:\n\n    {database}\n\nThree things to try in another terminal:\n\n  \
          1. Reads are spread, writes are not, and nobody reads stale data of their own:\n       \
          psql {database} -c 'CREATE TABLE IF NOT EXISTS t (n int)' -c 'INSERT INTO t VALUES (1)' -c 'SELECT count(*) FROM t'\n  \
          2. Ask why a statement goes where it goes:\n       \
          psql {console} -c \"EXPLAIN ROUTE SELECT nextval('s')\"\n  \
-         3. Take a replica out and see reads move; UNDRAIN puts it back:\n       \
-         psql {console} -c 'DRAIN pg2'\n\nCtrl-C stops and removes everything.\n",
+         {third}\n\nCtrl-C stops and removes everything.\n",
         direct.join(", ")
     )
 }

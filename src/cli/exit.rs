@@ -13,6 +13,8 @@ pub(super) enum Exit {
     Usage,
     /// Nobody could be reached.
     Unreachable,
+    /// An order has begun and goes on; nobody waits for it any more.
+    Running,
 }
 
 impl From<Exit> for ExitCode {
@@ -22,6 +24,7 @@ impl From<Exit> for ExitCode {
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Unreachable => 3,
+            Exit::Running => 4,
         })
     }
 }

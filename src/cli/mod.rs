@@ -9,6 +9,7 @@ mod demo_view;
 mod exit;
 mod file;
 mod load;
+mod order;
 mod output;
 mod remote;
 mod serve;
@@ -48,11 +49,18 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Explain(arguments) => ask::explain(&arguments),
         Command::Drain(arguments) => ask::node("DRAIN", &arguments),
         Command::Undrain(arguments) => ask::node("UNDRAIN", &arguments),
+        Command::Switchover(arguments) => order::switchover(&arguments),
+        Command::Failover(arguments) => order::failover(&arguments),
+        Command::Maintenance(arguments) => order::maintenance(&arguments),
         Command::Pause(arguments) => ask::command("PAUSE", &arguments),
         Command::Resume(arguments) => ask::command("RESUME", &arguments),
         Command::Reload(arguments) => ask::command("RELOAD", &arguments),
         Command::Shutdown(arguments) => ask::command("SHUTDOWN", &arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoHook(arguments) => {
+            crate::demo::hooks::call(&arguments.control).map_err(Failure::failed)?;
+            Ok(Exit::Done)
+        }
         Command::Options(arguments) => {
             output::say(match arguments.form {
                 arguments::OptionsForm::Reference => crate::config::reference(),

@@ -25,6 +25,13 @@ pub(super) fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "pgpilot: {}", text.trim_end());
 }
 
+/// Prints a line to standard error that is no complaint.
+pub(super) fn progress(text: &str) {
+    // A terminal must not be told what to do by the name of anything.
+    let text: String = text.chars().filter(|c| !c.is_control()).collect();
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Clears the screen and prints a text at its top; just the text if standard output is no terminal.
 pub(super) fn redraw(text: &str) {
     let mut out = io::stdout().lock();

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -30,6 +31,10 @@ pub(super) struct Console {
 
 impl Console {
     pub(super) async fn connect(remote: &Remote) -> Result<Self, Failure> {
+        Self::connect_with(remote, Notices::Printed).await
+    }
+
+    pub(super) async fn connect_with(remote: &Remote, notices: Notices) -> Result<Self, Failure> {
         let config = address(remote)?;
         let connected = timeout(CONNECT, config.connect(NoTls)).await;
         let (client, mut connection) = match connected {
@@ -37,11 +42,10 @@ impl Console {
             Ok(Err(error)) => return Err(not_connected(&error)),
             Err(_) => return Err(Failure::unreachable(anyhow::anyhow!("no answer within {CONNECT:?}"))),
         };
-        // Notices are for whoever gave the command.
         let driver = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
                 if let AsyncMessage::Notice(notice) = message {
-                    output::complain(&format!("note: {}", notice.message()));
+                    notices.take(notice.message());
                 }
             }
         });
@@ -57,7 +61,46 @@ impl Console {
     }
 
     pub(super) async fn run(&self, command: &str) -> Result<(), Failure> {
-        self.client.batch_execute(command).await.map_err(|error| said(&error))
+        self.try_run(command).await.map_err(|error| said(&error))
+    }
+
+    pub(super) async fn try_run(&self, command: &str) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(command).await
+    }
+}
+
+/// What becomes of the console's notices: they are for whoever gave the command.
+pub(super) enum Notices {
+    Printed,
+    Kept(Notes),
+}
+
+/// Notices that were kept. Those of a command are there when it is done.
+#[derive(Clone, Default)]
+pub(super) struct Notes(Arc<Mutex<Vec<String>>>);
+
+impl Notices {
+    /// The second sees what the first takes.
+    pub(super) fn kept() -> (Self, Notes) {
+        let notes = Notes::default();
+        (Self::Kept(notes.clone()), notes)
+    }
+
+    fn take(&self, message: &str) {
+        match self {
+            Self::Printed => output::complain(&format!("note: {message}")),
+            Self::Kept(notes) => notes.lock().push(message.to_owned()),
+        }
+    }
+}
+
+impl Notes {
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,7 +138,7 @@ fn not_connected(error: &tokio_postgres::Error) -> Failure {
     }
 }
 
-fn said(error: &tokio_postgres::Error) -> Failure {
+pub(super) fn said(error: &tokio_postgres::Error) -> Failure {
     let Some(said) = error.as_db_error() else {
         return Failure::failed(anyhow::anyhow!("{}", with_cause(error)));
     };
@@ -103,7 +146,7 @@ fn said(error: &tokio_postgres::Error) -> Failure {
     Failure::failed(anyhow::anyhow!("{} ({}){hint}", said.message(), said.code().code()))
 }
 
-fn with_cause(error: &tokio_postgres::Error) -> String {
+pub(super) fn with_cause(error: &tokio_postgres::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 

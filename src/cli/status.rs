@@ -11,7 +11,7 @@ use super::output::{self, Rows};
 use super::remote::Console;
 
 /// What is shown: title, command, and the columns that fit a terminal.
-const SECTIONS: [(&str, &str, &[&str]); 4] = [
+const SECTIONS: [(&str, &str, &[&str]); 5] = [
     ("service", "SHOW VERSION", &["version", "state", "primary", "epoch"]),
     (
         "nodes",
@@ -29,6 +29,11 @@ const SECTIONS: [(&str, &str, &[&str]); 4] = [
             "connections",
             "trouble",
         ],
+    ),
+    (
+        "failover",
+        "SHOW FAILOVER",
+        &["automatic", "maintenance", "state", "epoch", "candidate", "since_ms", "last_outcome", "reason"],
     ),
     ("pools", "SHOW POOLS", &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
     ("routes", "SHOW REASONS", &["route", "reason", "statements", "percent"]),

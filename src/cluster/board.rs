@@ -101,7 +101,13 @@ impl Board {
             Event::Answered { .. } => Some(&self.tally.answers),
             Event::Sampled { .. } => Some(&self.tally.samples),
             Event::Failed { .. } => Some(&self.tally.failures),
-            Event::Configured(_) | Event::Drained { .. } | Event::Undrained { .. } => None,
+            Event::Configured(_)
+            | Event::Drained { .. }
+            | Event::Undrained { .. }
+            | Event::Held
+            | Event::Released
+            | Event::Appointed { .. }
+            | Event::Remembered { .. } => None,
         };
         if let Some(count) = tally {
             count.fetch_add(1, Ordering::Relaxed);

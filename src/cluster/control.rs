@@ -154,7 +154,7 @@ pub(super) enum Phase {
 }
 
 /// One row with everything. The timeline of a primary is in the name of its current log file, of a replica in its
-/// receiver, and while none runs in the control file, which lags behind. `RecoveryWalStream` is what a startup process
+/// receiver, and while none runs in the names of its log files; the control file lags behind. `RecoveryWalStream` is what a startup process
 /// waits for that has replayed all that came (monitoring chapter, "Wait Events of Type Activity").
 const WHOLE: &str = "
 SELECT s.recovering,
@@ -164,7 +164,12 @@ SELECT s.recovering,
        current_setting('wal_block_size')::int8,
        CASE WHEN s.recovering THEN
               coalesce(w.received_tli,
-                       (SELECT timeline_id FROM pg_control_checkpoint()),
+                       greatest(
+                         (SELECT timeline_id FROM pg_control_checkpoint()),
+                         CASE WHEN has_function_privilege('pg_ls_waldir()', 'EXECUTE') THEN
+                           (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int4)
+                              FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$')
+                         END),
                        0)
             ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int4
        END,
@@ -179,7 +184,17 @@ SELECT s.recovering,
        extract(epoch FROM current_setting('recovery_min_apply_delay')::interval)::float8,
        w.pid IS NOT NULL,
        w.status,
-       extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time)::float8
+       extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time)::float8,
+       w.sender_host,
+       w.sender_port,
+       extract(epoch FROM current_setting('wal_receiver_timeout')::interval)::float8,
+       coalesce(
+         CASE WHEN s.recovering AND pg_has_role('pg_read_all_settings', 'USAGE') THEN
+           trim('''' FROM substring(current_setting('primary_conninfo') FROM 'application_name *= *(''[^'']*''|[^'' ]+)'))
+         END,
+         nullif(current_setting('cluster_name'), ''),
+         'walreceiver'),
+       current_setting('synchronous_standby_names')
   FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) s
   LEFT JOIN pg_stat_wal_receiver w ON true";
 
@@ -196,6 +211,7 @@ fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
             true => Some(Receiver {
                 status: row.try_get::<_, Option<String>>(14)?.unwrap_or_default(),
                 silent_for: row.try_get::<_, Option<f64>>(15)?.map(seconds),
+                sender: sender(row)?,
             }),
             false => None,
         };
@@ -210,6 +226,7 @@ fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
             applying,
             receiver,
             apply_delay: seconds(row.try_get(12)?),
+            receiver_timeout: seconds(row.try_get(18)?),
         })
     } else {
         Stage::Writable { flush: lsn(row.try_get(6)?), insert: lsn(row.try_get(7)?) }
@@ -224,7 +241,15 @@ fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
             page: positive(row.try_get(4)?, standard.page),
         },
         stage,
+        standby_name: row.try_get(19)?,
+        synchronous: row.try_get(20)?,
     })
+}
+
+/// Only who may read all statistics is told.
+fn sender(row: &Row) -> Result<Option<(String, u16)>, tokio_postgres::Error> {
+    let port = row.try_get::<_, Option<i32>>(17)?.and_then(|port| u16::try_from(port).ok());
+    Ok(row.try_get::<_, Option<String>>(16)?.zip(port))
 }
 
 fn lsn(lsn: PgLsn) -> Lsn {

@@ -10,6 +10,7 @@ mod board;
 pub mod catalogue;
 mod chronicle;
 mod control;
+pub mod failover;
 pub mod load;
 mod monitor;
 mod settings;
@@ -27,7 +28,8 @@ pub use settings::Settings;
 
 use crate::config;
 use crate::decide::health::{Answer, Event, NodeSpec};
-use crate::decide::route::{NodeId, Snapshot};
+use crate::decide::position::Timeline;
+use crate::decide::route::{NodeId, Snapshot, Writes};
 use crate::telemetry::Journal;
 
 use board::Board;
@@ -42,6 +44,15 @@ pub struct Cluster {
     watches: Mutex<Vec<Option<Watch>>>,
 }
 
+/// The primary that was followed last, before pgpilot was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    pub primary: config::NodeName,
+    pub timeline: Timeline,
+    /// Held: a change of primary was under way.
+    pub writes: Writes,
+}
+
 /// A node's monitor, and what it was started with.
 #[derive(Debug)]
 struct Watch {
@@ -51,13 +62,22 @@ struct Watch {
 }
 
 impl Cluster {
-    /// Starts to probe; returns at once. Needs to be called within a runtime.
-    pub fn start(settings: &Settings) -> Arc<Self> {
+    /// Starts to probe; returns at once. Needs to be called within a runtime. `memory`: who was the primary before.
+    pub fn start(settings: &Settings, memory: Option<&Memory>) -> Arc<Self> {
         let cluster = Self {
             board: Arc::new(Board::new(settings.limits)),
             loads: Loads::default(),
             watches: Mutex::new(Vec::new()),
         };
+        cluster.board.configure(settings.limits, settings.nodes.iter().map(spec).collect());
+        if let Some(memory) = memory
+            && let Some(node) = cluster.find(memory.primary.as_str())
+        {
+            cluster.board.report(Event::Remembered { node, timeline: memory.timeline });
+            if memory.writes == Writes::Held {
+                cluster.board.report(Event::Held);
+            }
+        }
         cluster.reload(settings);
         Arc::new(cluster)
     }

@@ -68,7 +68,7 @@ impl Source<'_> {
 fn warn_of_passwords(root: &Root, findings: &mut Findings<'_>) {
     let query = root.auth.query.iter().map(|query| &query.password);
     let users = root.users.iter().map(|user| &user.password);
-    for password in std::iter::once(&root.health.password).chain(query).chain(users) {
+    for password in [&root.health.password, &root.failover.password].into_iter().chain(query).chain(users) {
         if let Place::Written(_) = password.place {
             let message = "a password in a file that others than its owner can read; chmod 600 keeps it secret";
             findings.warning(&[password.place], message.to_owned());

@@ -8,6 +8,7 @@ use super::passwords::{Login, Sources, Vault, sources};
 use super::problem::Findings;
 use super::resolved::*;
 use super::scalar::Whole;
+use super::units::Secret;
 use super::value::{At, List};
 use super::written::{self, Root};
 
@@ -22,6 +23,7 @@ pub(super) fn resolve(
     let nodes = resolver.nodes(root);
     let servers: Vec<_> = nodes.iter().map(|node| (node.host.clone(), node.port)).collect();
     let health = resolver.health(&root.health, &servers);
+    let failover = resolver.failover(&root.failover, &health, &servers);
     let config = Config {
         listen: values(&root.listen.value.0),
         clients: clients(&root.clients),
@@ -32,6 +34,7 @@ pub(super) fn resolve(
         pool: pool(&root.pool),
         routing: routing(&root.routing),
         health,
+        failover,
         nodes,
         users: resolver.users(root, &servers),
         databases: root.databases.iter().filter_map(database).collect(),
@@ -89,6 +92,9 @@ impl Resolver<'_, '_> {
             port: u16::try_from(node.port.value.0).ok()?,
             zone: value(&node.zone),
             weight: node.weight.value.0,
+            priority: node.priority.value.0,
+            replication_host: value(&node.replication_host).map(|host| host.0),
+            replication_port: value(&node.replication_port).and_then(|port| u16::try_from(port.0).ok()),
             tls,
         })
     }
@@ -126,23 +132,66 @@ impl Resolver<'_, '_> {
     }
 
     fn auth_query(&mut self, query: &written::AuthQuery, health: &Health, servers: &[(String, u16)]) -> AuthQuery {
-        let sources = sources!("auth.query", query);
         let database = query.database.value.clone();
-        let (user, password) = match &query.user.value {
-            Some(user) => {
-                let login = Login { servers, database: Some(&database), user, place: query.user.place };
-                (user.clone(), self.vault.find(&sources, &login, self.findings))
-            }
-            None => {
-                let place = sources.places().next();
-                if let Some(place) = place {
-                    let message = || "auth.query has a password, but no user; expected both or neither".to_owned();
-                    self.findings.contradiction(&[place, query.user.place], message);
-                }
-                (health.user.clone(), health.password.clone())
-            }
-        };
+        let of_query = OwnLogin { sources: sources!("auth.query", query), user: &query.user, database: &database };
+        let (user, password) = self.own_login(&of_query, health, servers);
         AuthQuery { user, password, database, sql: query.sql.value.0.clone() }
+    }
+
+    fn failover(&mut self, failover: &written::Failover, health: &Health, servers: &[(String, u16)]) -> Failover {
+        let sources = sources!("failover", failover);
+        let of_failover = OwnLogin { sources, user: &failover.user, database: &health.database };
+        let (user, password) = self.own_login(&of_failover, health, servers);
+        Failover {
+            automatic: failover.automatic.value,
+            detect_after: failover.detect_after.value.0,
+            refused_after: failover.refused_after.value.0,
+            start_timeout: failover.start_timeout.value,
+            min_interval: failover.min_interval.value,
+            step_timeout: failover.step_timeout.value.0,
+            switchover_timeout: failover.switchover_timeout.value.0,
+            max_data_loss: failover.max_data_loss.value,
+            require_fence: failover.require_fence.value,
+            user,
+            password,
+            state_file: failover.state_file.value.as_ref().map(|path| self.base.join(path)),
+            fence_command: self.command(&failover.fence_command),
+            demote_command: self.command(&failover.demote_command),
+            rejoin_command: self.command(&failover.rejoin_command),
+            pre_promote: self.command(&failover.pre_promote),
+            post_promote: self.command(&failover.post_promote),
+            hook_timeout: failover.hook_timeout.value.0,
+        }
+    }
+
+    /// An argument vector. A program whose path is relative is one beside the topology file, as are all files it names.
+    fn command(&self, words: &At<List<String>>) -> Vec<String> {
+        let mut words = values(&words.value.0);
+        if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
+            let path = self.base.join(&*program);
+            // Both parts were text, and so is the whole, unless the directory of the file has a name that is none.
+            *program = path.to_str().map_or(program.clone(), str::to_owned);
+        }
+        words
+    }
+
+    /// User and password of a section; without a user, those of `health`.
+    fn own_login(
+        &mut self,
+        own: &OwnLogin<'_>,
+        health: &Health,
+        servers: &[(String, u16)],
+    ) -> (String, Option<Secret>) {
+        let Some(user) = &own.user.value else {
+            if let Some(place) = own.sources.places().next() {
+                let section = own.sources.section;
+                let message = || format!("{section} has a password, but no user; expected both or neither");
+                self.findings.contradiction(&[place, own.user.place], message);
+            }
+            return (health.user.clone(), health.password.clone());
+        };
+        let login = Login { servers, database: Some(own.database), user, place: own.user.place };
+        (user.clone(), self.vault.find(&own.sources, &login, self.findings))
     }
 
     fn users(&mut self, root: &Root, servers: &[(String, u16)]) -> Vec<User> {
@@ -173,6 +222,13 @@ impl Resolver<'_, '_> {
         private(key, &full, path.place, self.findings);
         Some(full)
     }
+}
+
+/// Who a section says logs in, which may be nobody of its own.
+struct OwnLogin<'w> {
+    sources: Sources<'w>,
+    user: &'w At<Option<String>>,
+    database: &'w str,
 }
 
 fn rule(rule: &written::Rule) -> Option<AuthRule> {

@@ -28,6 +28,7 @@ pub struct Config {
     pub pool: Pool,
     pub routing: Routing,
     pub health: Health,
+    pub failover: Failover,
     pub nodes: Vec<Node>,
     pub users: Vec<User>,
     pub databases: Vec<Database>,
@@ -53,6 +54,7 @@ impl Config {
             ("workers", self.workers != new.workers),
             ("metrics.listen", self.metrics.listen != new.metrics.listen),
             ("admin.socket", self.admin.socket != new.admin.socket),
+            ("failover.state_file", self.failover.state_file != new.failover.state_file),
         ];
         changes.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
     }
@@ -280,6 +282,67 @@ pub struct Health {
     pub failures: u32,
 }
 
+/// What happens when the primary is lost, and how a switchover goes.
+///
+/// A command is an argument vector, run without a shell, with the facts in its environment; exit status 0 means done and
+/// proven; empty: none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failover {
+    /// Whether a replica is promoted without being asked when the primary is lost.
+    pub automatic: bool,
+    /// A primary that is silent (time-outs) for so long is taken for lost, if the replicas do not hear it either.
+    pub detect_after: Duration,
+    /// .. and one whose host refuses connections, or whose connections broke, after so long.
+    pub refused_after: Duration,
+    /// A primary that recovers from a crash (SQLSTATE 57P03) is waited for so long.
+    pub start_timeout: Duration,
+    /// Between two automatic failovers.
+    pub min_interval: Duration,
+    /// Each step (seal, promote, verify, ..) is given so long.
+    pub step_timeout: Duration,
+    /// A switchover that has not reached the promotion within this time is rolled back.
+    pub switchover_timeout: Duration,
+    /// With asynchronous replication: how far behind the primary's last known position a candidate may be.
+    pub max_data_loss: ByteSize,
+    /// No promotion unless `fence_command` has proven that the old primary is fenced.
+    pub require_fence: bool,
+    /// Who promotes and repoints.
+    pub user: String,
+    pub password: Option<Secret>,
+    /// Where a single pgpilot keeps the record of its decisions; locked against a second one. There whenever `automatic` is.
+    pub state_file: Option<PathBuf>,
+    /// Makes sure that the old primary can neither commit nor be reached.
+    pub fence_command: Vec<String>,
+    /// In a switchover: shuts the old primary down cleanly before the promotion.
+    pub demote_command: Vec<String>,
+    /// Brings the old primary back as a standby.
+    pub rejoin_command: Vec<String>,
+    /// Before a promotion, which it can veto.
+    pub pre_promote: Vec<String>,
+    pub post_promote: Vec<String>,
+    /// A command that takes longer is ended and has failed.
+    pub hook_timeout: Duration,
+}
+
+impl Failover {
+    /// Whether the topology file asks for anything of this, more than that a switchover can be ordered.
+    pub fn in_use(&self) -> bool {
+        self.automatic || self.state_file.is_some() || self.commands().next().is_some()
+    }
+
+    /// The commands that are set, with the names of their keys.
+    pub fn commands(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+        let commands = [
+            ("fence_command", &self.fence_command),
+            ("demote_command", &self.demote_command),
+            ("rejoin_command", &self.rejoin_command),
+            ("pre_promote", &self.pre_promote),
+            ("post_promote", &self.post_promote),
+        ];
+        commands.into_iter().filter(|(_, command)| !command.is_empty()).map(|(key, command)| (key, command.as_slice()))
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub name: NodeName,
@@ -289,6 +352,11 @@ pub struct Node {
     pub zone: Option<String>,
     /// 0: no reads.
     pub weight: u32,
+    /// Among candidates with the same log the highest is promoted; 0: never promoted.
+    pub priority: u32,
+    /// Where the other nodes reach it for replication, when that is not `host` and `port`.
+    pub replication_host: Option<String>,
+    pub replication_port: Option<u16>,
     pub tls: ServerTls,
 }
 

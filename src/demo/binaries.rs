@@ -51,7 +51,12 @@ impl Binaries {
             return Err(Error::NotBinaries { directory: directory.to_owned(), missing });
         }
         // A relative path would be resolved in the working directory of the server.
-        let directory = directory.canonicalize().doing("find", directory)?;
+        let mut directory = directory.canonicalize().doing("find", directory)?;
+        // Links to some of the programs: where they lead to are the others, too.
+        let real = directory.join("postgres").canonicalize().doing("find", &directory)?;
+        if let Some(home) = real.parent().filter(|home| missing(home).is_none()) {
+            directory = home.to_owned();
+        }
         let program = directory.join("postgres");
         let output = Command::new(&program).arg("--version").output().doing("run", &program)?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -58,6 +58,18 @@ pub enum Error {
     #[error("node {node} is running already")]
     Running { node: String },
 
+    #[error("node {node} was not shut down cleanly")]
+    NotClean { node: String },
+
+    #[error("PGPILOT_{0} is not set: this program is called by pgpilot")]
+    NoFact(&'static str),
+
+    #[error("there is no hook {0:?}")]
+    NoHook(String),
+
+    #[error("{0}")]
+    Hook(String),
+
     #[error("a background step was cancelled or panicked: {0}")]
     Background(#[from] tokio::task::JoinError),
 }

@@ -4,6 +4,7 @@
 //! - [`cluster`]: [`LocalCluster`], the whole of it; [`builder`] says what it shall be.
 //! - [`node`]: [`Node`], one server: start, stop, kill, freeze; [`control`] talks SQL to it.
 //! - [`replication`]: promote, repoint, rejoin, waiting for followers.
+//! - [`hooks`]: the hooks that pgpilot runs in a failover.
 //! - [`settings`]: the configuration files; [`template`]: the data directory that clusters are copied from.
 //! - [`binaries`], [`account`]: what runs, and as whom.
 //! - [`home`], [`guard`]: where it lives, and who cleans up when this process is gone.
@@ -20,6 +21,7 @@ mod copy;
 pub mod error;
 mod guard;
 mod home;
+pub mod hooks;
 pub mod node;
 mod port;
 pub mod processes;
@@ -32,5 +34,6 @@ pub use binaries::{Binaries, Version};
 pub use builder::{Builder, Durability, Passwords, Tls, User};
 pub use cluster::LocalCluster;
 pub use error::Error;
+pub use hooks::Hooks;
 pub use node::{Node, Stop};
 pub use processes::Scope;

@@ -45,6 +45,17 @@ pub enum Stop {
     Smart,
 }
 
+/// How a server has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Properly, as a primary; the position of the last thing it wrote, the checkpoint of its shutdown.
+    Primary { checkpoint: u64 },
+    /// Properly, as a standby.
+    Standby,
+    /// There is something to recover; or it runs.
+    Crash,
+}
+
 impl Node {
     pub(super) fn new(name: &str, port: Port, directory: PathBuf, common: Arc<Common>) -> Self {
         Self { name: name.to_owned(), port, directory, common, process: Mutex::new(None) }
@@ -174,6 +185,20 @@ impl Node {
     pub fn thaw(&self) -> Result<(), Error> {
         processes::thaw(&self.data_directory(), self.postmaster()?);
         Ok(())
+    }
+
+    /// How it ended, by its control file. Source: `ControlFileData` and `DBState` in `src/include/catalog/pg_control.h`:
+    /// the state, an int, follows 16 bytes of identifiers and versions; `checkPoint` is at 32, behind a time.
+    pub(super) fn ending(&self) -> Result<Ending, Error> {
+        let path = self.data_directory().join("global/pg_control");
+        let control = fs::read(&path).doing("read", &path)?;
+        let state = control.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        let checkpoint = control.get(32..40).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
+        Ok(match (state, checkpoint) {
+            (Some(1), Some(checkpoint)) => Ending::Primary { checkpoint },
+            (Some(2), _) => Ending::Standby,
+            _ => Ending::Crash,
+        })
     }
 
     /// The last lines of its log.

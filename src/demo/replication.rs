@@ -8,7 +8,7 @@ use super::account;
 use super::cluster::LocalCluster;
 use super::copy::{self, Contents};
 use super::error::{Doing, Error};
-use super::node::{Node, Stop};
+use super::node::{Ending, Node, Stop};
 use super::settings::{Settings, conninfo, identifier, quote, render};
 use super::template::{REPLICATOR, SUPERUSER};
 use super::wait::{LIMIT, until};
@@ -46,11 +46,13 @@ impl Node {
 
     /// Waits until `follower` streams from this node.
     pub async fn wait_for_follower(&self, follower: &Self) -> Result<(), Error> {
-        let name = quote(follower.name());
-        let sql = format!(
-            "SELECT count(*) > 0 FROM pg_stat_replication WHERE application_name = {name} AND state = 'streaming'"
-        );
-        self.wait_for_truth(&format!("{} streams from it", follower.name()), &sql).await
+        let what = format!("{} streams from it", follower.name());
+        self.wait_for_truth(&what, &has_follower(follower)).await
+    }
+
+    /// Whether `follower` streams from this node now.
+    pub async fn is_followed_by(&self, follower: &Self) -> Result<bool, Error> {
+        Ok(self.value(&has_follower(follower)).await?.as_deref() == Some("t"))
     }
 
     /// Waits until a query that yields one boolean yields true.
@@ -86,6 +88,11 @@ impl Node {
             ("application_name", self.name()),
         ])
     }
+}
+
+fn has_follower(follower: &Node) -> String {
+    let name = quote(follower.name());
+    format!("SELECT count(*) > 0 FROM pg_stat_replication WHERE application_name = {name} AND state = 'streaming'")
 }
 
 /// How a node that has been a primary gets the history of another.
@@ -167,6 +174,14 @@ async fn rewind(node: &Node, primary: &Node) -> Result<(), Error> {
     let data = node.data_directory();
     // It refuses to work on a standby that was not shut down properly.
     let _ = fs::remove_file(data.join("standby.signal"));
+    if node.ending()? == Ending::Crash {
+        // pg_rewind would do so without our configuration, and then miss `wal_log_hints`.
+        let mut server = node.account().command(node.binaries().tool("postgres")?);
+        server.current_dir(node.directory()).args(["--single", "-F", "-D"]).arg(&data);
+        server.arg("-c").arg(format!("config_file={}", node.directory().join("postgresql.conf").display()));
+        server.arg("template1");
+        spawn_blocking(move || account::run(&mut server)).await??;
+    }
     let sockets = primary.socket_directory().to_string_lossy().into_owned();
     let port = primary.port().to_string();
     let source = conninfo(&[("host", &sockets), ("port", &port), ("user", SUPERUSER), ("dbname", "postgres")]);

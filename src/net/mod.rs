@@ -6,5 +6,5 @@ mod target;
 mod testing;
 pub mod tls;
 
-pub use stream::{Liveness, Stream};
+pub use stream::{Breaker, Liveness, Stream};
 pub use target::{OpenError, Target};

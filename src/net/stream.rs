@@ -2,13 +2,14 @@
 
 use std::io::{self, BufRead as _, Read};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::ops::DerefMut;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ConnectionCommon;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
@@ -22,6 +23,17 @@ pub enum Stream {
     ClientTls(Box<server::TlsStream<TcpStream>>),
     /// We are the TLS client.
     ServerTls(Box<client::TlsStream<TcpStream>>),
+}
+
+/// Ends a connection from outside of the task that uses it.
+#[derive(Debug)]
+pub struct Breaker(Socket);
+
+impl Breaker {
+    /// Whoever reads from the connection finds its end. One that has ended already is left alone.
+    pub fn cut(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
 }
 
 /// What can be said of a connection without waiting.
@@ -49,6 +61,20 @@ pub enum Opening {
 impl Stream {
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::ClientTls(_) | Self::ServerTls(_))
+    }
+
+    /// A handle for ending the connection from elsewhere. Takes a file descriptor.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn breaker(&self) -> io::Result<Breaker> {
+        let socket = match self {
+            Self::Tcp(socket) => SockRef::from(socket),
+            Self::Unix(socket) => SockRef::from(socket),
+            Self::ClientTls(stream) => SockRef::from(stream.get_ref().0),
+            Self::ServerTls(stream) => SockRef::from(stream.get_ref().0),
+        };
+        socket.try_clone().map(Breaker)
     }
 
     /// Looks whether there is anything to read, and consumes nothing. Asks the socket itself, not the readiness that

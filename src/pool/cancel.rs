@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::net::Target;
+use crate::net::{Breaker, Target};
 use crate::wire::startup::put_cancel;
 
 /// What a CancelRequest to a server needs.
@@ -15,6 +15,8 @@ pub struct CancelKey {
     pub target: Arc<Target>,
     pub pid: u32,
     pub key: Box<[u8]>,
+    /// Ends the connection whose key this is; `None` while it is being opened.
+    pub breaker: Option<Breaker>,
 }
 
 /// A server that cannot be reached does not keep a connection from its pool for longer.

@@ -110,7 +110,7 @@ async fn log_in(
         node: terms.node,
         pool: terms.pool,
         user: login.user.clone(),
-        cancel_key: Arc::new(CancelKey { target: target.clone(), pid: 0, key: Box::default() }),
+        cancel_key: Arc::new(CancelKey { target: target.clone(), pid: 0, key: Box::default(), breaker: None }),
         parameters: Arc::new(ParameterMap::default()),
         settings: Arc::new(Settings::default()),
         statements: ServerStatements::new(terms.max_prepared),
@@ -184,7 +184,8 @@ async fn settle(connection: &mut ServerConnection) -> Result<(), DialError> {
             backend::BACKEND_KEY_DATA => {
                 let (pid, key) = backend::backend_key_data(body)?;
                 let target = connection.cancel_key.target.clone();
-                connection.cancel_key = Arc::new(CancelKey { target, pid, key: key.into() });
+                let breaker = Some(connection.stream.breaker()?);
+                connection.cancel_key = Arc::new(CancelKey { target, pid, key: key.into(), breaker });
             }
             backend::READY_FOR_QUERY => return Ok(()),
             backend::NOTICE_RESPONSE => {}

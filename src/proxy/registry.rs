@@ -98,6 +98,12 @@ impl Registry {
         slots.iter().map(|slot| slot.row()).collect()
     }
 
+    /// Ends the server connections to a node that sessions hold: what runs there is lost to them.
+    pub fn sever(&self, node: NodeId) -> usize {
+        let slots: Vec<_> = self.lock().values().cloned().collect();
+        slots.iter().filter(|slot| slot.sever(node)).count()
+    }
+
     /// Enters a session. `version`: of its protocol, which says how long its secret may be.
     pub(super) fn register(self: &Arc<Self>, info: ClientInfo, version: i32) -> Result<Registration, getrandom::Error> {
         let length = if version >= PROTOCOL_3_2 { SECRET } else { SECRET_3_0 };
@@ -178,6 +184,13 @@ impl Slot {
 
     pub(super) fn set_pins(&self, pins: &[Pin]) {
         self.lock().pins = pins.to_vec();
+    }
+
+    fn sever(&self, node: NodeId) -> bool {
+        let state = self.lock();
+        let held = state.busy_with.as_ref().filter(|_| state.node == Some(node));
+        let breaker = held.and_then(|key| key.breaker.as_ref());
+        breaker.inspect(|breaker| breaker.cut()).is_some()
     }
 
     fn begin_cancel(&self) -> Option<Arc<CancelKey>> {

@@ -32,6 +32,8 @@ pub enum Topic {
     Primary,
     /// A node's role or state.
     Node,
+    /// A change of primary, step by step.
+    Failover,
     /// A replica fell behind, or caught up.
     Lag,
     /// What has been learnt about statements.
@@ -47,6 +49,7 @@ impl Topic {
         match self {
             Self::Primary => "primary",
             Self::Node => "node",
+            Self::Failover => "failover",
             Self::Lag => "lag",
             Self::Routing => "routing",
             Self::Operator => "operator",

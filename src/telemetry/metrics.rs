@@ -66,6 +66,18 @@ pub enum Direction {
     ToClients,
 }
 
+/// How a change of primary ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Done,
+    /// A guard stood in the way: nothing was begun.
+    Refused,
+    /// Begun, and undone whole.
+    RolledBack,
+    /// Given up half-way.
+    Failed,
+}
+
 /// Something that is counted, besides statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
@@ -78,6 +90,9 @@ pub enum Count {
     Pin(Pin),
     Verdict(Lookup),
     Unparsable,
+    /// Automatic or forced.
+    Failover(Ending),
+    Switchover(Ending),
     /// Bytes, by [`Metrics::add`].
     Bytes(Direction),
 }
@@ -111,9 +126,20 @@ impl Served {
     }
 }
 
+impl Ending {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::RolledBack => "rolled_back",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 impl Count {
     /// All but the pins, in the order of their slots.
-    const FIXED: [Count; 16] = [
+    const FIXED: [Count; 24] = [
         Count::Connection,
         Count::Login(Login::Accepted),
         Count::Login(Login::Refused),
@@ -130,6 +156,14 @@ impl Count {
         Count::Unparsable,
         Count::Bytes(Direction::FromClients),
         Count::Bytes(Direction::ToClients),
+        Count::Failover(Ending::Done),
+        Count::Failover(Ending::Refused),
+        Count::Failover(Ending::RolledBack),
+        Count::Failover(Ending::Failed),
+        Count::Switchover(Ending::Done),
+        Count::Switchover(Ending::Refused),
+        Count::Switchover(Ending::RolledBack),
+        Count::Switchover(Ending::Failed),
     ];
 
     /// In the order of their slots.
@@ -146,6 +180,8 @@ impl Count {
             Self::Verdict(lookup) => 10 + lookup as usize,
             Self::Unparsable => 13,
             Self::Bytes(direction) => 14 + direction as usize,
+            Self::Failover(ending) => 16 + ending as usize,
+            Self::Switchover(ending) => 20 + ending as usize,
             Self::Pin(pin) => Self::FIXED.len() + pin as usize,
         }
     }
@@ -168,6 +204,8 @@ impl Count {
             Self::Verdict(Lookup::Shape) => (names::VERDICTS, Some("shape")),
             Self::Verdict(Lookup::Miss) => (names::VERDICTS, Some("miss")),
             Self::Unparsable => (names::UNPARSABLE, None),
+            Self::Failover(ending) => (names::FAILOVERS, Some(ending.label())),
+            Self::Switchover(ending) => (names::SWITCHOVERS, Some(ending.label())),
             Self::Bytes(Direction::FromClients) => (names::BYTES, Some("from_clients")),
             Self::Bytes(Direction::ToClients) => (names::BYTES, Some("to_clients")),
         }

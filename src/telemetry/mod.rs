@@ -20,7 +20,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use journal::{Entry, Journal, Topic};
-pub use metrics::{Count, Direction, Login, Lookup, Metrics, RetryCause, RouteCount, Served, Side};
+pub use metrics::{Count, Direction, Ending, Login, Lookup, Metrics, RetryCause, RouteCount, Served, Side};
 pub use sheet::Sheet;
 
 /// Histograms collect samples until somebody sorts them into buckets.

@@ -101,6 +101,20 @@ metrics! {
     EPOCH = "pgpilot_epoch", Gauge, Count, [],
         "Grows with each change of primary";
 
+    // Failover.
+    FAILOVER_STATE = "pgpilot_failover_state", Gauge, Count, ["state"],
+        "1 for the state that the failover is in";
+    FAILOVER_AUTOMATIC = "pgpilot_failover_automatic", Gauge, Count, [],
+        "1 if a lost primary is replaced without being asked for";
+    FAILOVER_EPOCH = "pgpilot_failover_epoch", Gauge, Count, [],
+        "Epoch of the last decision on the primary";
+    MAINTENANCE = "pgpilot_maintenance", Gauge, Count, [],
+        "1 if an operator has switched automatic failover off for a while";
+    FAILOVERS = "pgpilot_failovers_total", Counter, Count, ["outcome"],
+        "Failovers, automatic and forced, by outcome: done, refused, rolled_back, failed";
+    SWITCHOVERS = "pgpilot_switchovers_total", Counter, Count, ["outcome"],
+        "Switchovers by outcome: done, refused, rolled_back, failed";
+
     // pgpilot itself.
     INFO = "pgpilot_info", Gauge, Count, ["version"],
         "Always 1";

@@ -131,6 +131,8 @@ pub enum Severity {
     Error,
     Fatal,
     Warning,
+    /// Sent whatever `client_min_messages` says: PostgreSQL's documentation, "Message Severity Levels".
+    Info,
 }
 
 /// An error or notice of pgpilot's own.
@@ -170,6 +172,7 @@ impl Report {
             Severity::Error => (ERROR_RESPONSE, "ERROR"),
             Severity::Fatal => (ERROR_RESPONSE, "FATAL"),
             Severity::Warning => (NOTICE_RESPONSE, "WARNING"),
+            Severity::Info => (NOTICE_RESPONSE, "INFO"),
         };
         put(out, tag, |out| {
             let mut field = |kind: u8, text: &str| {

@@ -7,6 +7,7 @@ use std::fmt;
 pub struct SqlState(pub [u8; 5]);
 
 impl SqlState {
+    pub const SUCCESSFUL_COMPLETION: Self = Self(*b"00000");
     pub const WARNING: Self = Self(*b"01000");
     pub const CONNECTION_FAILURE: Self = Self(*b"08006");
     pub const TRANSACTION_RESOLUTION_UNKNOWN: Self = Self(*b"08007");

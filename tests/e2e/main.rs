@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
 
 mod catalogue;
+mod failover;
+mod hooks;
 mod local;
 mod operating;
 mod peers;

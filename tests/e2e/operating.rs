@@ -63,9 +63,14 @@ fn write_topology(path: &Path, servers: &LocalCluster, port: u16, http: u16, mor
 
 impl Serving {
     async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// `more` stands behind the first line of the topology file.
+    async fn with(more: &str) -> Self {
         let (servers, directory) = (servers().await, TempDir::new().unwrap());
         let (port, http) = (free_port(), free_port());
-        write_topology(&directory.path().join("pgpilot.toml"), &servers, port, http, "");
+        write_topology(&directory.path().join("pgpilot.toml"), &servers, port, http, more);
         let mut command = pgpilot();
         let process = command.arg("serve").current_dir(directory.path()).stderr(Stdio::null()).spawn().unwrap();
         let serving = Self { process, directory, port, http, servers };
@@ -135,6 +140,8 @@ async fn operators_see_and_steer_a_running_pgpilot() {
     assert_eq!(serving.say(&["undrain", "pg2"]).await.code, 0);
     assert_eq!(serving.status().await["nodes"][1]["drained"], false);
 
+    orders_are_checked(&serving).await;
+
     // A pause waits for a transaction, and whoever comes later waits for its end.
     let transaction = client.transaction().await.unwrap();
     transaction.batch_execute("SELECT 1").await.unwrap();
@@ -163,6 +170,55 @@ async fn operators_see_and_steer_a_running_pgpilot() {
     assert_eq!(serving.ended().await, Some(0));
     let gone = serving.say(&["status"]).await;
     assert_eq!(gone.code, 3, "{}", gone.err);
+}
+
+/// Who shall be the primary is asked for with care: nothing of this changes anything.
+async fn orders_are_checked(serving: &Serving) {
+    let unforced = serving.say(&["failover", "--to", "pg2"]).await;
+    assert!(unforced.code == 2 && unforced.err.contains("pgpilot switchover"), "{}", unforced.err);
+    let unknown = serving.say(&["switchover", "--to", "pg9", "--output", "json"]).await;
+    let report: Value = serde_json::from_str(&unknown.out).unwrap_or_else(|_| panic!("{}", unknown.err));
+    assert_eq!((unknown.code, &report["order"]), (1, &"SWITCHOVER TO \"pg9\"".into()));
+    assert_eq!((&report["result"], &report["failover"]["primary"]), (&"refused".into(), &"pg1".into()));
+    assert!(report["error"].as_str().unwrap().contains("Nodes: pg1, pg2, pg3."), "{report:#}");
+    let failover = serving.status().await["failover"][0].clone();
+    assert!(failover["state"].is_string() && failover["maintenance"] == false, "{failover:#}");
+    assert!(serving.get("/metrics").await.contains("pgpilot_maintenance 0"));
+}
+
+#[tokio::test]
+async fn a_switchover_is_ordered_on_the_command_line_and_seen_while_it_goes_on() {
+    let serving = Serving::with("[failover]\nstate_file = \"state\"\n").await;
+    let primary = serving.servers.node("pg1").unwrap();
+    for sql in [
+        "GRANT EXECUTE ON FUNCTION pg_promote, pg_reload_conf TO pilot",
+        "GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, default_transaction_read_only TO pilot",
+        "GRANT pg_signal_backend TO pilot",
+        "ALTER ROLE pilot REPLICATION",
+        "GRANT CREATE ON DATABASE postgres TO pilot",
+    ] {
+        primary.sql(sql).await.unwrap();
+    }
+    serving.servers.wait_caught_up(primary).await.unwrap();
+    let dry = serving.say(&["switchover", "--to", "pg2", "--dry-run"]).await;
+    assert!(dry.code == 0 && dry.out.contains("pg2") && dry.err.is_empty(), "{}{}", dry.out, dry.err);
+    assert_eq!(serving.say(&["maintenance", "on"]).await.code, 0);
+    assert!(serving.get("/metrics").await.contains("pgpilot_maintenance 1"));
+
+    let done = serving.say(&["switchover", "--to", "pg2"]).await;
+    assert!(done.code == 0 && done.out.starts_with("pg2 is the primary"), "{}{}", done.out, done.err);
+    assert!(done.err.lines().any(|line| line.contains(" failover pg2: ")), "{}", done.err);
+    let status = serving.status().await;
+    assert_eq!(
+        (&status["service"][0]["primary"], &status["failover"][0]["maintenance"]),
+        (&"pg2".into(), &true.into())
+    );
+
+    // The primary is well: that is a switchover's matter.
+    let forced = serving.say(&["failover", "--to", "pg3", "--force", "--output", "json"]).await;
+    let report: Value = serde_json::from_str(&forced.out).unwrap_or_else(|_| panic!("{}", forced.err));
+    assert_eq!((forced.code, &report["result"]), (1, &"refused".into()), "{report:#}");
+    assert_eq!(serving.say(&["maintenance", "off"]).await.code, 0);
 }
 
 #[tokio::test]
@@ -214,6 +270,41 @@ async fn check_finds_servers_that_are_fine_and_one_that_is_gone() {
     assert!(code == 1 && findings.to_string().contains("password authentication failed"), "{findings:#}");
     servers.node("pg3").unwrap().stop(pgpilot::demo::Stop::Fast).await.unwrap();
     assert_eq!(check().await.0, 3);
+}
+
+#[tokio::test]
+async fn check_says_what_a_failover_lacks_and_its_remedies_work() {
+    let (servers, directory) = (servers().await, TempDir::new().unwrap());
+    let path = directory.path().join("pgpilot.toml");
+    let check = async |failover: &str| {
+        write_topology(&path, &servers, 1, 2, &format!("[failover]\nautomatic = true\n{failover}"));
+        let said = said(pgpilot().args(["check", "--output", "json", "--config"]).arg(&path)).await;
+        let findings: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{}", said.err));
+        let text = |it: &Value, key: &str| it[key].as_str().unwrap().to_owned();
+        let row = |it: &Value| (text(it, "result"), text(it, "about"), text(it, "finding"));
+        (said.code, findings.as_array().unwrap().iter().map(row).collect::<Vec<_>>())
+    };
+    let (code, found) = check("state_file = \"gone/state\"\nfence_command = [\"./fence\"]\n").await;
+    assert_eq!(code, 1);
+    let wrong: Vec<_> = found.iter().filter(|(result, ..)| result == "wrong").collect();
+    let here = |text: &str| wrong.iter().any(|(_, about, finding)| about == "failover" && finding.starts_with(text));
+    assert!(here("state_file: ") && here("fence_command: "), "{wrong:?}");
+    let primary = servers.node("pg1").unwrap();
+    let remedies = wrong.iter().filter(|(_, about, _)| about == "failover.user");
+    let remedies: Vec<_> = remedies.map(|(.., finding)| finding.rsplit_once(": ").unwrap().1).collect();
+    assert!(!remedies.is_empty(), "{found:?}");
+    for remedy in remedies {
+        primary.sql(remedy).await.unwrap_or_else(|error| panic!("{remedy}: {error}"));
+    }
+    // Slots are there in such a cluster; it is asynchronous, and its nodes are slow to miss a frozen primary.
+    let (code, found) = check("state_file = \"state\"\n").await;
+    assert_eq!(code, 0, "{found:?}");
+    let of = |about: &str| {
+        let of = found.iter().filter(|(result, of, _)| result == "warning" && of == about);
+        of.map(|(.., finding)| finding.split_whitespace().next().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(of("pg1"), ["wal_receiver_timeout", "synchronous_standby_names"]);
+    assert_eq!(of("pg2"), ["wal_receiver_timeout"]);
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ async fn a_session_reads_its_own_writes_on_replicas() {
     let servers = servers().await;
     // The regular probes are too rare to be of any help: only what the session asks for brings it back to the replicas.
     watched(&servers).await;
-    let cluster = Cluster::start(&settings(&servers, Duration::from_secs(60)));
+    let cluster = Cluster::start(&settings(&servers, Duration::from_secs(60)), None);
     sees(&cluster, "pg1 leads", |s| leader(s) == Some("pg1")).await;
     cluster.nudge(NodeId(1));
     cluster.nudge(NodeId(2));

@@ -16,7 +16,7 @@ async fn discovers_roles_and_what_the_nodes_are() {
     let mut settings = settings(&servers, INTERVAL);
     // One of them by its Unix socket.
     settings.nodes[1].host = servers.node("pg2").unwrap().socket_directory().to_string_lossy().into_owned();
-    let cluster = Cluster::start(&settings);
+    let cluster = Cluster::start(&settings, None);
     let snapshot = sees(&cluster, "all are known", |s| s.nodes.iter().all(|node| node.fresh)).await;
     assert_eq!((snapshot.epoch, snapshot.timeline.0, leader(&snapshot)), (1, 1, Some("pg1")));
     let roles: Vec<_> = snapshot.nodes.iter().map(|node| node.role).collect();
@@ -174,7 +174,7 @@ async fn a_node_of_another_cluster_is_rejected() {
     let others = another_cluster().await.unwrap();
     let mut settings = settings(&servers, INTERVAL);
     settings.nodes[2].port = others.node("pg1").unwrap().port();
-    let cluster = Cluster::start(&settings);
+    let cluster = Cluster::start(&settings, None);
     let snapshot = sees(&cluster, "pg3 is rejected", |s| view(s, "pg3").trouble.is_some()).await;
     assert_eq!((leader(&snapshot), view(&snapshot, "pg3").role), (Some("pg1"), Role::Unknown));
     assert!(matches!(view(&snapshot, "pg3").trouble, Some(Trouble::ForeignSystem { .. })));

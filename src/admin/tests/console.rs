@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 use super::*;
@@ -15,7 +15,7 @@ use crate::telemetry::Served;
 use crate::wire::backend;
 
 /// The greeting that the handshake sends, then the console.
-pub(super) async fn console(level: Level, fake: std::sync::Arc<Fake>, mut server: DuplexStream) {
+pub(crate) async fn console(level: Level, fake: std::sync::Arc<Fake>, mut server: impl AsyncRead + AsyncWrite + Unpin) {
     let len = server.read_u32().await.unwrap() as usize;
     server.read_exact(&mut vec![0; len - 4]).await.unwrap();
     let mut greeting = BytesMut::new();
@@ -30,7 +30,9 @@ pub(super) async fn console(level: Level, fake: std::sync::Arc<Fake>, mut server
     let _ = serve(server, BytesMut::new(), who, fake).await;
 }
 
-async fn connect(level: Level) -> (Client, std::sync::Arc<Fake>, tokio::sync::mpsc::UnboundedReceiver<String>) {
+pub(super) async fn connect(
+    level: Level,
+) -> (Client, std::sync::Arc<Fake>, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let fake = Fake::new();
     let (near, far) = tokio::io::duplex(1 << 16);
     tokio::spawn(console(level, fake.clone(), far));
@@ -40,14 +42,14 @@ async fn connect(level: Level) -> (Client, std::sync::Arc<Fake>, tokio::sync::mp
     tokio::spawn(async move {
         while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             if let AsyncMessage::Notice(notice) = message {
-                let _ = notices.send(notice.message().to_owned());
+                let _ = notices.send(format!("{}: {}", notice.severity(), notice.message()));
             }
         }
     });
     (client, fake, received)
 }
 
-fn code(error: &tokio_postgres::Error) -> &str {
+pub(super) fn code(error: &tokio_postgres::Error) -> &str {
     error.code().map_or("", |code| code.code())
 }
 
@@ -157,7 +159,7 @@ async fn admins_act_and_readers_do_not() {
     let (admin, fake, mut notices) = connect(Level::Admin).await;
     admin.batch_execute("DRAIN pg2; UNDRAIN pg2").await.unwrap();
     admin.execute("RELOAD", &[]).await.unwrap();
-    assert_eq!(notices.recv().await.unwrap(), "listen takes effect after a restart");
+    assert_eq!(notices.recv().await.unwrap(), "WARNING: listen takes effect after a restart");
     assert_eq!(code(&admin.batch_execute("RESUME").await.unwrap_err()), "55000");
     let unknown = admin.batch_execute("DRAIN pg9").await.unwrap_err();
     assert_eq!(code(&unknown), "42704");

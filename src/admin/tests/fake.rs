@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use crate::admin::*;
 use crate::config::{Config, NodeName};
+use crate::decide::failover::{Maintenance, Order, Run};
 use crate::decide::pool::PoolCounts;
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{Lag, NodeId, NodeView, Role, Sample, Snapshot, State};
@@ -14,19 +15,20 @@ use crate::decide::session::Pin;
 use crate::decide::sql::{Catalogue, CatalogueSize, Classified, Facts, FunctionLists, Reason, classify};
 use crate::telemetry::{Journal, Telemetry};
 
-pub(super) struct Fake {
-    pub(super) telemetry: Telemetry,
-    pub(super) journal: Journal,
-    pub(super) snapshot: Mutex<Snapshot>,
-    pub(super) service: Mutex<Service>,
-    pub(super) actions: Mutex<Vec<Action>>,
+pub(crate) struct Fake {
+    pub(crate) telemetry: Telemetry,
+    pub(crate) journal: Journal,
+    pub(crate) snapshot: Mutex<Snapshot>,
+    pub(crate) service: Mutex<Service>,
+    pub(crate) failover: Mutex<FailoverStatus>,
+    pub(crate) actions: Mutex<Vec<Action>>,
     /// PAUSE waits for it.
-    pub(super) quiet: Notify,
+    pub(crate) quiet: Notify,
 }
 
 impl Fake {
     /// pg1 is the primary, pg2 a fresh replica, pg3 one that lags.
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let node = |id: u16, role, lag: u64, fresh| NodeView {
             role,
             fresh,
@@ -40,12 +42,23 @@ impl Fake {
             node(1, Role::Replica, 2, true),
             node(2, Role::Replica, 9000, false),
         ];
-        let snapshot = Snapshot { epoch: 7, primary: Some(NodeId(0)), timeline: Timeline(3), nodes, marks: Vec::new() };
+        let snapshot =
+            Snapshot { epoch: 7, primary: Some(NodeId(0)), timeline: Timeline(3), nodes, ..Snapshot::default() };
         Arc::new(Self {
             telemetry: Telemetry::new(),
             journal: Journal::default(),
             snapshot: Mutex::new(snapshot),
             service: Mutex::new(Service::Running),
+            failover: Mutex::new(FailoverStatus {
+                automatic: true,
+                maintenance: Maintenance::Off,
+                state: "steady".into(),
+                epoch: 9,
+                candidate: Some(NodeId(2)),
+                since: Some(Duration::from_millis(1500)),
+                last: Some("failover to pg1 at epoch 9: done".into()),
+                reason: None,
+            }),
             actions: Mutex::default(),
             quiet: Notify::new(),
         })
@@ -154,12 +167,22 @@ impl Sources for Fake {
         *self.service.lock().unwrap()
     }
 
+    fn failover(&self) -> FailoverStatus {
+        self.failover.lock().unwrap().clone()
+    }
+
     fn perform(&self, action: Action) -> Performed<'_> {
         Box::pin(async move {
             self.actions.lock().unwrap().push(action);
             match action {
                 Action::Pause => self.quiet.notified().await,
                 Action::Resume => return Err(Refused::State("not paused".into())),
+                Action::Order(Order::Failover { run: Run::Real, .. }) => {
+                    return Err(Refused::StillRunning { epoch: 10 });
+                }
+                Action::Order(Order::Switchover { run: Run::Dry, .. }) => {
+                    return Ok(Outcome { notices: vec!["pg2 would be promoted".into()] });
+                }
                 Action::Reload => {
                     return Ok(Outcome { notices: vec!["listen takes effect after a restart".into()] });
                 }

@@ -1,6 +1,7 @@
 //! The tables of SHOW.
 
 mod counts;
+mod failover;
 mod nodes;
 mod pools;
 mod routes;
@@ -28,13 +29,14 @@ pub(super) enum View {
     Reasons,
     Catalogues,
     Pins,
+    Failover,
     Events,
     Version,
     Help,
 }
 
 impl View {
-    pub(super) const ALL: [View; 14] = [
+    pub(super) const ALL: [View; 15] = [
         View::Nodes,
         View::Pools,
         View::Clients,
@@ -46,6 +48,7 @@ impl View {
         View::Reasons,
         View::Catalogues,
         View::Pins,
+        View::Failover,
         View::Events,
         View::Version,
         View::Help,
@@ -64,6 +67,7 @@ impl View {
             Self::Reasons => "reasons",
             Self::Catalogues => "catalogues",
             Self::Pins => "pins",
+            Self::Failover => "failover",
             Self::Events => "events",
             Self::Version => "version",
             Self::Help => "help",
@@ -87,6 +91,7 @@ impl View {
             Self::Reasons => counts::REASONS,
             Self::Catalogues => routes::CATALOGUES,
             Self::Config => settings::CONFIG,
+            Self::Failover => failover::FAILOVER,
             Self::Events => service::EVENTS,
             Self::Version => service::VERSION,
             Self::Help => service::HELP,
@@ -106,6 +111,7 @@ impl View {
             Self::Reasons => counts::reasons(sources),
             Self::Catalogues => routes::catalogues(sources),
             Self::Config => settings::config(&sources.config()),
+            Self::Failover => failover::failover(sources),
             Self::Events => service::events(sources),
             Self::Version => service::version(sources),
             Self::Help => service::help(),

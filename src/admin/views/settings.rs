@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::admin::table::{Column, Value, text};
 use crate::config::{
-    Admin, Auth, AuthQuery, AuthRule, ClientTls, Clients, Config, Database, Health, Listen, Log, Metrics, Node, Pool,
-    Routing, Secret, ServerTls, User, show_duration,
+    Admin, Auth, AuthQuery, AuthRule, ClientTls, Clients, Config, Database, Failover, Health, Listen, Log, Metrics,
+    Node, Pool, Routing, Secret, ServerTls, User, show_duration,
 };
 
 pub(super) const CONFIG: &[Column] = &[text("key"), text("value")];
@@ -22,6 +22,7 @@ pub(super) fn config(config: &Config) -> Vec<Vec<Value>> {
         pool,
         routing,
         health,
+        failover,
         nodes,
         users,
         databases,
@@ -45,6 +46,7 @@ pub(super) fn config(config: &Config) -> Vec<Vec<Value>> {
     pooling(&mut list, pool);
     routes(&mut list, routing);
     probes(&mut list, health);
+    failing_over(&mut list, failover);
     nodes.iter().for_each(|it| node(&mut list, it));
     users.iter().for_each(|it| user(&mut list, it));
     databases.iter().for_each(|it| database(&mut list, it));
@@ -210,12 +212,56 @@ fn probes(list: &mut List, health: &Health) {
     list.put("health.failures", failures);
 }
 
+fn failing_over(list: &mut List, failover: &Failover) {
+    let Failover {
+        automatic,
+        detect_after,
+        refused_after,
+        start_timeout,
+        min_interval,
+        step_timeout,
+        switchover_timeout,
+        max_data_loss,
+        require_fence,
+        user,
+        password,
+        state_file,
+        fence_command,
+        demote_command,
+        rejoin_command,
+        pre_promote,
+        post_promote,
+        hook_timeout,
+    } = failover;
+    list.put("failover.automatic", automatic);
+    list.time("failover.detect_after", *detect_after);
+    list.time("failover.refused_after", *refused_after);
+    list.time("failover.start_timeout", *start_timeout);
+    list.time("failover.min_interval", *min_interval);
+    list.time("failover.step_timeout", *step_timeout);
+    list.time("failover.switchover_timeout", *switchover_timeout);
+    list.put("failover.max_data_loss", max_data_loss);
+    list.put("failover.require_fence", require_fence);
+    list.put("failover.user", user);
+    list.secret("failover.password", password.as_ref());
+    list.maybe("failover.state_file", state_file.as_ref().map(|path| path.display()));
+    list.all("failover.fence_command", fence_command);
+    list.all("failover.demote_command", demote_command);
+    list.all("failover.rejoin_command", rejoin_command);
+    list.all("failover.pre_promote", pre_promote);
+    list.all("failover.post_promote", post_promote);
+    list.time("failover.hook_timeout", *hook_timeout);
+}
+
 fn node(list: &mut List, node: &Node) {
-    let Node { name, host, port, zone, weight, tls } = node;
+    let Node { name, host, port, zone, weight, priority, replication_host, replication_port, tls } = node;
     list.put(format!("nodes.{name}.host"), host);
     list.put(format!("nodes.{name}.port"), port);
     list.maybe(format!("nodes.{name}.zone"), zone.as_ref());
     list.put(format!("nodes.{name}.weight"), weight);
+    list.put(format!("nodes.{name}.priority"), priority);
+    list.maybe(format!("nodes.{name}.replication_host"), replication_host.as_ref());
+    list.maybe(format!("nodes.{name}.replication_port"), replication_port.as_ref());
     let ServerTls { mode, ca, certificate, key } = tls;
     list.word(format!("nodes.{name}.tls.mode"), mode);
     for (what, path) in [("ca", ca), ("certificate", certificate), ("key", key)] {

@@ -1,3 +1,4 @@
+mod failover;
 mod files;
 mod passwords;
 mod problems;

@@ -45,6 +45,11 @@ fn from_the_file_itself() {
         ["7:12: a password in a file that others than its owner can read; chmod 600 keeps it secret"]
     );
     assert!(!format!("{config:?}").contains("geheim"));
+    let config = load("", "[failover]\nuser = \"f\"\npassword = \"geheim\"\n[auth.query]", &[]).unwrap();
+    assert_eq!(
+        warnings(&config),
+        ["7:12: a password in a file that others than its owner can read; chmod 600 keeps it secret"]
+    );
 }
 
 #[test]

@@ -77,10 +77,12 @@ fn what_a_reload_cannot_change() {
     assert_eq!(old.changes_needing_restart(&old), Vec::<&str>::new());
     let new = parse(&with_node("", "[pool]\nmode = \"session\"\n[log]\nlevel = \"debug\"")).unwrap();
     assert_eq!(old.changes_needing_restart(&new), Vec::<&str>::new());
-    let new =
-        with_node("listen = \"0.0.0.0:1\"\nworkers = 1", "[metrics]\nlisten = \"off\"\n[admin]\nsocket = \"/run/p\"");
+    let new = with_node(
+        "listen = \"0.0.0.0:1\"\nworkers = 1",
+        "[metrics]\nlisten = \"off\"\n[admin]\nsocket = \"/run/p\"\n[failover]\nstate_file = \"s\"",
+    );
     assert_eq!(
         old.changes_needing_restart(&parse(&new).unwrap()),
-        ["listen", "workers", "metrics.listen", "admin.socket"]
+        ["listen", "workers", "metrics.listen", "admin.socket", "failover.state_file"]
     );
 }

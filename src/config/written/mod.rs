@@ -3,6 +3,7 @@
 //! The sample file and the reference are made from these declarations; the explanations are Markdown without links.
 
 mod access;
+mod failover;
 mod servers;
 mod serving;
 
@@ -16,6 +17,7 @@ use super::section::{Absent, Nested, Opt, Section, Written, absent, field, secti
 use super::value::{At, OneOrMore, Value};
 
 pub(super) use access::{Admin, Auth, AuthQuery, Rule, Tls};
+pub(super) use failover::Failover;
 pub(super) use servers::{Database, Health, Node, ServerTls, User};
 pub(super) use serving::{Clients, Log, Metrics, Pool, Routing};
 
@@ -29,6 +31,7 @@ section! {
         nodes: Several<Node>,
         server_tls: ServerTls,
         health: Health,
+        failover: Failover,
         auth: Auth,
         users: Vec<User>,
         databases: Vec<Database>,
@@ -49,7 +52,7 @@ section! {
         drain_timeout: Positive, default "\"30s\"";
         /// A file with passwords for the users below that have none of their own, in the format of libpq:
         /// `host:port:database:user:password`, where `*` matches anything. The database of a line only matters for
-        /// `health` and `auth.query`.
+        /// `health`, `failover` and `auth.query`.
         passfile: PathBuf, unset "no such file", example "\"passfile\"";
     }
 }

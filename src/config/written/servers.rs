@@ -53,6 +53,11 @@ section! {
         zone: String, unset "no zone", example "\"a\"";
         /// Its share of the reads, relative to the others'; 0: none.
         weight: Whole<0, 1000>, default "1";
+        /// Among candidates with the same log the one with the highest is promoted; 0: never promoted.
+        priority: Whole<0, 1000>, default "100";
+        /// Where the other nodes reach it for replication.
+        replication_host: Host, unset "`host`", example "\"10.1.0.1\"";
+        replication_port: Whole<1, 65535>, unset "`port`", example "5432";
     }
 }
 

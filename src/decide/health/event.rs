@@ -35,6 +35,22 @@ pub enum Event {
     Undrained {
         node: NodeId,
     },
+    /// A change of primary begins: whoever writes waits, and nobody is followed until it ends.
+    Held,
+    /// It ends: the primary stays, or whoever is one by now is found as always.
+    Released,
+    /// It ends: `node` is the primary of `epoch`, and writes `timeline`.
+    Appointed {
+        node: NodeId,
+        epoch: u64,
+        timeline: Timeline,
+    },
+    /// The node that was the primary, and the timeline that it wrote, when this was last written down. Comes before
+    /// anybody is followed.
+    Remembered {
+        node: NodeId,
+        timeline: Timeline,
+    },
 }
 
 /// A node as the topology file describes it.
@@ -56,6 +72,10 @@ pub struct Answer {
     pub timeline: Timeline,
     pub wal: WalGeometry,
     pub stage: Stage,
+    /// Under which name it is listed in its primary's `synchronous_standby_names`.
+    pub standby_name: String,
+    /// Its own `synchronous_standby_names`; counts on a primary.
+    pub synchronous: String,
 }
 
 /// Which side of replication a node is on.
@@ -77,6 +97,8 @@ pub struct Recovery {
     pub receiver: Option<Receiver>,
     /// `recovery_min_apply_delay`; zero: none.
     pub apply_delay: Duration,
+    /// `wal_receiver_timeout`; zero: never.
+    pub receiver_timeout: Duration,
 }
 
 /// What a replica's replay is doing.
@@ -97,6 +119,8 @@ pub struct Receiver {
     pub status: String,
     /// Since the last message of its sender, by the replica's own clock.
     pub silent_for: Option<Duration>,
+    /// Host and port from which it streams, as its `primary_conninfo` names them.
+    pub sender: Option<(String, u16)>,
 }
 
 /// The answer to the short question.

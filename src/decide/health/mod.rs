@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub use event::*;
 
 use crate::decide::position::Timeline;
-use crate::decide::route::{NodeId, NodeView, PrimaryMark, Role, Snapshot, State, Trouble};
+use crate::decide::route::{NodeId, NodeView, PrimaryMark, Role, Snapshot, State, Trouble, Writes};
 
 use following::{Following, Verdict, identify, numbered, unidentified};
 use record::{PrimaryLog, Record, Voice, flushed};
@@ -46,6 +46,8 @@ pub struct Health {
     following: Following,
     contested: Vec<NodeId>,
     epoch: u64,
+    /// Held: nobody is followed anew.
+    writes: Writes,
     /// Where the primary's log ended, for sessions that wrote.
     marks: Trail,
     /// Up to where it was flushed, for lag.
@@ -62,6 +64,7 @@ impl Health {
             following: Following::Undecided,
             contested: Vec::new(),
             epoch: 0,
+            writes: Writes::Open,
             marks: Trail::new(MARKS),
             flushes: Trail::new(LOG_POINTS),
         }
@@ -80,7 +83,7 @@ impl Health {
     /// nodes any order will do. An event of a node that is not known, or was removed, is ignored.
     pub fn on(&mut self, event: Event, now: Instant) -> Actions {
         let mut actions = Actions::default();
-        let heard = self.note(event);
+        let heard = self.note(event, &mut actions);
         if self.identity.is_none() {
             self.identity = identify(&self.records);
         }
@@ -102,6 +105,7 @@ impl Health {
         Snapshot {
             epoch: self.epoch,
             primary,
+            writes: self.writes,
             timeline,
             nodes: self.views.clone(),
             marks: self.marks.points().iter().map(mark).collect(),
@@ -109,7 +113,7 @@ impl Health {
     }
 
     /// Returns the node whose position was heard, if the event brought one.
-    fn note(&mut self, event: Event) -> Option<NodeId> {
+    fn note(&mut self, event: Event, actions: &mut Actions) -> Option<NodeId> {
         match event {
             Event::Answered { node, asked_at, answer } => {
                 self.known(node)?.answered(asked_at, answer);
@@ -123,6 +127,19 @@ impl Health {
             Event::Failed { node, failure } => self.known(node)?.failed(failure),
             Event::Drained { node } => self.known(node)?.drained = true,
             Event::Undrained { node } => self.known(node)?.drained = false,
+            Event::Held => self.writes = Writes::Held,
+            Event::Released => self.writes = Writes::Open,
+            Event::Appointed { node, epoch, timeline } => {
+                self.known(node)?;
+                self.appoint(node, epoch, timeline, actions);
+            }
+            Event::Remembered { node, timeline } => {
+                self.known(node)?;
+                if self.following == Following::Undecided {
+                    // Nobody else may be the primary, but by a promotion since.
+                    self.following = Following::Vacant { was: node, timeline };
+                }
+            }
         }
         None
     }
@@ -155,7 +172,27 @@ impl Health {
         }
     }
 
+    /// Follows a node that has been made the primary.
+    fn appoint(&mut self, id: NodeId, epoch: u64, timeline: Timeline, actions: &mut Actions) {
+        self.writes = Writes::Open;
+        self.epoch = self.epoch.max(epoch.saturating_sub(1));
+        self.take(id, timeline, actions);
+    }
+
+    fn take(&mut self, id: NodeId, timeline: Timeline, actions: &mut Actions) {
+        self.begin_epoch();
+        self.following = Following::Node { id, timeline };
+        self.mark(id, actions);
+        actions.changes.push(Change::Following { node: id, epoch: self.epoch, timeline });
+        // The replicas' timelines tell who follows it.
+        let others = numbered(&self.records).filter(|(other, record)| *other != id && !record.is_removed());
+        actions.probe.extend(others.map(|(other, _)| other));
+    }
+
     fn follow(&mut self, actions: &mut Actions) {
+        if self.writes == Writes::Held {
+            return;
+        }
         let verdict = self.following.judge(&self.records, self.identity);
         let contested = match &verdict {
             Verdict::Contested(nodes) => nodes.clone(),
@@ -171,13 +208,7 @@ impl Health {
         match verdict {
             Verdict::Keep | Verdict::Contested(_) => {}
             Verdict::Follow { id, timeline } => {
-                self.begin_epoch();
-                self.following = Following::Node { id, timeline };
-                self.mark(id, actions);
-                actions.changes.push(Change::Following { node: id, epoch: self.epoch, timeline });
-                // The replicas' timelines tell who follows it.
-                let others = numbered(&self.records).filter(|(other, record)| *other != id && !record.is_removed());
-                actions.probe.extend(others.map(|(other, _)| other));
+                self.take(id, timeline, actions);
             }
             Verdict::StepDown { was, timeline } => {
                 self.following = Following::Vacant { was, timeline };
@@ -234,6 +265,8 @@ impl Health {
     fn refresh(&mut self, actions: &mut Actions) {
         for (id, record) in numbered(&self.records) {
             let role = record.role(id, &self.following, self.identity);
+            // A candidate is writable for a moment before it is appointed.
+            let role = if self.writes == Writes::Held && role == Role::Stray { Role::Unknown } else { role };
             let mut view = record.view(id, role, self.identity, &self.limits);
             if self.contested.contains(&id) {
                 view.trouble = view.trouble.or(Some(Trouble::Contested));

@@ -31,6 +31,8 @@ fn answer(system: u64, timeline: u32, stage: Stage) -> Answer {
         timeline: Timeline(timeline),
         wal: WalGeometry::STANDARD,
         stage,
+        standby_name: String::new(),
+        synchronous: String::new(),
     }
 }
 
@@ -39,7 +41,7 @@ fn writable(timeline: u32, lsn: u64) -> Answer {
 }
 
 fn replica(timeline: u32, lsn: u64) -> Answer {
-    let receiver = Some(Receiver { status: "streaming".into(), silent_for: None });
+    let receiver = Some(Receiver { status: "streaming".into(), silent_for: None, sender: None });
     let (replay, receive) = (Some(Lsn(lsn)), Some(Lsn(lsn)));
     answer(1, timeline, Stage::Recovering(Recovery { replay, receive, receiver, ..Recovery::default() }))
 }

@@ -231,8 +231,9 @@ impl World {
                 replay: Some(lsn),
                 receive: Some(lsn),
                 applying: Applying::Busy,
-                receiver: Some(Receiver { status: "streaming".to_owned(), silent_for: None }),
+                receiver: Some(Receiver { status: "streaming".to_owned(), silent_for: None, sender: None }),
                 apply_delay: Duration::ZERO,
+                receiver_timeout: Duration::ZERO,
             };
             let stage = if primary { Stage::Writable { insert: lsn, flush: lsn } } else { Stage::Recovering(recovery) };
             let timeline = Timeline(server.timeline);
@@ -242,6 +243,8 @@ impl World {
                 timeline,
                 wal: WalGeometry { segment: u64::MAX, page: u64::MAX / 2 },
                 stage,
+                standby_name: String::new(),
+                synchronous: String::new(),
             };
             Event::Answered { node: id(node), asked_at, answer }
         } else {

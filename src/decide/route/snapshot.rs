@@ -18,6 +18,7 @@ pub struct Snapshot {
     pub epoch: u64,
     /// The node that this cluster follows; it may be down. `None`: not discovered yet, or demoted without a successor.
     pub primary: Option<NodeId>,
+    pub writes: Writes,
     /// The history that the primary of this epoch writes, and that `marks` belong to.
     pub timeline: Timeline,
     /// Indexed by `NodeId`. A node removed by a reload stays, with `State::Removed`.
@@ -34,6 +35,9 @@ impl Snapshot {
     /// The primary, if statements may be sent to it now. One that is merely slow to answer is used; one that is
     /// restarting, or that nobody reaches, is waited for.
     pub fn usable_primary(&self) -> Option<&NodeView> {
+        if self.writes == Writes::Held {
+            return None;
+        }
         let node = self.node(self.primary?)?;
         let usable = match node.state {
             State::Up => true,
@@ -42,6 +46,15 @@ impl Snapshot {
         };
         usable.then_some(node)
     }
+}
+
+/// Whether the primary gets statements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Writes {
+    #[default]
+    Open,
+    /// A change of primary is under way: they wait for its end.
+    Held,
 }
 
 /// Everything acknowledged by the primary before `asked_at` is at or before `lsn`.

@@ -41,6 +41,7 @@ impl World {
             timeline: Timeline(1),
             nodes: vec![node(P, Role::Primary), node(R, Role::Replica), node(S, Role::Replica)],
             marks: vec![PrimaryMark { asked_at: start, lsn: Lsn(100) }],
+            ..Snapshot::default()
         };
         let policy = Policy {
             consistency,

@@ -7,7 +7,7 @@ use pgpilot::app::App;
 use pgpilot::config::{Config, Listen};
 use pgpilot::decide::route::{NodeView, Role, State};
 use pgpilot::decide::sql::Reason;
-use pgpilot::demo::{LocalCluster, Node, User};
+use pgpilot::demo::{Builder, LocalCluster, Node, User};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -24,6 +24,11 @@ pub(crate) const PASSWORD: &str = "app-secret";
 
 /// Servers with a user for the application and one for pgpilot.
 pub(crate) async fn servers() -> LocalCluster {
+    recipe().start().await.expect("a cluster starts")
+}
+
+/// What [`servers`] are made by.
+pub(crate) fn recipe() -> Builder {
     let pilot = User::scram("pilot", "pilot-secret").with("IN ROLE pg_monitor");
     LocalCluster::builder()
         .user(User::scram(USER, PASSWORD))
@@ -33,9 +38,6 @@ pub(crate) async fn servers() -> LocalCluster {
         .sql("GRANT SELECT ON pg_catalog.pg_shadow TO pilot")
         .sql("GRANT ALL ON SCHEMA public TO PUBLIC")
         .sql("CREATE DATABASE shop OWNER app")
-        .start()
-        .await
-        .expect("a cluster starts")
 }
 
 /// The topology file for `servers`, with `more` at its end.

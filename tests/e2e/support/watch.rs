@@ -28,6 +28,9 @@ pub(crate) fn settings(servers: &LocalCluster, interval: Duration) -> Settings {
         port: node.port(),
         zone: None,
         weight: 1,
+        priority: 100,
+        replication_host: None,
+        replication_port: None,
         tls: tls.clone(),
     };
     Settings {
@@ -48,7 +51,7 @@ pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The usual beginning: the primary is pg1, and both replicas are in use.
 pub(crate) async fn watched(servers: &LocalCluster) -> Arc<Cluster> {
-    let cluster = Cluster::start(&settings(servers, INTERVAL));
+    let cluster = Cluster::start(&settings(servers, INTERVAL), None);
     sees(&cluster, "pg1 leads, and the others are fresh", |snapshot| {
         leader(snapshot) == Some("pg1") && ["pg2", "pg3"].iter().all(|name| view(snapshot, name).fresh)
     })

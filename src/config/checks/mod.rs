@@ -1,19 +1,21 @@
 //! What is right value by value and wrong together.
 
+mod failover;
+
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::problem::{Findings, Place};
-use super::resolved::*;
-use super::scalar::{Host, Positive};
-use super::units::show_duration;
-use super::value::At;
-use super::written::{self, Root};
+use crate::config::problem::{Findings, Place};
+use crate::config::resolved::*;
+use crate::config::scalar::{Host, Positive};
+use crate::config::units::show_duration;
+use crate::config::value::At;
+use crate::config::written::{self, Root};
 
 /// Reports every contradiction of the file. `config` is what it resolves to so far.
-pub(super) fn check(root: &Root, config: &Config, findings: &mut Findings<'_>) {
+pub(in crate::config) fn check(root: &Root, config: &Config, findings: &mut Findings<'_>) {
     limits(root, findings);
     lag(&root.routing, findings);
     functions(&root.routing, findings);
@@ -25,6 +27,7 @@ pub(super) fn check(root: &Root, config: &Config, findings: &mut Findings<'_>) {
     server_tls(root, findings);
     rules(root, config, findings);
     logins(root, config, findings);
+    failover::check(root, config, findings);
 }
 
 fn limits(root: &Root, findings: &mut Findings<'_>) {
@@ -141,7 +144,7 @@ fn reaches(host: &str, listen: IpAddr) -> bool {
 
 fn socket_port(root: &Root) -> u32 {
     let listen: Vec<_> = root.listen.value.0.iter().map(|listen| listen.value.clone()).collect();
-    u32::from(super::resolved::socket_port(&listen))
+    u32::from(crate::config::resolved::socket_port(&listen))
 }
 
 fn names(root: &Root, findings: &mut Findings<'_>) {

@@ -1,5 +1,9 @@
 //! `pgpilot check`: the topology file, then the servers.
 
+mod failover;
+mod host;
+mod synchronous;
+
 use std::fmt;
 use std::path::Path;
 
@@ -7,10 +11,10 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::arguments::{CheckArguments, Output};
-use super::exit::{Exit, Failure};
-use super::output::Rows;
-use super::{block_on, file, output};
+use crate::cli::arguments::{CheckArguments, Output};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output::Rows;
+use crate::cli::{block_on, file, output};
 use crate::cluster::{ControlError, connect_control};
 use crate::config::{AuthQuery, Config, Health, Node};
 
@@ -67,7 +71,7 @@ impl Findings {
     }
 }
 
-pub(super) fn run(arguments: &CheckArguments) -> Result<Exit, Failure> {
+pub(in crate::cli) fn run(arguments: &CheckArguments) -> Result<Exit, Failure> {
     let path = file::find(&arguments.file)?;
     let config = file::load(&path)?;
     let mut findings = of_file(&path, &config);
@@ -85,6 +89,7 @@ fn of_file(path: &Path, config: &Config) -> Findings {
     for warning in &config.warnings {
         findings.add(Grade::Warning, "file", warning.to_string());
     }
+    host::check(&config.failover, &mut findings);
     findings
 }
 
@@ -140,6 +145,9 @@ async fn servers(config: &Config, findings: &mut Findings) {
         }
     }
     of_cluster(config, &known, findings);
+    if config.failover.in_use() {
+        failover::check(config, findings).await;
+    }
     if let Some(query) = &config.auth.query {
         let primary = known.iter().find(|(_, _, facts)| !facts.recovering).or(known.first());
         if let Some((node, ..)) = primary {
@@ -196,7 +204,8 @@ fn of_node(config: &Config, node: &Node, facts: &Facts, findings: &mut Findings)
             format!("recovery_min_apply_delay = {} ms: it never takes reads that need fresh data", facts.apply_delay);
         findings.add(Grade::Warning, about, text);
     }
-    if facts.receiver_timeout == 0 || facts.receiver_timeout > 30_000 {
+    // With [failover] there is a stricter limit.
+    if !config.failover.in_use() && (facts.receiver_timeout == 0 || facts.receiver_timeout > 30_000) {
         let text = format!(
             "wal_receiver_timeout = {} ms: a primary that has stopped without a word is noticed late; 5s to 10s is better",
             facts.receiver_timeout

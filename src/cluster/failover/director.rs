@@ -1,0 +1,253 @@
+//! Between the machine and the world.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinSet, spawn_blocking};
+use tokio::time::{sleep_until, timeout_at};
+use tracing::{info, warn};
+
+use super::workshop::{Facts, REJOIN, Workshop};
+use super::{Connections, Settings, Surroundings};
+use crate::cluster::Cluster;
+use crate::coordination::Store;
+use crate::decide::failover::{
+    Ended, Event, Fact, Job, Machine, Note, Order, Outcome, Purpose, Record, Routing, Severity, Status, Ticket, World,
+    Writing,
+};
+use crate::decide::health;
+use crate::decide::route::Snapshot;
+use crate::telemetry::{Count, Ending, Metrics, Topic};
+
+/// While all is well, the machine looks at the cluster at most so often.
+const CALM: Duration = Duration::from_millis(20);
+
+/// An order, and who waits for what becomes of it.
+pub(super) struct Request {
+    pub(super) order: Order,
+    pub(super) answer: oneshot::Sender<Result<String, String>>,
+}
+
+/// Feeds the machine, and sees to what it asks for.
+pub(super) struct Director {
+    cluster: Arc<Cluster>,
+    machine: Machine,
+    store: Arc<Store>,
+    settings: watch::Receiver<Settings>,
+    connections: Arc<dyn Connections>,
+    workshop: Arc<Workshop>,
+    requests: mpsc::Receiver<Request>,
+    waiting: HashMap<Ticket, oneshot::Sender<Result<String, String>>>,
+    tickets: Ticket,
+    /// At most one of a kind for each node.
+    jobs: JoinSet<Outcome>,
+    names: HashMap<Id, Job>,
+    status: watch::Sender<Status>,
+    metrics: Arc<Metrics>,
+    wake: Instant,
+}
+
+impl Director {
+    pub(super) fn new(
+        around: Surroundings,
+        machine: Machine,
+        store: Store,
+        settings: watch::Receiver<Settings>,
+        requests: mpsc::Receiver<Request>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        let Surroundings { cluster, connections, metrics } = around;
+        Self {
+            cluster,
+            machine,
+            store: Arc::new(store),
+            settings,
+            connections,
+            workshop: Arc::default(),
+            requests,
+            waiting: HashMap::new(),
+            tickets: 0,
+            jobs: JoinSet::new(),
+            names: HashMap::new(),
+            status,
+            metrics,
+            wake: Instant::now(),
+        }
+    }
+
+    /// Runs until it is dropped.
+    ///
+    /// # Cancel safety
+    /// Jobs end where they are; the record says what has been decided.
+    pub(super) async fn run(mut self, record: Record) {
+        self.step(Event::Restored(record)).await;
+        loop {
+            let looked = Instant::now();
+            let snapshot = self.cluster.snapshot();
+            let world = self.world(&snapshot, looked);
+            self.step(Event::Seen(world)).await;
+            let steady = self.status.borrow().state == "steady";
+            let calm = looked + if steady { CALM } else { Duration::ZERO };
+            if !steady {
+                // What the replicas said a moment ago is too old now.
+                snapshot.nodes.iter().for_each(|node| self.cluster.nudge(node.id));
+            }
+            tokio::select! {
+                () = change(&self.cluster, &snapshot, self.wake, calm) => {}
+                Some(ended) = self.jobs.join_next_with_id() => {
+                    let (id, outcome) = match ended {
+                        Ok((id, outcome)) => (id, outcome),
+                        Err(error) => (error.id(), Err(error.to_string())),
+                    };
+                    if let Some(job) = self.names.remove(&id) {
+                        self.step(Event::Ended { job, outcome }).await;
+                    }
+                }
+                Some(Request { order, answer }) = self.requests.recv() => {
+                    self.tickets += 1;
+                    let ticket = self.tickets;
+                    self.waiting.insert(ticket, answer);
+                    // An order is about the cluster as it is now.
+                    let world = self.world(&self.cluster.snapshot(), Instant::now());
+                    self.step(Event::Seen(world)).await;
+                    self.step(Event::Ordered { order, ticket }).await;
+                }
+                Ok(()) = self.settings.changed() => {
+                    let rules = self.settings.borrow_and_update().rules();
+                    self.machine.set_rules(rules);
+                }
+            }
+        }
+    }
+
+    fn world(&self, snapshot: &Snapshot, now: Instant) -> World {
+        let settings = self.settings.borrow();
+        let profile = |id| settings.profile(&snapshot.node(id)?.name);
+        World::new(snapshot, profile, |id| self.cluster.answer(id), now)
+    }
+
+    /// Tells the machine something, and does what it asks for.
+    async fn step(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let actions = self.machine.on(event, Instant::now());
+            self.wake = actions.wake.unwrap_or_else(Instant::now);
+            for note in &actions.notes {
+                self.tell(note);
+            }
+            if let Some(writing) = actions.record
+                && let Err((writing, error)) = self.write_down(writing).await
+            {
+                let required = matches!(writing, Writing::First(_));
+                events.push_back(Event::NotRecorded(writing, error));
+                if required {
+                    continue;
+                }
+            }
+            if let Some(routing) = actions.routing {
+                self.route(routing);
+            }
+            if let Some((purpose, ended)) = actions.ended {
+                self.count(purpose, ended);
+            }
+            actions.jobs.into_iter().for_each(|job| self.begin(job));
+            for (ticket, answer) in actions.answers {
+                if let Some(waiting) = self.waiting.remove(&ticket) {
+                    // Who does not wait any more sees it in the journal.
+                    let _ = waiting.send(answer);
+                }
+            }
+        }
+        let status = self.machine.status();
+        self.status.send_if_modified(|old| {
+            let changed = *old != status;
+            *old = status;
+            changed
+        });
+    }
+
+    async fn write_down(&self, writing: Writing) -> Result<(), (Writing, String)> {
+        let (store, to_write) = (self.store.clone(), writing.clone());
+        let write = move || match &to_write {
+            Writing::First(record) | Writing::Also(record) => store.store(record).map_err(|error| error.to_string()),
+        };
+        let written = spawn_blocking(write).await.unwrap_or_else(|error| Err(error.to_string()));
+        written.map_err(|error| (writing, error))
+    }
+
+    fn route(&self, routing: Routing) {
+        self.cluster.board.report(match routing {
+            Routing::Hold => health::Event::Held,
+            Routing::Release => health::Event::Released,
+            Routing::Appoint { node, epoch, timeline } => health::Event::Appointed { node, epoch, timeline },
+        });
+        self.cluster.snapshot().nodes.iter().for_each(|node| self.cluster.nudge(node.id));
+    }
+
+    fn begin(&mut self, job: Job) {
+        let settings = self.settings.borrow().clone();
+        let limit = match job {
+            Job::Quiesce { .. } => settings.failover.switchover_timeout,
+            _ => settings.failover.step_timeout,
+        };
+        let facts = Facts {
+            epoch: self.machine.record().epoch,
+            snapshot: self.cluster.snapshot(),
+            cluster: self.cluster.clone(),
+            connections: self.connections.clone(),
+            settings,
+            deadline: Instant::now() + limit,
+        };
+        let workshop = self.workshop.clone();
+        let work = async move {
+            info!(?job, "begins");
+            let hooks = match job {
+                Job::Rejoin { .. } | Job::Resume { .. } => REJOIN,
+                _ => facts.settings.failover.hook_timeout,
+            };
+            // Each part has its limit; this one is for what has none.
+            let end = facts.deadline + hooks * 2 + Duration::from_secs(5);
+            let outcome: Outcome = match timeout_at(end.into(), workshop.carry_out(job, &facts)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err("it took too long".to_owned()),
+            };
+            match &outcome {
+                Ok(Fact::Done) => info!(?job, "done"),
+                Ok(fact) => info!(?job, ?fact, "done"),
+                Err(error) => warn!(?job, error, "failed"),
+            }
+            outcome
+        };
+        let handle = self.jobs.spawn(work);
+        self.names.insert(handle.id(), job);
+    }
+
+    fn count(&self, purpose: Purpose, ended: Ended) {
+        let ending = match ended {
+            Ended::Done => Ending::Done,
+            Ended::CalledOff => Ending::RolledBack,
+        };
+        self.metrics.count(match purpose {
+            Purpose::Failover => Count::Failover(ending),
+            Purpose::Switchover => Count::Switchover(ending),
+        });
+    }
+
+    fn tell(&self, note: &Note) {
+        let snapshot = self.cluster.snapshot();
+        let node = note.node.and_then(|id| snapshot.node(id)).map(|node| node.name.as_str());
+        match note.severity {
+            Severity::Info => info!(node, "{}", note.text),
+            Severity::Alarm => warn!(node, "{}", note.text),
+        }
+        self.cluster.journal().note(Topic::Failover, node, note.text.clone());
+    }
+}
+
+/// Returns when there is something new to see, or at `wake`; not before `calm`.
+async fn change(cluster: &Cluster, seen: &Arc<Snapshot>, wake: Instant, calm: Instant) {
+    cluster.wait_change(seen, wake).await;
+    sleep_until(calm.into()).await;
+}

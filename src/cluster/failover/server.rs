@@ -1,0 +1,253 @@
+//! What is done on one server, by SQL.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Deadline, Settings};
+use crate::cluster::connect_control;
+use crate::config;
+use crate::decide::failover::{Fact, Log, Profile, conninfo};
+use crate::decide::position::{Lsn, Timeline, WalGeometry};
+
+/// Between two looks at something that is about to happen.
+const STEP: Duration = Duration::from_millis(5);
+
+/// A connection to a server, as the role that may change it.
+pub(super) struct Server {
+    client: Client,
+    _driver: AbortOnDropHandle<()>,
+    deadline: Deadline,
+    /// Whose sessions are pgpilot's probes.
+    prober: String,
+}
+
+impl Server {
+    pub(super) async fn connect(settings: &Settings, node: &config::Node, deadline: Deadline) -> Result<Self, String> {
+        let failover = &settings.failover;
+        let login = config::Health {
+            user: failover.user.clone(),
+            password: failover.password.clone(),
+            ..settings.health.clone()
+        };
+        let connecting = connect_control(node, &login, &login.database);
+        let connected = deadline.limit("connecting", connecting).await?;
+        let (client, driver) = connected.map_err(|error| error.to_string())?;
+        Ok(Self { client, _driver: driver, deadline, prober: settings.health.user.clone() })
+    }
+
+    async fn row(&self, sql: &str) -> Result<Row, String> {
+        let asking = self.client.query_one(sql, &[]);
+        self.deadline.limit("a query", asking).await?.map_err(|error| describe(&error))
+    }
+
+    async fn execute(&self, sql: &str) -> Result<(), String> {
+        let running = self.client.batch_execute(sql);
+        self.deadline.limit("a statement", running).await?.map_err(|error| describe(&error))
+    }
+
+    /// Asks until the answer is yes.
+    async fn wait_until(&self, what: &str, sql: &str) -> Result<(), String> {
+        self.deadline
+            .limit(what, async {
+                while !self.row(sql).await?.get::<_, bool>(0) {
+                    sleep(STEP).await;
+                }
+                Ok(())
+            })
+            .await?
+    }
+
+    /// ALTER SYSTEM, and a reload.
+    async fn set(&self, name: &str, value: Option<&str>) -> Result<(), String> {
+        match value {
+            Some(value) => self.execute(&format!("ALTER SYSTEM SET {name} = {}", quote(value))).await?,
+            None => self.execute(&format!("ALTER SYSTEM RESET {name}")).await?,
+        }
+        self.execute("SELECT pg_reload_conf()").await
+    }
+
+    pub(super) async fn is_replica(&self) -> Result<bool, String> {
+        Ok(self.row("SELECT pg_is_in_recovery()").await?.get(0))
+    }
+
+    async fn conninfo(&self) -> Result<String, String> {
+        Ok(self.row("SELECT current_setting('primary_conninfo')").await?.get(0))
+    }
+
+    /// Cuts a replica off, and returns what it has then.
+    pub(super) async fn seal(&self) -> Result<Log, String> {
+        let conninfo = self.conninfo().await?;
+        if !conninfo::is_sealed(&conninfo) {
+            self.set("primary_conninfo", Some(&conninfo::sealed(&conninfo))).await?;
+        }
+        self.wait_until("the end of its WAL receiver", NO_RECEIVER).await?;
+        self.log().await
+    }
+
+    pub(super) async fn unseal(&self) -> Result<(), String> {
+        let conninfo = self.conninfo().await?;
+        if conninfo::is_sealed(&conninfo) {
+            self.set("primary_conninfo", Some(conninfo::unsealed(&conninfo))).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn log(&self) -> Result<Log, String> {
+        let row = self.row(LOG).await?;
+        let timeline = Timeline(row.get::<_, i32>(2).cast_unsigned());
+        let lsn = |column: usize| row.get::<_, Option<PgLsn>>(column).map(|lsn| Lsn(lsn.into()));
+        Log::new(timeline, lsn(0), lsn(1)).ok_or_else(|| "it has no log yet".to_owned())
+    }
+
+    /// Waits until a replica has replayed up to `lsn`; `None`: all that its sender, which has been shut down, had.
+    pub(super) async fn catch_up(&self, lsn: Option<Lsn>) -> Result<Log, String> {
+        match lsn {
+            Some(lsn) => {
+                let sql = format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{lsn}', false)");
+                self.wait_until("catching up", &sql).await?;
+            }
+            None => {
+                self.wait_until("the end of its WAL receiver", NO_RECEIVER).await?;
+                let all = "SELECT coalesce(pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn(), false)";
+                self.wait_until("catching up", all).await?;
+            }
+        }
+        self.log().await
+    }
+
+    /// Promotes the replica, or finds that it is promoted already.
+    pub(super) async fn promote(&self) -> Result<Fact, String> {
+        if self.is_replica().await? {
+            // False, or an error of a promotion that is under way already, says nothing: what counts is the end.
+            let _ = self.execute("SELECT pg_promote(false)").await;
+            self.wait_until("the promotion", "SELECT NOT pg_is_in_recovery()").await?;
+        }
+        let row = self.row(PROMOTED).await?;
+        let (system, timeline): (i64, i32) = (row.get(0), row.get(1));
+        let switched_at = row.get::<_, Option<PgLsn>>(2).map_or(Lsn(u64::MAX), |lsn| Lsn(lsn.into()));
+        if row.get(3) {
+            // Left from when it handed over as the primary.
+            self.set("default_transaction_read_only", None).await?;
+        }
+        Ok(Fact::Promoted { system: system.cast_unsigned(), timeline: Timeline(timeline.cast_unsigned()), switched_at })
+    }
+
+    /// Lets no client write any more, and returns the end of the log.
+    ///
+    /// Weak as a fence: a session may ask for a transaction that writes, and a new one may come between two sweeps.
+    /// In a switchover pgpilot sends nothing any more, and the fence is for the others.
+    pub(super) async fn stop_writes(&self, wal: WalGeometry) -> Result<Lsn, String> {
+        self.set("default_transaction_read_only", Some("on")).await?;
+        let end_sessions = end_sessions(&self.prober);
+        let mut clean = 0;
+        while clean < 2 {
+            let ended: i64 = self.row(&end_sessions).await?.get(0);
+            clean = if ended == 0 { clean + 1 } else { 0 };
+            sleep(STEP).await;
+        }
+        self.wait_until("the end of the last transaction", NO_TRANSACTION).await?;
+        loop {
+            let row = self.row("SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()").await?;
+            let lsn = |column: usize| Lsn(row.get::<_, PgLsn>(column).into());
+            let (written, flushed) = (wal.record_end(lsn(0)), lsn(1));
+            if flushed >= written {
+                return Ok(written);
+            }
+            sleep(STEP).await;
+        }
+    }
+
+    /// Undoes [`Self::stop_writes`].
+    pub(super) async fn allow_writes(&self) -> Result<(), String> {
+        self.set("default_transaction_read_only", None).await
+    }
+
+    /// Makes a replica stream from `primary`, and waits until it does.
+    pub(super) async fn follow(&self, primary: &Profile) -> Result<(), String> {
+        let conninfo = self.conninfo().await?;
+        let (host, port) = (primary.host.as_str(), primary.port);
+        if conninfo.is_empty() {
+            return Err("it has no primary_conninfo: it does not know how to connect".to_owned());
+        }
+        if conninfo::is_sealed(&conninfo) || !conninfo::leads_to(&conninfo, host, port) {
+            let new = conninfo::to_host(&conninfo, host, port).map_err(|error| error.to_string())?;
+            self.set("primary_conninfo", Some(&new)).await?;
+        }
+        let streams = format!(
+            "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {port})"
+        );
+        self.wait_until("streaming", &streams).await
+    }
+
+    /// The replication slot that a replica uses, if it uses one.
+    pub(super) async fn slot(&self) -> Result<Option<String>, String> {
+        let name: String = self.row("SELECT current_setting('primary_slot_name')").await?.get(0);
+        Ok(Some(name).filter(|name| !name.is_empty()))
+    }
+
+    /// Without its slot a replica does not stream.
+    pub(super) async fn make_slot(&self, name: &str) -> Result<(), String> {
+        let name = quote(name);
+        let sql = format!(
+            "SELECT pg_create_physical_replication_slot({name}, true) \
+             WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = {name})"
+        );
+        self.execute(&sql).await
+    }
+
+    /// Writes the epoch down where it is replicated, so that anybody can tell later who was meant to be the primary.
+    pub(super) async fn write_epoch(&self, epoch: u64, node: &str) -> Result<(), String> {
+        let node = quote(node);
+        // Its standbys may not be there yet: not to be waited for.
+        self.execute(&format!(
+            "SET synchronous_commit = local; CREATE SCHEMA IF NOT EXISTS pgpilot; \
+             CREATE TABLE IF NOT EXISTS pgpilot.epochs \
+             (epoch bigint PRIMARY KEY, node text NOT NULL, since timestamptz NOT NULL DEFAULT clock_timestamp()); \
+             INSERT INTO pgpilot.epochs (epoch, node) VALUES ({epoch}, {node}) ON CONFLICT DO NOTHING"
+        ))
+        .await
+    }
+}
+
+const NO_RECEIVER: &str = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
+
+/// The control file tells a replica's timeline only since its last restartpoint; its log files, at once.
+const LOG: &str = "SELECT pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
+       greatest((SELECT received_tli FROM pg_stat_wal_receiver),
+                (SELECT timeline_id FROM pg_control_checkpoint()),
+                (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int4)
+                   FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'))";
+
+/// After a promotion, `pg_last_wal_replay_lsn()` stays where the old timeline ended (functions-admin chapter).
+const PROMOTED: &str = "SELECT (SELECT system_identifier FROM pg_control_system()),
+       ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int4,
+       pg_last_wal_replay_lsn(),
+       (SELECT setting = 'on' AND source = 'configuration file' AND sourcefile LIKE '%postgresql.auto.conf'
+          FROM pg_settings WHERE name = 'default_transaction_read_only')";
+
+/// Ends the sessions of clients, of superusers only as one. The probes of this and other pgpilots go on.
+fn end_sessions(prober: &str) -> String {
+    format!(
+        "SELECT count(pg_terminate_backend(a.pid))
+           FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
+          WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+            AND NOT (application_name = 'pgpilot' AND usename IN (current_user, {}))
+            AND (NOT coalesce(r.rolsuper, false) OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))",
+        quote(prober)
+    )
+}
+
+const NO_TRANSACTION: &str =
+    "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid())";
+
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
+}
+
+fn describe(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
+}

@@ -1,0 +1,248 @@
+//! One job from beginning to end.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+use super::hook::{self, Hook};
+use super::server::Server;
+use super::{Connections, Deadline, Settings};
+use crate::cluster::Cluster;
+use crate::config;
+use crate::decide::failover::{Contact, Fact, Job, Outcome, Profile, Proof};
+use crate::decide::position::WalGeometry;
+use crate::decide::route::{NodeId, Role, Snapshot, State};
+
+/// How often it is looked whether the clients' transactions have ended.
+const QUIESCE_POLL: Duration = Duration::from_millis(2);
+/// A hook that copies a whole server may take so long.
+pub(super) const REJOIN: Duration = Duration::from_secs(24 * 3600);
+/// A fence without a hook is an attempt, for which a failover does not wait long.
+const SQL_FENCE: Duration = Duration::from_secs(2);
+
+/// Where jobs are done: those for one node in the order in which they were given out.
+#[derive(Debug, Default)]
+pub(super) struct Workshop {
+    benches: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
+}
+
+/// What a job goes by.
+pub(super) struct Facts {
+    pub(super) epoch: u64,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) connections: Arc<dyn Connections>,
+    pub(super) settings: Settings,
+    pub(super) deadline: Instant,
+}
+
+impl Workshop {
+    pub(super) async fn carry_out(&self, job: Job, facts: &Facts) -> Outcome {
+        let bench = match job {
+            // They only look, or may not wait.
+            Job::Approve { .. } | Job::Sever { .. } | Job::Quiesce { .. } | Job::Announce { .. } => None,
+            Job::Fence { node }
+            | Job::Seal { node }
+            | Job::Unseal { node }
+            | Job::Stop { node, .. }
+            | Job::Resume { node }
+            | Job::CatchUp { node, .. }
+            | Job::Promote { node }
+            | Job::Follow { node, .. }
+            | Job::Rejoin { node, .. } => Some(self.bench(node)),
+        };
+        let _turn = match &bench {
+            Some(bench) => Some(bench.acquire().await.map_err(|error| error.to_string())?),
+            None => None,
+        };
+        match job {
+            Job::Approve { old, candidate } => {
+                facts.hook(Hook::PrePromote, candidate.unwrap_or(old), old, candidate).await
+            }
+            Job::Announce { old, primary } => facts.announce(old, primary).await,
+            Job::Sever { node } => {
+                facts.connections.sever(node);
+                Ok(Fact::Done)
+            }
+            Job::Quiesce { node } => facts.quiesce(node).await,
+            Job::Fence { node } => facts.fence(node).await,
+            Job::Seal { node } => facts.server(node).await?.seal().await.map(Fact::Sealed),
+            Job::Unseal { node } => facts.server(node).await?.unseal().await.map(|()| Fact::Done),
+            Job::Stop { node, to } => facts.stop(node, to).await,
+            Job::Resume { node } => facts.resume(node).await,
+            Job::CatchUp { node, lsn } => facts.server(node).await?.catch_up(lsn).await.map(Fact::Sealed),
+            Job::Promote { node } => facts.server(node).await?.promote().await,
+            Job::Follow { node, primary } => facts.follow(node, primary).await,
+            Job::Rejoin { node, primary } => facts.rejoin(node, primary).await,
+        }
+    }
+
+    fn bench(&self, node: NodeId) -> Arc<Semaphore> {
+        let mut benches = self.benches.lock().unwrap_or_else(PoisonError::into_inner);
+        benches.entry(node).or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
+    }
+}
+
+impl Facts {
+    fn node(&self, id: NodeId) -> Result<&config::Node, String> {
+        let view = self.snapshot.node(id).ok_or("the node is gone")?;
+        let node = self.settings.nodes.iter().find(|node| node.name == view.name);
+        node.ok_or_else(|| format!("{} is not in the topology file any more", view.name))
+    }
+
+    fn profile(&self, id: NodeId) -> Result<Profile, String> {
+        let node = self.node(id)?;
+        self.settings.profile(&node.name).ok_or_else(|| "the node is gone".to_owned())
+    }
+
+    async fn server(&self, id: NodeId) -> Result<Server, String> {
+        Server::connect(&self.settings, self.node(id)?, Deadline(self.deadline)).await
+    }
+
+    fn has(&self, hook: Hook) -> bool {
+        !self.command(hook).is_empty()
+    }
+
+    fn command(&self, hook: Hook) -> &[String] {
+        let failover = &self.settings.failover;
+        match hook {
+            Hook::Fence => &failover.fence_command,
+            Hook::Demote => &failover.demote_command,
+            Hook::Rejoin => &failover.rejoin_command,
+            Hook::PrePromote => &failover.pre_promote,
+            Hook::PostPromote => &failover.post_promote,
+        }
+    }
+
+    /// Runs a hook about `node`. One that is not set approves of everything.
+    async fn hook(&self, hook: Hook, node: NodeId, old: NodeId, primary: Option<NodeId>) -> Outcome {
+        if !self.has(hook) {
+            return Ok(Fact::Done);
+        }
+        let it = self.node(node)?;
+        let mut facts = vec![
+            ("PGPILOT_EPOCH", self.epoch.to_string()),
+            ("PGPILOT_NODE", it.name.to_string()),
+            ("PGPILOT_NODE_HOST", it.host.clone()),
+            ("PGPILOT_NODE_PORT", it.port.to_string()),
+            ("PGPILOT_OLD", self.node(old)?.name.to_string()),
+            ("PGPILOT_TIMELINE", self.snapshot.timeline.0.to_string()),
+        ];
+        if let Some(position) = self.snapshot.node(primary.unwrap_or(old)).and_then(|view| view.position) {
+            facts.push(("PGPILOT_LSN", position.lsn.to_string()));
+        }
+        if let Some(primary) = primary {
+            // Where the other nodes reach it.
+            let (name, profile) = (self.node(primary)?.name.to_string(), self.profile(primary)?);
+            facts.push(("PGPILOT_PRIMARY", name));
+            facts.push(("PGPILOT_PRIMARY_HOST", profile.host));
+            facts.push(("PGPILOT_PRIMARY_PORT", profile.port.to_string()));
+        }
+        let limit = match hook {
+            Hook::Rejoin => REJOIN,
+            _ => self.settings.failover.hook_timeout,
+        };
+        hook::run(hook, self.command(hook), &facts, limit).await.map(|()| Fact::Done)
+    }
+
+    async fn quiesce(&self, node: NodeId) -> Outcome {
+        while self.connections.busy(node) > 0 {
+            if Instant::now() >= self.deadline {
+                return Err(format!("{} transactions did not end in time", self.connections.busy(node)));
+            }
+            sleep(QUIESCE_POLL).await;
+        }
+        Ok(Fact::Done)
+    }
+
+    fn geometry(&self, node: NodeId) -> WalGeometry {
+        self.cluster.answer(node).map(|answer| answer.wal).unwrap_or_default()
+    }
+
+    /// By the hook, whose word is taken for it; else by SQL, as far as that goes.
+    async fn fence(&self, node: NodeId) -> Outcome {
+        if self.has(Hook::Fence) {
+            let primary = self.snapshot.primary.filter(|&primary| primary != node);
+            self.hook(Hook::Fence, node, node, primary).await?;
+            return Ok(Fact::Fenced(Proof::Proven));
+        }
+        if self.contact(node) == Contact::Up {
+            let deadline = self.deadline.min(Instant::now() + SQL_FENCE);
+            let server = Server::connect(&self.settings, self.node(node)?, Deadline(deadline)).await?;
+            if !server.is_replica().await? {
+                server.stop_writes(self.geometry(node)).await?;
+            }
+        }
+        Ok(Fact::Fenced(Proof::Attempted))
+    }
+
+    fn contact(&self, node: NodeId) -> Contact {
+        match self.cluster.snapshot().node(node).map(|view| view.state) {
+            Some(State::Up) => Contact::Up,
+            _ => Contact::Refused,
+        }
+    }
+
+    async fn stop(&self, node: NodeId, to: NodeId) -> Outcome {
+        let stopped = if self.has(Hook::Demote) {
+            self.hook(Hook::Demote, node, node, Some(to)).await?;
+            None
+        } else {
+            Some(self.server(node).await?.stop_writes(self.geometry(node)).await?)
+        };
+        // Sessions that keep something there, outside a transaction: they are told with their next statement.
+        self.connections.sever(node);
+        Ok(Fact::Stopped(stopped))
+    }
+
+    /// One that a hook has shut down is started again by the hook that makes it a replica: of nobody, in this case.
+    async fn resume(&self, node: NodeId) -> Outcome {
+        if self.has(Hook::Demote) && self.has(Hook::Rejoin) && self.contact(node) != Contact::Up {
+            self.hook(Hook::Rejoin, node, node, Some(node)).await?;
+        }
+        self.server(node).await?.allow_writes().await.map(|()| Fact::Done)
+    }
+
+    async fn follow(&self, node: NodeId, primary: NodeId) -> Outcome {
+        let replica = self.server(node).await?;
+        if !replica.is_replica().await? {
+            return Err("it is no replica".to_owned());
+        }
+        if let Some(slot) = replica.slot().await? {
+            self.server(primary).await?.make_slot(&slot).await?;
+        }
+        replica.follow(&self.profile(primary)?).await.map(|()| Fact::Done)
+    }
+
+    async fn rejoin(&self, node: NodeId, primary: NodeId) -> Outcome {
+        let now = self.cluster.snapshot();
+        let view = now.node(node);
+        if view.is_some_and(|view| view.state == State::Up && view.role == Role::Replica) {
+            let followed = self.follow(node, primary).await;
+            if followed.is_ok() || !self.has(Hook::Rejoin) {
+                return followed;
+            }
+        }
+        if let Err(error) = self.fence(node).await {
+            // Without a fence it may still take commits of others; the hook for rejoining stops it first.
+            tracing::warn!(error, "a node that is to rejoin is not fenced");
+        }
+        self.connections.sever(node);
+        if !self.has(Hook::Rejoin) {
+            return Err("there is no rejoin_command: it has to be brought back by hand".to_owned());
+        }
+        self.hook(Hook::Rejoin, node, node, Some(primary)).await
+    }
+
+    async fn announce(&self, old: NodeId, primary: NodeId) -> Outcome {
+        let name = self.node(primary)?.name.to_string();
+        let written = self.server(primary).await?.write_epoch(self.epoch, &name).await;
+        if let Err(error) = written {
+            tracing::warn!(error, "the epoch could not be written to the new primary");
+        }
+        self.hook(Hook::PostPromote, primary, old, Some(primary)).await
+    }
+}

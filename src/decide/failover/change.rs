@@ -1,0 +1,440 @@
+//! A change of primary, step by step.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::elect::{Choice, Terms, elect};
+use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
+use super::machine::{Machine, Phase};
+use super::repair::Way;
+use super::world::Contact;
+use super::{Guards, Log, Progress};
+use crate::decide::position::{Lsn, Timeline};
+use crate::decide::route::{NodeId, Role};
+
+/// Between two tries to promote a candidate that does not answer.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A change of primary that is under way.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) purpose: Purpose,
+    pub(super) old: NodeId,
+    pub(super) terms: Terms,
+    pub(super) begun: Instant,
+    pub(super) step: Step,
+    /// Whose order it is; `None`: nobody's.
+    ticket: Option<Ticket>,
+    proof: Proof,
+    treatment: Treatment,
+    /// Candidates that were given up, and are proven to be fenced.
+    abandoned: BTreeSet<NodeId>,
+}
+
+/// What may have been done to the old primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Treatment {
+    Nothing,
+    /// It may be read-only: to be resumed if it stays the primary.
+    Stopped,
+}
+
+/// Where it is. Up to `Promoting` it can be called off.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A hook may forbid it.
+    Approving,
+    /// Switchover: transactions end.
+    Quiescing,
+    /// Switchover: the old primary stops.
+    Stopping,
+    /// Switchover: the candidate gets the end of the log.
+    CatchingUp,
+    /// Failover: pgpilot's connections to the old primary are closed, and it is fenced.
+    Fencing {
+        waiting: BTreeSet<Job>,
+    },
+    /// Failover: the replicas' logs come to rest.
+    Sealing {
+        waiting: BTreeSet<NodeId>,
+        sealed: Vec<(NodeId, Log)>,
+    },
+    Promoting {
+        choice: Choice,
+        since: Instant,
+        retry_at: Option<Instant>,
+    },
+    /// The candidate cannot be promoted, and may be replaced once it is fenced.
+    Abandoning {
+        choice: Choice,
+    },
+    Undoing {
+        waiting: BTreeSet<Job>,
+        why: String,
+    },
+}
+
+impl Step {
+    pub(super) fn promoting(choice: Choice, now: Instant) -> Self {
+        Self::Promoting { choice, since: now, retry_at: None }
+    }
+
+    /// Stable: a metric label.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Approving => "approving",
+            Self::Quiescing => "quiescing",
+            Self::Stopping => "stopping",
+            Self::CatchingUp => "catching up",
+            Self::Fencing { .. } => "fencing",
+            Self::Sealing { .. } => "sealing",
+            Self::Promoting { .. } => "promoting",
+            Self::Abandoning { .. } => "abandoning",
+            Self::Undoing { .. } => "undoing",
+        }
+    }
+}
+
+impl Change {
+    /// One that an earlier pgpilot has begun.
+    pub(super) fn resumed(old: NodeId, now: Instant, step: Step) -> Self {
+        let terms = Terms { waived: Guards::empty(), to: None, max_data_loss: 0 };
+        let (purpose, proof, abandoned) = (Purpose::Failover, Proof::Attempted, BTreeSet::new());
+        let treatment = Treatment::Stopped;
+        Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, abandoned }
+    }
+
+    pub(super) fn candidate(&self) -> Option<NodeId> {
+        match &self.step {
+            Step::Promoting { choice, .. } | Step::Abandoning { choice } => Some(choice.candidate),
+            _ => self.terms.to,
+        }
+    }
+}
+
+impl Machine {
+    pub(super) fn begin(
+        &mut self,
+        purpose: Purpose,
+        old: NodeId,
+        terms: Terms,
+        ticket: Option<Ticket>,
+        now: Instant,
+        actions: &mut Actions,
+    ) {
+        self.record.epoch += 1;
+        self.record.progress = Progress::Preparing;
+        actions.record = Some(Writing::First(self.record.clone()));
+        actions.routing = Some(Routing::Hold);
+        actions.jobs.push(Job::Approve { old, candidate: terms.to });
+        let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
+        // An earlier switchover may have left it read-only, and that is not undone yet.
+        let treatment = if self.repairs.wants(old) { Treatment::Stopped } else { Treatment::Nothing };
+        let change = Change { purpose, old, terms, begun: now, step, ticket, proof, treatment, abandoned };
+        self.phase = Phase::Changing(Box::new(change));
+    }
+
+    /// The world has changed, or some time has passed.
+    pub(super) fn change_seen(&mut self, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let overdue = now.saturating_duration_since(change.begun) >= self.rules.switchover_timeout;
+        match &mut change.step {
+            Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if change.purpose == Purpose::Failover => {
+                let live = self
+                    .world
+                    .node(change.old)
+                    .is_some_and(|node| node.contact == Contact::Up && node.role == Role::Primary);
+                if live && change.proof == Proof::Attempted && !change.terms.waived.contains(Guards::LIVE_PRIMARY) {
+                    self.undo("the primary answers again".to_owned(), now, actions);
+                }
+            }
+            Step::Quiescing | Step::CatchingUp if overdue => {
+                let what = change.step.label();
+                self.undo(format!("it was still {what} when its time was over"), now, actions);
+            }
+            Step::Promoting { choice, retry_at, .. } if retry_at.is_some_and(|at| at <= now) => {
+                *retry_at = None;
+                actions.jobs.push(Job::Promote { node: choice.candidate });
+            }
+            _ => {}
+        }
+    }
+
+    /// One of the change's jobs has ended. One that the present step does not wait for is of a step that was given up.
+    pub(super) fn change_ended(&mut self, job: Job, outcome: Outcome, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        match (&mut change.step, job) {
+            (Step::Approving, Job::Approve { .. }) => self.approved(outcome, now, actions),
+            (Step::Quiescing, Job::Quiesce { .. }) => match outcome {
+                Ok(_) => {
+                    let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
+                    change.step = Step::Stopping;
+                    change.treatment = Treatment::Stopped;
+                    actions.jobs.push(Job::Stop { node, to });
+                }
+                Err(why) => self.undo(why, now, actions),
+            },
+            (Step::Stopping, Job::Stop { to, .. }) => match outcome {
+                Ok(Fact::Stopped(lsn)) => {
+                    change.step = Step::CatchingUp;
+                    actions.jobs.push(Job::CatchUp { node: to, lsn });
+                }
+                Ok(_) => {}
+                Err(why) => self.undo(why, now, actions),
+            },
+            (Step::CatchingUp, Job::CatchUp { node, .. }) => match outcome {
+                Ok(Fact::Sealed(log)) => self.promote(Choice { candidate: node, log }, now, actions),
+                Ok(_) => {}
+                Err(why) => self.undo(why, now, actions),
+            },
+            (Step::Fencing { waiting }, Job::Sever { .. } | Job::Fence { .. }) => {
+                waiting.remove(&job);
+                let done = waiting.is_empty();
+                match outcome {
+                    Ok(Fact::Fenced(proof)) => change.proof = proof,
+                    Ok(_) => {}
+                    Err(why) => actions.alarm(Some(change.old), format!("is not fenced: {why}")),
+                }
+                if done {
+                    self.fenced(now, actions);
+                }
+            }
+            (Step::Sealing { waiting, sealed }, Job::Seal { node }) => {
+                waiting.remove(&node);
+                match outcome {
+                    Ok(Fact::Sealed(log)) => sealed.push((node, log)),
+                    Ok(_) => {}
+                    Err(why) => actions.alarm(Some(node), format!("could not be cut off from the old primary: {why}")),
+                }
+                if waiting.is_empty() {
+                    self.sealed(now, actions);
+                }
+            }
+            (Step::Promoting { .. }, Job::Promote { .. }) => self.promotion_ended(outcome, now, actions),
+            (Step::Abandoning { choice }, Job::Fence { .. }) => {
+                let choice = *choice;
+                self.candidate_fenced(choice, &outcome, now, actions);
+            }
+            (Step::Undoing { waiting, .. }, job) if waiting.contains(&job) => {
+                waiting.remove(&job);
+                self.undone(job, outcome, now, actions);
+            }
+            _ => {}
+        }
+    }
+
+    fn approved(&mut self, outcome: Outcome, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let node = change.old;
+        match (outcome, change.purpose) {
+            (Err(why), _) => self.undo(format!("pre_promote forbids it: {why}"), now, actions),
+            (Ok(_), Purpose::Switchover) => {
+                change.step = Step::Quiescing;
+                actions.jobs.push(Job::Quiesce { node });
+            }
+            (Ok(_), Purpose::Failover) => {
+                let jobs = [Job::Sever { node }, Job::Fence { node }];
+                change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
+                actions.jobs.extend(jobs);
+            }
+        }
+    }
+
+    fn fenced(&mut self, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &self.phase else { return };
+        let unproven = change.proof != Proof::Proven && !change.terms.waived.contains(Guards::FENCE);
+        if self.rules.require_fence && unproven {
+            return self.undo("the old primary is not proven to be fenced".to_owned(), now, actions);
+        }
+        self.seal(now, actions);
+    }
+
+    fn seal(&mut self, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let replicas = self.world.replicas().map(|node| node.id).filter(|id| !change.abandoned.contains(id));
+        let waiting: BTreeSet<NodeId> = replicas.collect();
+        if waiting.is_empty() {
+            return self.undo("no replica answers any more".to_owned(), now, actions);
+        }
+        actions.jobs.extend(waiting.iter().map(|&node| Job::Seal { node }));
+        change.step = Step::Sealing { waiting, sealed: Vec::new() };
+    }
+
+    fn sealed(&mut self, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &self.phase else { return };
+        let Step::Sealing { sealed, .. } = &change.step else { return };
+        match elect(&self.world, &self.world.rule(), sealed, &change.terms) {
+            Ok(choice) => self.promote(choice, now, actions),
+            Err(why) => self.undo(why.to_string(), now, actions),
+        }
+    }
+
+    fn promote(&mut self, choice: Choice, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let Some(node) = self.world.node(choice.candidate) else { return };
+        self.record.progress = Progress::Promoting { candidate: node.name.clone(), decided: choice.log.replayed };
+        actions.record = Some(Writing::First(self.record.clone()));
+        actions.inform(Some(choice.candidate), format!("is promoted, with the log up to {}", choice.log.end));
+        change.step = Step::promoting(choice, now);
+        actions.jobs.push(Job::Promote { node: choice.candidate });
+        // Those that follow already when the promotion comes go over to the new timeline by themselves.
+        self.repairs.forget();
+        let others = self.world.replicas().map(|node| node.id).filter(|&id| id != choice.candidate);
+        others.for_each(|id| self.repairs.want(id, Way::Follow, now));
+        self.repairs.begin(choice.candidate, now, actions);
+    }
+
+    fn promotion_ended(&mut self, outcome: Outcome, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let Step::Promoting { choice, since, retry_at } = &mut change.step else { return };
+        let choice = *choice;
+        let why = match outcome {
+            Ok(Fact::Promoted { system, timeline, switched_at }) => {
+                match verify(choice, self.record.system, system, timeline, switched_at) {
+                    Ok(()) => return self.open(choice.candidate, timeline, switched_at, now, actions),
+                    Err(why) => why,
+                }
+            }
+            Ok(_) => return,
+            Err(why) => why,
+        };
+        if now.saturating_duration_since(*since) < self.rules.start_timeout {
+            *retry_at = Some(now + RETRY);
+            actions.inform(Some(choice.candidate), format!("is not promoted yet: {why}"));
+            return;
+        }
+        actions.alarm(Some(choice.candidate), format!("cannot be promoted: {why}"));
+        change.step = Step::Abandoning { choice };
+        actions.jobs.push(Job::Fence { node: choice.candidate });
+    }
+
+    fn candidate_fenced(&mut self, choice: Choice, outcome: &Outcome, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        if *outcome != Ok(Fact::Fenced(Proof::Proven)) {
+            actions.alarm(
+                Some(choice.candidate),
+                "is not proven to be fenced, so nobody else may be promoted: it is tried again",
+            );
+            change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY) };
+            return;
+        }
+        change.abandoned.insert(choice.candidate);
+        change.terms.to = change.terms.to.filter(|&to| to != choice.candidate);
+        self.record.epoch += 1;
+        self.record.progress = Progress::Preparing;
+        actions.record = Some(Writing::First(self.record.clone()));
+        self.repairs.forget();
+        self.seal(now, actions);
+    }
+
+    fn open(&mut self, node: NodeId, timeline: Timeline, switched_at: Lsn, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
+        self.record.primary = self.world.node(node).map(|node| node.name.clone());
+        self.record.timeline = timeline;
+        self.record.progress = Progress::Steady;
+        actions.record = Some(Writing::Also(self.record.clone()));
+        let epoch = self.record.epoch;
+        actions.routing = Some(Routing::Appoint { node, epoch, timeline });
+        actions.jobs.push(Job::Announce { old: change.old, primary: node });
+        let took = now.saturating_duration_since(change.begun);
+        let text = format!(
+            "{} is the primary of epoch {epoch}, timeline {} from {switched_at}, after {} ms",
+            self.world.name(node),
+            timeline.0,
+            took.as_millis()
+        );
+        actions.alarm(Some(node), text.clone());
+        self.repairs.want(change.old, Way::Rejoin, now);
+        change.abandoned.iter().for_each(|&id| self.repairs.want(id, Way::Rejoin, now));
+        self.world.primary = Some(node);
+        self.world.timeline = timeline;
+        if let Some(member) = self.world.nodes.get_mut(usize::from(node.0)) {
+            (member.contact, member.role) = (Contact::Up, Role::Primary);
+        }
+        actions.ended = Some((change.purpose, Ended::Done));
+        self.changed_at = Some(now);
+        self.not_before = None;
+        self.last = Some(text.clone());
+        actions.answers.extend(change.ticket.map(|ticket| (ticket, Ok(text))));
+    }
+
+    /// Calls the change off.
+    pub(super) fn undo(&mut self, why: String, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &self.phase else { return };
+        let (old, treatment) = (change.old, change.treatment);
+        let mut jobs: Vec<Job> = match &change.step {
+            Step::Sealing { waiting, sealed } => {
+                let sealed = sealed.iter().map(|(node, _)| *node);
+                waiting.iter().copied().chain(sealed).map(|node| Job::Unseal { node }).collect()
+            }
+            // Nobody was promoted: that could not be written down, or the candidate is fenced.
+            Step::Promoting { .. } | Step::Abandoning { .. } => {
+                self.repairs.forget();
+                self.world.replicas().map(|node| Job::Unseal { node: node.id }).collect()
+            }
+            _ => Vec::new(),
+        };
+        if treatment == Treatment::Stopped {
+            jobs.push(Job::Resume { node: old });
+        }
+        self.undo_by(jobs, why, now, actions);
+    }
+
+    pub(super) fn undo_by(&mut self, jobs: Vec<Job>, why: String, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        actions.alarm(Some(change.old), format!("stays the primary: {why}"));
+        actions.jobs.clone_from(&jobs);
+        let waiting: BTreeSet<Job> = jobs.into_iter().collect();
+        let done = waiting.is_empty();
+        change.step = Step::Undoing { waiting, why };
+        if done {
+            self.all_undone(now, actions);
+        }
+    }
+
+    fn undone(&mut self, job: Job, outcome: Outcome, now: Instant, actions: &mut Actions) {
+        if let Err(error) = outcome {
+            match job {
+                Job::Unseal { node } => self.repairs.want(node, Way::Follow, now),
+                Job::Resume { node } => {
+                    actions.alarm(Some(node), format!("is still read-only: {error}"));
+                    self.repairs.want(node, Way::Resume, now);
+                }
+                _ => {}
+            }
+        }
+        let Phase::Changing(change) = &self.phase else { return };
+        if matches!(&change.step, Step::Undoing { waiting, .. } if waiting.is_empty()) {
+            self.all_undone(now, actions);
+        }
+    }
+
+    fn all_undone(&mut self, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
+        let Step::Undoing { why, .. } = change.step else { return };
+        if !self.repairs.wants(change.old) {
+            // Else there is something left to be undone, also by another pgpilot.
+            self.record.progress = Progress::Steady;
+        }
+        actions.record = Some(Writing::Also(self.record.clone()));
+        actions.routing = Some(Routing::Release);
+        actions.ended = Some((change.purpose, Ended::CalledOff));
+        self.last = Some(format!("called off: {why}"));
+        actions.answers.extend(change.ticket.map(|ticket| (ticket, Err(why))));
+        self.back_to_steady(now);
+    }
+}
+
+/// The candidate is what it should be: this cluster's, on a new timeline, with everything that was decided about.
+fn verify(choice: Choice, known: Option<u64>, system: u64, timeline: Timeline, switched_at: Lsn) -> Result<(), String> {
+    if known.is_some_and(|known| known != system) {
+        return Err(format!("it belongs to another cluster ({system})"));
+    }
+    if timeline <= choice.log.timeline {
+        return Err(format!("it writes timeline {}, which is not a new one", timeline.0));
+    }
+    if switched_at < choice.log.replayed {
+        return Err(format!("its timeline begins at {switched_at}, before {}", choice.log.replayed));
+    }
+    Ok(())
+}

@@ -1,0 +1,435 @@
+//! The machine: what it knows, and what it does while no change of primary is under way.
+
+use std::time::{Duration, Instant};
+
+use super::change::{Change, Step};
+use super::elect::{Choice, Terms, Unelectable, elect};
+use super::event::{Actions, Event, Job, Outcome, Purpose, Routing, Ticket, Writing};
+use super::repair::Repairs;
+use super::suspicion::{Suspicion, Testimony, testimony};
+use super::world::{Contact, World};
+use super::{Guards, Log, Maintenance, Order, Progress, Record, Run};
+use crate::decide::route::{NodeId, Role};
+
+/// After an attempt that was called off, the next one has to wait for so long.
+const AFTER_UNDOING: Duration = Duration::from_secs(3);
+/// How often things are looked at anew while the primary is suspected.
+const LOOK: Duration = Duration::from_millis(100);
+/// .. and while it is not.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
+
+/// The `[failover]` section, as far as it decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// Whether anything is done without being ordered.
+    pub automatic: bool,
+    pub detect_after: Duration,
+    pub refused_after: Duration,
+    pub start_timeout: Duration,
+    pub min_interval: Duration,
+    pub switchover_timeout: Duration,
+    /// Bytes.
+    pub max_data_loss: u64,
+    pub require_fence: bool,
+}
+
+/// Decides about changes of primary. One per pgpilot.
+#[derive(Debug)]
+pub struct Machine {
+    pub(super) rules: Rules,
+    pub(super) record: Record,
+    pub(super) world: World,
+    pub(super) phase: Phase,
+    pub(super) repairs: Repairs,
+    /// When the last change ended.
+    pub(super) changed_at: Option<Instant>,
+    /// Nothing is attempted before.
+    pub(super) not_before: Option<Instant>,
+    /// What the last change came to.
+    pub(super) last: Option<String>,
+    /// The record could not be written: when to try again.
+    unsaved: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Nothing is known yet of what was decided before.
+    Asleep,
+    /// It is, but not yet of the nodes.
+    Waking,
+    Steady,
+    Suspect(Suspicion),
+    Changing(Box<Change>),
+}
+
+/// What operators see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Stable: a metric label.
+    pub state: &'static str,
+    pub epoch: u64,
+    pub maintenance: Maintenance,
+    pub candidate: Option<NodeId>,
+    pub since: Option<Instant>,
+    /// What the last change came to.
+    pub last: Option<String>,
+    /// Why nothing is done, if the primary is in trouble.
+    pub reason: Option<String>,
+}
+
+impl Machine {
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            record: Record::default(),
+            world: World::default(),
+            phase: Phase::Asleep,
+            repairs: Repairs::default(),
+            changed_at: None,
+            not_before: None,
+            last: None,
+            unsaved: None,
+        }
+    }
+
+    /// After a reload. What is under way goes on by the new rules.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    pub fn on(&mut self, event: Event, now: Instant) -> Actions {
+        let mut actions = Actions::default();
+        match event {
+            Event::Restored(record) => {
+                self.record = record;
+                self.phase = Phase::Waking;
+                if self.record.progress != Progress::Steady {
+                    actions.routing = Some(Routing::Hold);
+                }
+            }
+            Event::Seen(world) => self.seen(world, now, &mut actions),
+            Event::Ended { job, outcome } => self.ended(job, outcome, now, &mut actions),
+            Event::NotRecorded(writing, why) => self.not_recorded(&writing, &why, now, &mut actions),
+            Event::Ordered { order, ticket } => self.ordered(order, ticket, now, &mut actions),
+        }
+        if matches!(self.phase, Phase::Steady | Phase::Suspect(_)) {
+            self.keep_watch(now, &mut actions);
+        }
+        actions.wake = Some(self.next_look(now));
+        actions
+    }
+
+    pub fn status(&self) -> Status {
+        let (state, candidate, since, reason) = match &self.phase {
+            Phase::Asleep | Phase::Waking => ("starting", None, None, None),
+            Phase::Steady => ("steady", None, None, None),
+            Phase::Suspect(suspicion) => ("suspect", None, Some(suspicion.since), suspicion.blocked.clone()),
+            Phase::Changing(change) => (change.step.label(), change.candidate(), Some(change.begun), None),
+        };
+        let (epoch, maintenance, last) = (self.record.epoch, self.record.maintenance, self.last.clone());
+        Status { state, epoch, maintenance, candidate, since, last, reason }
+    }
+
+    fn seen(&mut self, world: World, now: Instant, actions: &mut Actions) {
+        self.world = world;
+        self.fill_in();
+        match &self.phase {
+            Phase::Asleep => {}
+            Phase::Waking => self.wake_up(now, actions),
+            Phase::Steady | Phase::Suspect(_) => self.take_note(actions),
+            Phase::Changing(_) => self.change_seen(now, actions),
+        }
+    }
+
+    /// What is not seen, since pgpilot started without a primary, is taken from the record.
+    fn fill_in(&mut self) {
+        if self.world.primary.is_none() && self.record.progress == Progress::Steady {
+            let known = self.record.primary.as_ref().and_then(|name| self.world.find(name));
+            let silent = |id: &NodeId| self.world.node(*id).is_some_and(|node| node.role == Role::Unknown);
+            self.world.primary = known.filter(silent);
+            if self.world.primary.is_some() {
+                self.world.timeline = self.record.timeline;
+            }
+        }
+        if self.world.synchronous.is_none() {
+            self.world.synchronous = Some(self.record.synchronous.clone());
+        }
+    }
+
+    /// Goes on with what the last pgpilot left.
+    fn wake_up(&mut self, now: Instant, actions: &mut Actions) {
+        let Some(name) = self.record.primary.clone() else {
+            self.phase = Phase::Steady;
+            return self.take_note(actions);
+        };
+        let Some(primary) = self.world.find(&name) else {
+            // The nodes are not known yet, or this one has been removed from the topology file.
+            if !self.world.nodes.is_empty() {
+                self.phase = Phase::Steady;
+                actions.routing = Some(Routing::Release);
+            }
+            return;
+        };
+        match self.record.progress.clone() {
+            Progress::Steady => self.phase = Phase::Steady,
+            Progress::Preparing => {
+                actions.alarm(None, "a change of primary had been begun: it is called off");
+                self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, Step::Approving)));
+                let all = self.world.nodes.iter().map(|node| node.id).filter(|id| *id != primary);
+                let mut jobs: Vec<Job> = all.map(|node| Job::Unseal { node }).collect();
+                jobs.push(Job::Resume { node: primary });
+                self.undo_by(jobs, "pgpilot was restarted".to_owned(), now, actions);
+            }
+            Progress::Promoting { candidate, decided } => {
+                let Some(candidate) = self.world.find(&candidate) else {
+                    actions.alarm(None, "the candidate of the last failover is not in the topology file any more");
+                    self.phase = Phase::Steady;
+                    actions.routing = Some(Routing::Release);
+                    return;
+                };
+                actions.alarm(Some(candidate), "a promotion had been begun: it goes on");
+                let log = Log { timeline: self.world.timeline, end: decided, replayed: decided };
+                let step = Step::promoting(Choice { candidate, log }, now);
+                self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, step)));
+                actions.jobs.push(Job::Promote { node: candidate });
+            }
+        }
+    }
+
+    /// Writes down who the primary is, when that is news.
+    fn take_note(&mut self, actions: &mut Actions) {
+        let Some(primary) = self.world.primary.and_then(|id| self.world.node(id)) else { return };
+        if primary.contact != Contact::Up || primary.role != Role::Primary {
+            return;
+        }
+        let record = Record {
+            epoch: self.record.epoch + u64::from(self.record.primary.as_ref() != Some(&primary.name)),
+            system: self.world.system,
+            primary: Some(primary.name.clone()),
+            timeline: self.world.timeline,
+            synchronous: self.world.synchronous.clone().unwrap_or_default(),
+            ..self.record.clone()
+        };
+        if record == self.record {
+            return;
+        }
+        if record.primary != self.record.primary {
+            self.repairs.forget();
+        }
+        self.record = record.clone();
+        actions.record = Some(Writing::Also(record));
+    }
+
+    fn not_recorded(&mut self, writing: &Writing, why: &str, now: Instant, actions: &mut Actions) {
+        actions.alarm(None, format!("what was decided cannot be written down: {why}"));
+        match writing {
+            Writing::First(_) => self.undo(format!("it cannot be written down: {why}"), now, actions),
+            Writing::Also(_) => self.unsaved = Some(now + AFTER_UNDOING),
+        }
+    }
+
+    fn ended(&mut self, job: Job, outcome: Outcome, now: Instant, actions: &mut Actions) {
+        let error = outcome.as_ref().err().map(String::as_str);
+        match job {
+            Job::Follow { node, primary } | Job::Rejoin { node, primary } => {
+                let current = self.world.primary == Some(primary) || matches!(self.phase, Phase::Changing(_));
+                if current {
+                    self.repairs.ended(node, error, now, actions);
+                }
+            }
+            Job::Resume { node } if self.repairs.wants(node) && !matches!(self.phase, Phase::Changing(_)) => {
+                self.repairs.ended(node, error, now, actions);
+                if error.is_none() {
+                    self.repairs.done(node);
+                    self.record.progress = Progress::Steady;
+                    actions.record = Some(Writing::Also(self.record.clone()));
+                    actions.inform(Some(node), "takes writes again");
+                }
+            }
+            Job::Announce { primary, .. } => {
+                if let Some(error) = error {
+                    actions.alarm(Some(primary), format!("post_promote failed: {error}"));
+                }
+            }
+            job => self.change_ended(job, outcome, now, actions),
+        }
+    }
+
+    fn keep_watch(&mut self, now: Instant, actions: &mut Actions) {
+        if self.unsaved.is_some_and(|at| at <= now) {
+            self.unsaved = None;
+            actions.record = Some(Writing::Also(self.record.clone()));
+        }
+        let (Some(primary), Some(contact)) = (self.world.primary, self.world.primary_contact()) else {
+            self.phase = Phase::Steady;
+            return;
+        };
+        match (contact, &mut self.phase) {
+            (Contact::Up, phase) => {
+                if let Phase::Suspect(_) = phase {
+                    actions.inform(Some(primary), "answers again");
+                }
+                self.phase = Phase::Steady;
+                self.repairs.look(&self.world, primary, &self.rules, now, actions);
+                if self.record.maintenance == Maintenance::Off {
+                    self.repairs.begin(primary, now, actions);
+                }
+            }
+            (Contact::Unknown, _) => {}
+            (_, Phase::Suspect(suspicion)) if suspicion.primary == primary => {
+                if now.saturating_duration_since(suspicion.since) >= Suspicion::patience(contact, &self.rules) {
+                    self.judge(primary, now, actions);
+                }
+            }
+            (_, phase) => *phase = Phase::Suspect(Suspicion { primary, since: now, blocked: None }),
+        }
+    }
+
+    /// The primary has been out of reach for long enough.
+    fn judge(&mut self, primary: NodeId, now: Instant, actions: &mut Actions) {
+        let terms = Terms { waived: Guards::empty(), to: None, max_data_loss: self.rules.max_data_loss };
+        let why = match self.obstacle(now).or_else(|| self.preview(&terms).err().map(|error| error.to_string())) {
+            None => {
+                actions.alarm(Some(primary), "is lost: failover begins");
+                return self.begin(Purpose::Failover, primary, terms, None, now, actions);
+            }
+            Some(why) => why,
+        };
+        let Phase::Suspect(suspicion) = &mut self.phase else { return };
+        if suspicion.blocked.as_ref() != Some(&why) {
+            actions.alarm(Some(primary), format!("is out of reach, and no failover is begun: {why}"));
+            suspicion.blocked = Some(why);
+        }
+    }
+
+    /// What forbids an automatic failover, besides the candidates.
+    fn obstacle(&self, now: Instant) -> Option<String> {
+        if !self.rules.automatic {
+            return Some("automatic failover is off".to_owned());
+        }
+        if self.record.maintenance == Maintenance::On {
+            return Some("maintenance".to_owned());
+        }
+        match testimony(&self.world) {
+            Testimony::Lost => {}
+            Testimony::Alive(witness) => {
+                return Some(format!("replica {} hears it: it is unreachable, not dead", self.world.name(witness)));
+            }
+            Testimony::NoWitness => return Some("no replica can be asked".to_owned()),
+        }
+        if self.not_before.is_some_and(|at| now < at) {
+            return self.last.clone();
+        }
+        self.too_soon(now).then(|| "the last change of primary was a moment ago".to_owned())
+    }
+
+    fn too_soon(&self, now: Instant) -> bool {
+        self.changed_at.is_some_and(|at| now.saturating_duration_since(at) < self.rules.min_interval)
+    }
+
+    /// Who would be promoted, if what the replicas said last is true.
+    pub(super) fn preview(&self, terms: &Terms) -> Result<Choice, Unelectable> {
+        let logs: Vec<_> = self.world.replicas().filter_map(|node| Some((node.id, node.log?))).collect();
+        elect(&self.world, &self.world.rule(), &logs, terms)
+    }
+
+    fn ordered(&mut self, order: Order, ticket: Ticket, now: Instant, actions: &mut Actions) {
+        let answer = match order {
+            Order::Maintenance(maintenance) => {
+                self.record.maintenance = maintenance;
+                actions.record = Some(Writing::Also(self.record.clone()));
+                Ok(match maintenance {
+                    Maintenance::On => "automatic failover is off until maintenance ends".to_owned(),
+                    Maintenance::Off => "maintenance has ended".to_owned(),
+                })
+            }
+            Order::Switchover { to, run } => match self.plan_switchover(to) {
+                Ok((old, terms, plan)) => match run {
+                    Run::Dry => Ok(plan),
+                    Run::Real => return self.begin(Purpose::Switchover, old, terms, Some(ticket), now, actions),
+                },
+                Err(error) => Err(error),
+            },
+            Order::Failover { to, waived, run } => match self.plan_failover(to, waived, now) {
+                Ok((old, terms, plan)) => match run {
+                    Run::Dry => Ok(plan),
+                    Run::Real => return self.begin(Purpose::Failover, old, terms, Some(ticket), now, actions),
+                },
+                Err(error) => Err(error),
+            },
+        };
+        actions.answers.push((ticket, answer));
+    }
+
+    /// The primary, what counts for the choice, and what would be done in words.
+    fn plan_switchover(&self, to: Option<NodeId>) -> Result<(NodeId, Terms, String), String> {
+        let old = self.idle_with_primary()?;
+        if self.world.primary_contact() != Some(Contact::Up) {
+            return Err("the primary does not answer: a switchover needs one that does".to_owned());
+        }
+        // It gets everything before it is promoted: how far it is now does not matter.
+        let mut terms = Terms { waived: Guards::DATA_LOSS, to, max_data_loss: u64::MAX };
+        let choice = self.preview(&terms).map_err(|error| error.to_string())?;
+        terms.to = Some(choice.candidate);
+        let plan = format!("{} would hand over to {}", self.world.name(old), self.world.name(choice.candidate));
+        Ok((old, terms, plan))
+    }
+
+    fn plan_failover(
+        &self,
+        to: Option<NodeId>,
+        waived: Guards,
+        now: Instant,
+    ) -> Result<(NodeId, Terms, String), String> {
+        let old = self.idle_with_primary()?;
+        if !waived.contains(Guards::LIVE_PRIMARY) {
+            if self.world.primary_contact() == Some(Contact::Up) {
+                return Err(
+                    "the primary answers: hand over by a switchover, or waive that with allow-live-primary".to_owned()
+                );
+            }
+            if let Testimony::Alive(witness) = testimony(&self.world) {
+                let name = self.world.name(witness);
+                return Err(format!("replica {name} hears the primary: waive that with allow-live-primary"));
+            }
+        }
+        if !waived.contains(Guards::INTERVAL) && self.too_soon(now) {
+            return Err("the last change of primary was a moment ago: waive that with ignore-interval".to_owned());
+        }
+        let terms = Terms { waived, to, max_data_loss: self.rules.max_data_loss };
+        let choice = self.preview(&terms).map_err(|error| error.to_string())?;
+        let plan =
+            format!("{} would be promoted with the log up to {}", self.world.name(choice.candidate), choice.log.end);
+        Ok((old, terms, plan))
+    }
+
+    fn idle_with_primary(&self) -> Result<NodeId, String> {
+        match &self.phase {
+            Phase::Steady | Phase::Suspect(_) => self.world.primary.ok_or_else(|| "there is no primary".to_owned()),
+            Phase::Changing(change) => Err(format!(
+                "a change of primary is still running ({}), epoch {}",
+                change.step.label(),
+                self.record.epoch
+            )),
+            Phase::Asleep | Phase::Waking => Err("pgpilot has only just started".to_owned()),
+        }
+    }
+
+    fn next_look(&self, now: Instant) -> Instant {
+        let own = match &self.phase {
+            Phase::Asleep | Phase::Waking | Phase::Steady => now + IDLE_LOOK,
+            Phase::Suspect(_) | Phase::Changing(_) => now + LOOK,
+        };
+        [Some(own), self.repairs.next(), self.unsaved].into_iter().flatten().min().unwrap_or(own).max(now + LOOK / 10)
+    }
+
+    /// The attempt is over: the old primary stays.
+    pub(super) fn back_to_steady(&mut self, now: Instant) {
+        self.phase = Phase::Steady;
+        self.not_before = Some(now + AFTER_UNDOING);
+    }
+}

@@ -1,0 +1,244 @@
+//! The cluster as the failover machine sees it.
+
+use std::time::{Duration, Instant};
+
+use super::Synchronous;
+use crate::config::NodeName;
+use crate::decide::health::{Answer, Receiver, Stage};
+use crate::decide::position::{Lsn, Timeline};
+use crate::decide::route::{NodeId, NodeView, Role, Snapshot, State, Trouble};
+
+/// Beyond half of its time-out, for which a receiver is silent before it asks its sender for a sign of life (walreceiver.c,
+/// `WALRCV_WAKEUP_PING`), one that hears nothing has no live sender.
+const HEARING_MARGIN: Duration = Duration::from_millis(300);
+/// A node whose last answer is older says nothing of the present.
+const ANSWER_AGE: Duration = Duration::from_secs(2);
+
+/// What is known of all nodes at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    pub primary: Option<NodeId>,
+    /// The history that the primary writes.
+    pub timeline: Timeline,
+    pub system: Option<u64>,
+    /// Indexed by `NodeId`.
+    pub nodes: Vec<Member>,
+    /// How far the primary is known to have flushed its log: no commit behind it was acknowledged by then.
+    pub written: Option<Lsn>,
+    /// The primary's rule for commits, by its last answer.
+    pub synchronous: Option<String>,
+}
+
+/// One node.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub id: NodeId,
+    pub name: NodeName,
+    pub zone: Zone,
+    /// 0: never promoted.
+    pub priority: u32,
+    pub contact: Contact,
+    pub role: Role,
+    pub log: Option<Log>,
+    pub hearing: Hearing,
+    /// `recovery_min_apply_delay` is set.
+    pub applies: Applies,
+    /// Its name in `synchronous_standby_names`.
+    pub standby_name: String,
+}
+
+/// What a replica has of the write-ahead log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    pub timeline: Timeline,
+    /// What it has on disk. The last record may be there in part only.
+    pub end: Lsn,
+    /// The end of the last record that it has replayed.
+    pub replayed: Lsn,
+}
+
+/// What pgpilot gets from a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contact {
+    /// It answers, or is alive and merely cannot be asked.
+    Up,
+    /// 57P03: it starts, recovers or shuts down.
+    Starting,
+    /// Time-outs.
+    Silent,
+    /// Connections are refused or break.
+    Refused,
+    /// Not asked yet, or not in the topology file any more.
+    Unknown,
+}
+
+/// Whether a replica hears the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hearing {
+    /// A receiver got something from it a moment ago.
+    Primary,
+    /// It has no receiver, or one that hears nothing.
+    Nothing,
+    /// It streams from another replica: that says nothing of the primary.
+    Replica(NodeId),
+    /// Nobody can ask it.
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applies {
+    AtOnce,
+    Delayed,
+}
+
+/// Where a node is, seen from pgpilot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Zone {
+    Own,
+    Other,
+}
+
+/// What the topology file says of a node, of what a failover needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    pub priority: u32,
+    pub zone: Zone,
+    /// Where the other nodes reach it.
+    pub host: String,
+    pub port: u16,
+}
+
+impl World {
+    /// Puts together what the probes know. `profile` and `answer` tell of one node each.
+    pub fn new(
+        snapshot: &Snapshot,
+        profile: impl Fn(NodeId) -> Option<Profile>,
+        answer: impl Fn(NodeId) -> Option<Answer>,
+        now: Instant,
+    ) -> Self {
+        let profiles: Vec<_> = snapshot.nodes.iter().map(|node| profile(node.id)).collect();
+        let answers: Vec<_> = snapshot.nodes.iter().map(|node| answer(node.id)).collect();
+        let primary = snapshot.primary.and_then(|id| answers.get(usize::from(id.0))?.as_ref());
+        let whose = |host: &str, port: u16| {
+            let at = |profile: &Option<Profile>| {
+                profile.as_ref().is_some_and(|profile| profile.port == port && profile.host.eq_ignore_ascii_case(host))
+            };
+            profiles.iter().position(at).and_then(|index| Some(snapshot.nodes.get(index)?.id))
+        };
+        let member = |view: &NodeView| {
+            let index = usize::from(view.id.0);
+            let (profile, answer) = (profiles[index].as_ref(), answers[index].as_ref());
+            Member {
+                id: view.id,
+                name: view.name.clone(),
+                zone: profile.map_or(Zone::Other, |profile| profile.zone),
+                priority: profile.map_or(0, |profile| profile.priority),
+                contact: contact(view),
+                role: view.role,
+                log: answer.and_then(log),
+                hearing: hearing(view, answer, snapshot.primary, whose, now),
+                applies: answer.map_or(Applies::AtOnce, applies),
+                standby_name: answer.map(|answer| answer.standby_name.clone()).unwrap_or_default(),
+            }
+        };
+        Self {
+            primary: snapshot.primary,
+            timeline: snapshot.timeline,
+            system: primary.map(|answer| answer.system_identifier),
+            nodes: snapshot.nodes.iter().map(member).collect(),
+            written: primary.and_then(|answer| match answer.stage {
+                Stage::Writable { flush, .. } => Some(flush),
+                Stage::Recovering(_) => None,
+            }),
+            synchronous: primary
+                .filter(|answer| matches!(answer.stage, Stage::Writable { .. }))
+                .map(|answer| answer.synchronous.clone()),
+        }
+    }
+
+    pub fn node(&self, id: NodeId) -> Option<&Member> {
+        self.nodes.get(usize::from(id.0))
+    }
+
+    pub fn find(&self, name: &NodeName) -> Option<NodeId> {
+        self.nodes.iter().find(|node| node.name == *name).map(|node| node.id)
+    }
+
+    pub fn name(&self, id: NodeId) -> &str {
+        self.node(id).map_or("?", |node| node.name.as_str())
+    }
+
+    /// What pgpilot gets from the primary; `None`: there is none.
+    pub fn primary_contact(&self) -> Option<Contact> {
+        Some(self.node(self.primary?)?.contact)
+    }
+
+    /// Replicas that answer.
+    pub fn replicas(&self) -> impl Iterator<Item = &Member> {
+        self.nodes.iter().filter(|node| node.contact == Contact::Up && node.role == Role::Replica)
+    }
+
+    pub fn rule(&self) -> Synchronous {
+        Synchronous::parse(self.synchronous.as_deref().unwrap_or_default())
+    }
+}
+
+fn contact(view: &NodeView) -> Contact {
+    match (view.state, view.trouble) {
+        (State::Up, _) => Contact::Up,
+        (State::Unknown | State::Removed, _) => Contact::Unknown,
+        (_, Some(Trouble::Starting)) => Contact::Starting,
+        (_, Some(Trouble::Timeout)) => Contact::Silent,
+        (State::Suspect | State::Down, _) => Contact::Refused,
+    }
+}
+
+fn log(answer: &Answer) -> Option<Log> {
+    let timeline = answer.timeline;
+    match &answer.stage {
+        Stage::Writable { flush, .. } => Some(Log { timeline, end: *flush, replayed: *flush }),
+        Stage::Recovering(recovery) => Log::new(timeline, recovery.receive, recovery.replay),
+    }
+}
+
+impl Log {
+    /// After a restart, what was received begins at the start of a log file: the replayed part may be more.
+    pub fn new(timeline: Timeline, received: Option<Lsn>, replayed: Option<Lsn>) -> Option<Self> {
+        let end = received.max(replayed)?;
+        Some(Self { timeline, end, replayed: replayed.unwrap_or_default() })
+    }
+}
+
+fn applies(answer: &Answer) -> Applies {
+    match &answer.stage {
+        Stage::Recovering(recovery) if !recovery.apply_delay.is_zero() => Applies::Delayed,
+        _ => Applies::AtOnce,
+    }
+}
+
+fn hearing(
+    view: &NodeView,
+    answer: Option<&Answer>,
+    primary: Option<NodeId>,
+    whose: impl Fn(&str, u16) -> Option<NodeId>,
+    now: Instant,
+) -> Hearing {
+    let Some(Answer { stage: Stage::Recovering(recovery), .. }) = answer else { return Hearing::Unknown };
+    let asked = view.position.map(|sample| sample.asked_at);
+    let stale = asked.is_some_and(|at| now.saturating_duration_since(at) > ANSWER_AGE);
+    if view.state != State::Up || view.role != Role::Replica || stale {
+        return Hearing::Unknown;
+    }
+    let Some(Receiver { silent_for, sender, .. }) = &recovery.receiver else { return Hearing::Nothing };
+    let limit = recovery.receiver_timeout / 2 + HEARING_MARGIN;
+    // Without a time-out, silence means nothing.
+    let silent = silent_for.is_some_and(|silent| !recovery.receiver_timeout.is_zero() && silent > limit);
+    if silent {
+        return Hearing::Nothing;
+    }
+    match sender.as_ref().and_then(|(host, port)| whose(host, *port)) {
+        Some(upstream) if Some(upstream) != primary => Hearing::Replica(upstream),
+        // An address that no node has: rather the primary under another name than nobody.
+        _ => Hearing::Primary,
+    }
+}
