@@ -5,10 +5,10 @@ use std::time::Instant;
 use super::sources::Sources;
 use super::table::{Column, Table, Value, integer, number, text};
 use super::views::{millis, node_name, takes_reads};
-use crate::config::Consistency;
-use crate::decide::route::{Decision, Demand, Freshness, NodeId, Policy, Route, Snapshot, WaitFor, route};
+use crate::config::{Consistency, RoutingMode};
+use crate::decide::route::{Decision, Demand, Freshness, Need, NodeId, Policy, Route, Snapshot, WaitFor, route};
 use crate::decide::session::{Defaults, Needs};
-use crate::decide::sql::Verdict;
+use crate::decide::sql::{Reason, Verdict};
 
 /// The first five are about a statement; the others about the whole text, which is routed as one.
 pub(super) const COLUMNS: &[Column] = &[
@@ -66,6 +66,8 @@ fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], polic
     let Some((need, reason)) = needs.server else {
         return ["own".into(), "answered by pgpilot".into(), Value::Null, Value::Null, Value::Null, consistency.into()];
     };
+    let shadow = sources.config().routing.mode == RoutingMode::Shadow && need != Need::Primary;
+    let (need, reason) = if shadow { (Need::Primary, Reason::Shadow) } else { (need, reason) };
     let now = Instant::now();
     let demand = Demand { need, reason, arrived: now };
     let load = |node| sources.node(node).outstanding;

@@ -10,7 +10,7 @@ use crate::decide::failover::{Maintenance, Order};
 use crate::decide::pool::PoolCounts;
 use crate::decide::route::{NodeId, Snapshot};
 use crate::decide::session::Pin;
-use crate::decide::sql::Classified;
+use crate::decide::sql::{CatalogueSize, Classified, Reason};
 use crate::telemetry::{Journal, Telemetry};
 use crate::wire::SqlState;
 
@@ -36,7 +36,13 @@ pub trait Sources: Send + Sync + 'static {
     fn servers(&self) -> Vec<ServerRow>;
 
     /// The verdict that a statement of a client in `database` would get now.
-    fn classify(&self, sql: &str, database: &str) -> Arc<Classified>;
+    fn classify(&self, sql: &str, database: &str) -> Classified;
+
+    /// What came more than once, and where it went.
+    fn shapes(&self) -> Vec<ShapeRow>;
+
+    /// What is known of each database's functions and relations.
+    fn catalogues(&self) -> Vec<CatalogueRow>;
 
     fn service(&self) -> Service;
 
@@ -147,6 +153,33 @@ pub struct NodeFacts {
     /// Connections opened, and attempts that failed, since the start.
     pub dials: u64,
     pub dial_failures: u64,
+}
+
+/// Statements of one database that are the same but for their literals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShapeRow {
+    pub database: Arc<str>,
+    pub outline: String,
+    pub on_primary: ShapeRuns,
+    pub on_replicas: ShapeRuns,
+    /// Why the last one went where it went.
+    pub reason: Reason,
+    /// What keeps it on the primary.
+    pub object: Option<Box<str>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShapeRuns {
+    pub statements: u64,
+    /// In all.
+    pub time: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogueRow {
+    pub database: Arc<str>,
+    /// `None`: not loaded yet.
+    pub size: Option<CatalogueSize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

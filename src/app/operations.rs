@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
-    Action, ClientRow, ConsoleUser, FailoverStatus, Level, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow,
-    ServerState, Service, Sources, console,
+    Action, CatalogueRow, ClientRow, ConsoleUser, FailoverStatus, Level, NodeFacts, Outcome, Performed, PoolRow,
+    Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources, console,
 };
 use crate::cluster::failover::{self, Connections, Failover};
 use crate::config::Config;
@@ -118,8 +118,24 @@ impl Sources for Operations {
         leased.chain(idle).collect()
     }
 
-    fn classify(&self, sql: &str, database: &str) -> Arc<Classified> {
-        self.shared.verdicts(&Arc::from(database)).of(sql.as_bytes())
+    fn classify(&self, sql: &str, database: &str) -> Classified {
+        Classified::clone(&self.shared.verdicts(&Arc::from(database)).of(sql.as_bytes()))
+    }
+
+    fn shapes(&self) -> Vec<ShapeRow> {
+        let mut rows = Vec::new();
+        for (database, kept) in self.shared.shapes() {
+            let runs = kept.runs.map(|run| ShapeRuns { statements: run.statements, time: run.time });
+            let [on_primary, on_replicas] = runs;
+            let (outline, reason, object) = (kept.outline, kept.reason, kept.object);
+            rows.push(ShapeRow { database, outline, on_primary, on_replicas, reason, object });
+        }
+        rows
+    }
+
+    fn catalogues(&self) -> Vec<CatalogueRow> {
+        let rows = self.shared.catalogues.all().into_iter();
+        rows.map(|(database, known)| CatalogueRow { database: (*database).into(), size: known.read().size() }).collect()
     }
 
     fn service(&self) -> Service {

@@ -36,7 +36,7 @@ const SECTIONS: [(&str, &str, &[&str]); 5] = [
         &["automatic", "maintenance", "state", "epoch", "candidate", "since_ms", "last_outcome", "reason"],
     ),
     ("pools", "SHOW POOLS", &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
-    ("routes", "SHOW ROUTES", &["route", "reason", "statements", "percent"]),
+    ("routes", "SHOW REASONS", &["route", "reason", "statements", "percent"]),
 ];
 
 pub(super) fn run(arguments: &StatusArguments) -> Result<Exit, Failure> {

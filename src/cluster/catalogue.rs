@@ -1,13 +1,14 @@
 //! What the nodes' catalogues say, per database: loaded when a database is first used, and kept up to date.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,8 +26,10 @@ const REFRESH: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// Between two loads of one database, however much DDL passes through.
 const GAP: Duration = Duration::from_millis(100);
+/// Between two loads for mere suspicions.
+const SUSPICION_GAP: Duration = Duration::from_secs(5);
 /// A load that takes longer has failed.
-const LOAD_LIMIT: Duration = Duration::from_secs(30);
+const LOAD_LIMIT: Duration = Duration::from_secs(120);
 /// Databases that are kept; one more is answered with what is known of none.
 const MAX_DATABASES: usize = 1024;
 
@@ -45,6 +48,11 @@ pub trait Recipe: Send + Sync + 'static {
     /// # Errors
     /// Why the rows are not what was expected; the old value stays.
     fn build(&self, answers: &[Vec<Box<TextRow>>]) -> Result<Self::Value, String>;
+
+    /// Whether a value says something else than the one before it; if not, the old one stays.
+    fn is_news(&self, _old: &Self::Value, _new: &Self::Value) -> bool {
+        true
+    }
 }
 
 /// The catalogues of the databases in use.
@@ -66,11 +74,38 @@ struct Shared<R> {
 pub struct Database<V> {
     current: ArcSwap<V>,
     stale: Arc<Notify>,
+    /// When a suspicion last made it load again.
+    suspected: Mutex<Option<Instant>>,
     /// `None`: too many databases.
     _loader: Option<AbortOnDropHandle<()>>,
 }
 
 impl<V> Database<V> {
+    /// One whose catalogue is given, and stays.
+    pub fn fixed(value: V) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(value),
+            stale: Arc::default(),
+            suspected: Mutex::default(),
+            _loader: None,
+        }
+    }
+
+    /// As [`current`](Self::current), for a glance.
+    pub fn read(&self) -> Guard<Arc<V>> {
+        self.current.load()
+    }
+
+    /// Something does not agree with what is known: it is loaded again soon, though not as often as somebody may wish
+    /// who keeps asking for what is not there.
+    pub fn suspect(&self) {
+        let Ok(mut last) = self.suspected.try_lock() else { return };
+        if last.is_none_or(|last| last.elapsed() >= SUSPICION_GAP) {
+            *last = Some(Instant::now());
+            self.stale.notify_one();
+        }
+    }
+
     /// The newest that was loaded, or the initial value.
     pub fn current(&self) -> Arc<V> {
         self.current.load_full()
@@ -99,6 +134,7 @@ impl<R: Recipe> Catalogues<R> {
             Entry::Vacant(_) if full => Arc::new(Database {
                 current: ArcSwap::new(Arc::clone(&self.initial)),
                 stale: Arc::default(),
+                suspected: Mutex::default(),
                 _loader: None,
             }),
             Entry::Vacant(entry) => {
@@ -108,12 +144,19 @@ impl<R: Recipe> Catalogues<R> {
                     Database {
                         current: ArcSwap::new(Arc::clone(&self.initial)),
                         stale,
+                        suspected: Mutex::default(),
                         _loader: Some(AbortOnDropHandle::new(tokio::spawn(loading))),
                     }
                 });
                 Arc::clone(entry.insert(database))
             }
         }
+    }
+
+    /// Every database that has been asked for, by name.
+    pub fn all(&self) -> BTreeMap<Box<str>, Arc<Database<R::Value>>> {
+        let databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+        databases.iter().map(|(name, database)| (name.clone(), Arc::clone(database))).collect()
     }
 
     /// DDL has passed through in this database.
@@ -136,8 +179,10 @@ async fn keep<R: Recipe>(shared: Arc<Shared<R>>, name: String, database: Weak<Da
         let pause = match loaded {
             Ok(value) => {
                 let Some(database) = database.upgrade() else { return };
-                database.current.store(Arc::new(value));
-                debug!(database = %name, "catalogue loaded");
+                if shared.recipe.is_news(&database.read(), &value) {
+                    database.current.store(Arc::new(value));
+                    debug!(database = %name, "catalogue loaded");
+                }
                 retry = FIRST_RETRY;
                 REFRESH
             }
@@ -188,7 +233,7 @@ enum LoadError {
 
 /// # Cancel safety
 /// Closes the connection.
-async fn load<R: Recipe>(shared: &Shared<R>, database: &str, cause: Cause) -> Result<R::Value, LoadError> {
+async fn load<R: Recipe>(shared: &Arc<Shared<R>>, database: &str, cause: Cause) -> Result<R::Value, LoadError> {
     let (node, health) = {
         let cluster = shared.cluster.upgrade().ok_or(LoadError::Ended)?;
         choose_node(&cluster, cause).ok_or(LoadError::NoNode)?
@@ -197,14 +242,21 @@ async fn load<R: Recipe>(shared: &Shared<R>, database: &str, cause: Cause) -> Re
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let mut answers = Vec::new();
     for query in shared.recipe.queries() {
-        let messages = client.simple_query(query).await?;
-        let rows = messages.iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
-            _ => None,
-        });
-        answers.push(rows.collect::<Vec<Box<TextRow>>>());
+        answers.push(client.simple_query(query).await?);
     }
-    shared.recipe.build(&answers).map_err(LoadError::Rows)
+    // A large catalogue takes a while, which nobody shall have to wait for.
+    let shared = Arc::clone(shared);
+    let build = move || shared.recipe.build(&answers.iter().map(|answer| rows(answer)).collect::<Vec<_>>());
+    let built = spawn_blocking(build).await.map_err(|_| LoadError::Ended)?;
+    built.map_err(LoadError::Rows)
+}
+
+fn rows(messages: &[SimpleQueryMessage]) -> Vec<Box<TextRow>> {
+    let row = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
+        _ => None,
+    };
+    messages.iter().filter_map(row).collect()
 }
 
 /// A replica, to spare the primary, but only one that is not behind.

@@ -278,6 +278,7 @@ fn pool(pool: &written::Pool) -> Pool {
 fn routing(routing: &written::Routing) -> Routing {
     let max_lag = routing.max_lag.value.0;
     Routing {
+        mode: routing.mode.value,
         consistency: routing.consistency.value,
         max_lag,
         lag_recovery: value(&routing.lag_recovery).map_or(max_lag / 2, |recovery| recovery.0),

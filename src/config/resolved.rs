@@ -233,8 +233,17 @@ pub enum OnAllLagging {
     Stale,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoutingMode {
+    /// Reads go to replicas.
+    Split,
+    /// Everything goes to the primary; what would have gone to a replica is counted.
+    Shadow,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Routing {
+    pub mode: RoutingMode,
     pub consistency: Consistency,
     /// A replica leaves the choice above this lag ..
     pub max_lag: Duration,

@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
-use super::resolved::{AuthMethod, ConnectionKind, Consistency, Listen, LogFormat, OnAllLagging, PoolMode, SslMode};
+use super::resolved::{
+    AuthMethod, ConnectionKind, Consistency, Listen, LogFormat, OnAllLagging, PoolMode, RoutingMode, SslMode,
+};
 use super::units::{ByteSize, NodeName, Secret, parse_duration};
 use super::value::{Echo, Scalar, near};
 
@@ -64,6 +66,7 @@ words!(AuthMethod {
 });
 words!(PoolMode { "transaction" => Transaction, "session" => Session });
 words!(Consistency { "eventual" => Eventual, "session" => Session, "strong" => Strong, "primary" => Primary });
+words!(RoutingMode { "split" => Split, "shadow" => Shadow });
 words!(OnAllLagging { "primary" => Primary, "error" => Error, "stale" => Stale });
 words!(LogFormat { "text" => Text, "json" => Json });
 

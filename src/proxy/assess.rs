@@ -7,6 +7,7 @@ use super::batch::Batch;
 use super::client::Client;
 use super::fault::End;
 use super::forward::may_name_a_statement;
+use super::judged::Judged;
 use super::names::SessionStatement;
 use super::session::Texts;
 use crate::decide::route::Need;
@@ -28,7 +29,9 @@ pub(super) struct Assessed {
     /// It has statements of pgpilot's own, or such as pgpilot may answer.
     pub own: bool,
     /// The verdict on a Query.
-    pub query: Option<Arc<Classified>>,
+    pub query: Option<Arc<Judged>>,
+    /// The verdict on the first statement that it executes.
+    pub first: Option<Arc<Judged>>,
     /// What its names mean at the point up to which it has been looked at, where that is not what they mean before it.
     names: NamesWithin,
 }
@@ -152,6 +155,7 @@ impl Client {
                 let verdict = self.verdict_on(text);
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
+                assessed.first.get_or_insert_with(|| verdict.clone());
                 assessed.query = Some(verdict);
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed),
@@ -196,10 +200,10 @@ impl Client {
     }
 
     /// The verdict on a text of this session's.
-    pub(super) fn verdict_on(&self, text: &[u8]) -> Arc<Classified> {
+    pub(super) fn verdict_on(&self, text: &[u8]) -> Arc<Judged> {
         match self.session.texts {
             Texts::Legible => self.verdicts.of(text),
-            Texts::Opaque => Arc::new(Classified::opaque(Reason::Encoding)),
+            Texts::Opaque => Arc::new(Classified::opaque(Reason::Encoding).into()),
         }
     }
 
@@ -247,6 +251,7 @@ impl Client {
         };
         let (verdict, stamp) = (known.verdict.clone(), self.verdicts.stamp());
         if known.stamp == stamp || within.is_some() {
+            assessed.first.get_or_insert_with(|| verdict.clone());
             return self.add(&verdict, Protocol::Extended, assessed);
         }
         // What is known of functions has changed since: judge it anew.

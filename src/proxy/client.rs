@@ -104,6 +104,7 @@ impl Client {
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
         let Some(link) = self.link.as_mut() else { return };
+        link.judged = assessed.first.take().filter(|_| link.dues.is_empty());
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
             BatchEnd::Open => {

@@ -13,7 +13,7 @@ use super::registry::{Quiet, Rest};
 use super::session::Transaction;
 use super::settle;
 use super::vigil::Denied;
-use crate::config::{Consistency, PoolMode};
+use crate::config::{Consistency, PoolMode, RoutingMode};
 use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, route};
 use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
 use crate::decide::sql::{Effects, Hint, Reason};
@@ -52,6 +52,9 @@ impl Client {
         if self.who.mode == PoolMode::Session && need == Need::Read {
             // The connection stays for the whole session, which may write later.
             (need, reason) = (Need::Primary, Reason::Pinned);
+        }
+        if need != Need::Primary && self.shared.config.load().routing.mode == RoutingMode::Shadow {
+            (need, reason) = (Need::Primary, Reason::Shadow);
         }
         if self.must_leave_replica(need) {
             self.leave_replica();
@@ -255,7 +258,7 @@ impl Client {
     pub(super) async fn move_on(&mut self, need: Need, why: Why) -> Result<(), End> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.shared.metrics.count(Count::Retry(why.cause()));
-        let (from, kept) = (link.node(), std::mem::take(&mut link.kept));
+        let (from, kept, judged) = (link.node(), std::mem::take(&mut link.kept), link.judged.take());
         if let Some(began) = link.began.take() {
             self.transaction = Transaction::Deferred(began);
         }
@@ -274,6 +277,7 @@ impl Client {
             Ok(link) => {
                 let link = self.link.insert(link);
                 link.grant = Grant::Bytes(kept.iter().sum());
+                link.judged = judged;
                 link.is_new = false;
                 if link.role == LinkRole::Replica {
                     link.kept = kept;
@@ -295,6 +299,9 @@ impl Client {
         let Some(link) = self.link.as_mut() else { return Ok(()) };
         if fatal {
             return self.server_died(len).await;
+        }
+        if matches!(code, SqlState::UNDEFINED_FUNCTION | SqlState::UNDEFINED_TABLE) {
+            self.verdicts.suspect_catalogue();
         }
         if link.can_move()
             && let Some(retry) = retry_for(code)

@@ -307,7 +307,8 @@ fn forward_sql_prepared(
             let origin = Origin::Sql { before: before.into(), after: after.into() };
             let statement = statements.intern(origin, &session.naming_context());
             let verdict = crate::decide::sql::Classified { statements: Box::new([(**verdict).clone()]) };
-            let entry = SessionStatement { statement: statement.clone(), verdict: Arc::new(verdict), stamp: 0 };
+            let verdict = Arc::new(verdict.into());
+            let entry = SessionStatement { statement: statement.clone(), verdict, stamp: 0 };
             // The server would say that the name is taken; so it prepares it anew.
             let superseded = link.lease.statements.touch(statement.id).then_some(statement.id);
             if let Some(gone) = superseded.or_else(|| link.lease.statements.insert(statement.id)) {

@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 
 use super::assess::Assessed;
 use super::deallocate::Deallocation;
+use super::judged::Judged;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
 use crate::decide::route::NodeId;
@@ -43,6 +44,8 @@ pub(super) struct Link {
     /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
     pub executing: bool,
     pub purpose: Purpose,
+    /// The verdict on what is under way, if that is one batch alone.
+    pub judged: Option<Arc<Judged>>,
     /// What has been sent since the last ReadyForQuery may commit something.
     pub may_commit: bool,
     /// What has been sent since the last ReadyForQuery ends the transaction.
@@ -281,6 +284,7 @@ impl Link {
             started: now,
             executing: false,
             purpose: Purpose::Any,
+            judged: None,
             may_commit: false,
             ends_transaction: false,
             batch_open: false,

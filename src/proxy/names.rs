@@ -4,8 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::judged::Judged;
 use crate::decide::session::{Origin, Statement, StatementId};
-use crate::decide::sql::Classified;
 use crate::wire::frontend::Parse;
 
 /// As the messages that have been forwarded leave them, if none of those fails.
@@ -24,7 +24,7 @@ pub(super) struct Names {
 #[derive(Clone)]
 pub(super) struct SessionStatement {
     pub statement: Arc<Statement>,
-    pub verdict: Arc<Classified>,
+    pub verdict: Arc<Judged>,
     /// As of when the verdict holds.
     pub stamp: u64,
 }
@@ -104,7 +104,7 @@ impl Names {
     }
 
     /// The same statement, judged anew.
-    pub(super) fn renew(&mut self, name: &[u8], verdict: Arc<Classified>, stamp: u64) {
+    pub(super) fn renew(&mut self, name: &[u8], verdict: Arc<Judged>, stamp: u64) {
         let known = if name.is_empty() { self.unnamed.as_mut() } else { self.named.get_mut(name) };
         if let Some(known) = known {
             (known.verdict, known.stamp) = (verdict, stamp);
@@ -160,12 +160,12 @@ mod tests {
     use std::num::NonZeroU64;
 
     use super::*;
-    use crate::decide::sql::Reason;
+    use crate::decide::sql::{Classified, Reason};
 
     fn statement(number: u64) -> SessionStatement {
         let origin = Origin::Parse { query: Box::from(&b"SELECT"[..]), types: Box::default() };
         let statement = Arc::new(Statement { id: StatementId(NonZeroU64::new(number).unwrap()), origin });
-        SessionStatement { statement, verdict: Arc::new(Classified::opaque(Reason::Empty)), stamp: 0 }
+        SessionStatement { statement, verdict: Arc::new(Classified::opaque(Reason::Empty).into()), stamp: 0 }
     }
 
     fn number(names: &Names, name: &[u8]) -> u64 {

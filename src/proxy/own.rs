@@ -8,6 +8,7 @@ use super::assess::{Assessed, Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::fault::End;
+use super::judged::Judged;
 use super::session::{Deferred, Transaction};
 use crate::config::Consistency;
 use crate::decide::position::Position;
@@ -243,7 +244,7 @@ impl Client {
             if let Some(verdict) = self.own_of(frame) {
                 current = Some(verdict);
             }
-            if let Err(report) = self.answer_frame(frame, current.as_deref())? {
+            if let Err(report) = self.answer_frame(frame, current.as_deref().map(|judged| &**judged))? {
                 report.put(&mut self.side.output);
                 self.skipping = end == BatchEnd::Flush;
                 break;
@@ -305,7 +306,7 @@ impl Client {
     }
 
     /// The verdict on the statement that a frame is about, if it is one of pgpilot's own.
-    fn own_of(&self, frame: Frame<'_>) -> Option<std::sync::Arc<Classified>> {
+    fn own_of(&self, frame: Frame<'_>) -> Option<std::sync::Arc<Judged>> {
         let classified = match frame.tag {
             frontend::PARSE => self.verdict_on(Parse::read(frame.body()).ok()?.query),
             frontend::BIND => self.session.names.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone(),

@@ -18,7 +18,7 @@ use crate::config::Consistency;
 use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, ServerConnection};
-use crate::telemetry::{Count, Direction};
+use crate::telemetry::{Count, Direction, Topic};
 use crate::wire::SqlState;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frontend;
@@ -143,6 +143,9 @@ impl Client {
                 shared.cluster.want_mark();
             }
             shared.metrics.statement(link.served(), link.reason, now - link.started);
+            if let Some(judged) = link.judged.take() {
+                judged.ran(link.served(), link.reason, now - link.started);
+            }
         }
         for text in std::mem::take(&mut link.lesson) {
             if !link.failed {
@@ -150,7 +153,9 @@ impl Client {
                     node = link.node().0,
                     "a replica refused a statement: its like goes to the primary from now on"
                 );
-                verdicts.learn_refused(&text);
+                let outline = verdicts.learn_refused(&text);
+                let note = format!("a replica refused what runs on the primary; its like goes there now: {outline}");
+                shared.cluster.journal().note(Topic::Routing, None, note);
             }
         }
         for Preparing { name, id, .. } in std::mem::take(&mut link.preparing) {

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::gate::Gate;
+use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
 use super::statements::Statements;
-use super::verdicts::{CatalogueRecipe, Verdicts};
+use super::verdicts::{ShapeRow, Verdicts};
 use super::verifiers::Verifiers;
 use super::welcome::Greetings;
 use crate::cluster::{Catalogues, Cluster};
@@ -133,6 +134,16 @@ impl Shared {
             all.insert(database.clone(), verdicts.clone());
         }
         verdicts
+    }
+
+    /// What came more than once, by database, each verdict once.
+    pub fn shapes(&self) -> Vec<(Arc<str>, ShapeRow)> {
+        let all = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = Vec::new();
+        for (database, verdicts) in all.iter() {
+            rows.extend(verdicts.shapes().into_iter().map(|row| (database.clone(), row)));
+        }
+        rows
     }
 
     /// DDL has been committed in this database.

@@ -1,26 +1,31 @@
-//! Verdicts on statements, remembered: a repeated text costs a look-up, not a parse.
+//! Verdicts on statements, remembered: a repeated text costs a look-up, one that differs in its literals alone a
+//! look-up and a pass over its bytes, and neither a parse.
 
+use std::cell::RefCell;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use quick_cache::{Equivalent, Weighter, sync::Cache};
+use quick_cache::{DefaultHashBuilder, Equivalent, Weighter, sync::Cache};
 
+use super::judged::{Judged, RunCount};
 use super::recent::Recent;
-use crate::cluster::catalogue::{Database, TextRow};
-use crate::cluster::{Catalogues, Cluster, Recipe};
+use super::recipe::{Loaded, lists};
+use crate::cluster::catalogue::Database;
 use crate::config::Routing;
 use crate::decide::sql::{
-    Catalogue, CatalogueQuery, Classified, Facts, FunctionLists, Intent, Reason, Verdict, classify,
+    Catalogue, Classified, Facts, FunctionLists, Intent, Reason, Shape, Verdict, classify, outline, shape,
 };
 use crate::telemetry::{Count, Lookup, Metrics};
 
 /// The verdicts of one database.
 pub struct Verdicts {
-    cache: Cache<Key, Arc<Classified>, Weight, quick_cache::DefaultHashBuilder>,
-    /// Texts with values in them, most of which never come again, would fill the cache: a text is kept from its second time on.
+    cache: Cache<Key, Arc<Judged>, Weight, DefaultHashBuilder>,
+    /// Texts and shapes that never come again would fill the cache: one is kept from its second time on.
     met: Recent,
-    hasher: quick_cache::DefaultHashBuilder,
+    hasher: DefaultHashBuilder,
     database: Arc<Database<Loaded>>,
     lists: FunctionLists,
     max_parse: usize,
@@ -29,66 +34,37 @@ pub struct Verdicts {
     metrics: Arc<Metrics>,
 }
 
-/// A catalogue, and the number by which verdicts that were given under it are known.
-pub struct Loaded {
-    pub catalogue: Catalogue,
-    generation: u64,
+/// What a verdict is kept under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Form {
+    Text,
+    Shape,
 }
 
-/// How catalogues are loaded.
-pub struct CatalogueRecipe {
-    lists: FunctionLists,
-    generation: AtomicU64,
-}
-
-impl CatalogueRecipe {
-    pub(super) fn catalogues(routing: &Routing, cluster: &Arc<Cluster>) -> Catalogues<Self> {
-        let recipe = Self { lists: lists(routing), generation: AtomicU64::new(1) };
-        let initial = Loaded { catalogue: Catalogue::builtin(), generation: 0 };
-        Catalogues::new(recipe, initial, cluster)
-    }
-}
-
-impl Recipe for CatalogueRecipe {
-    type Value = Loaded;
-
-    fn queries(&self) -> Vec<&str> {
-        CatalogueQuery::ALL.iter().map(|query| query.sql()).collect()
-    }
-
-    fn build(&self, answers: &[Vec<Box<TextRow>>]) -> Result<Loaded, String> {
-        let mut builder = Catalogue::builtin().rebuild();
-        for (query, rows) in CatalogueQuery::ALL.into_iter().zip(answers) {
-            for row in rows {
-                let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
-                builder.add(query, &row).map_err(|error| error.to_string())?;
-            }
-        }
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        Ok(Loaded { catalogue: builder.finish(&self.lists), generation })
-    }
-}
-
-fn lists(routing: &Routing) -> FunctionLists {
-    FunctionLists::new(&routing.primary_functions, &routing.replica_functions)
-}
-
-/// A text under a generation.
-#[derive(PartialEq, Eq, Hash)]
+/// A text, or a shape, under a generation.
+#[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     generation: u64,
-    text: Box<[u8]>,
+    form: Form,
+    bytes: Box<[u8]>,
 }
 
-#[derive(Hash)]
+#[derive(Hash, Clone, Copy)]
 struct KeyRef<'a> {
     generation: u64,
-    text: &'a [u8],
+    form: Form,
+    bytes: &'a [u8],
 }
 
 impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
-        self.generation == key.generation && *self.text == *key.text
+        self.generation == key.generation && self.form == key.form && *self.bytes == *key.bytes
+    }
+}
+
+impl KeyRef<'_> {
+    fn keep(self) -> Key {
+        Key { generation: self.generation, form: self.form, bytes: self.bytes.into() }
     }
 }
 
@@ -96,10 +72,11 @@ impl Equivalent<Key> for KeyRef<'_> {
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<Key, Arc<Classified>> for Weight {
-    fn weight(&self, key: &Key, verdict: &Arc<Classified>) -> u64 {
+impl Weighter<Key, Arc<Judged>> for Weight {
+    fn weight(&self, key: &Key, verdict: &Arc<Judged>) -> u64 {
         const OVERHEAD: usize = 160;
-        (OVERHEAD + key.text.len() + verdict.statements.len() * size_of::<Verdict>()) as u64
+        let kept = verdict.statements.iter().map(|v| size_of::<Verdict>() + v.object.as_ref().map_or(0, |o| o.len()));
+        (OVERHEAD + size_of::<Judged>() + key.bytes.len() + kept.sum::<usize>()) as u64
     }
 }
 
@@ -108,6 +85,39 @@ const TYPICAL_ENTRY: u64 = 512;
 
 /// The cache could hold so many texts for each one that is noted as met once: eight bytes beside two kilobytes.
 const TEXTS_PER_PLACE: usize = 4;
+
+/// A buffer for shapes is kept by each thread, up to this size.
+const SHAPE_KEPT: usize = 16 * 1024;
+
+thread_local! {
+    static SHAPE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Statements that are the same but for their literals.
+#[derive(Debug, Clone)]
+pub struct ShapeRow {
+    pub outline: String,
+    /// On the primary, and on replicas.
+    pub runs: [RunCount; 2],
+    /// Why the last one went where it went.
+    pub reason: Reason,
+    /// What keeps it on the primary.
+    pub object: Option<Box<str>>,
+    generation: u64,
+}
+
+impl ShapeRow {
+    /// The same shape, as it was judged under another catalogue.
+    fn join(&mut self, other: ShapeRow) {
+        for (mine, theirs) in self.runs.iter_mut().zip(other.runs) {
+            mine.statements += theirs.statements;
+            mine.time += theirs.time;
+        }
+        if other.generation > self.generation {
+            (self.reason, self.object, self.generation) = (other.reason, other.object, other.generation);
+        }
+    }
+}
 
 impl Verdicts {
     pub fn new(routing: &Routing, database: Arc<Database<Loaded>>, metrics: Arc<Metrics>) -> Self {
@@ -126,45 +136,192 @@ impl Verdicts {
     }
 
     /// The verdict on a text as it came from a client.
-    pub fn of(&self, text: &[u8]) -> Arc<Classified> {
-        let loaded = self.database.current();
-        let key = KeyRef { generation: loaded.generation, text };
-        if let Some(known) = self.cache.get(&key) {
+    pub fn of(&self, text: &[u8]) -> Arc<Judged> {
+        let loaded = self.database.read();
+        let exact = KeyRef { generation: loaded.generation, form: Form::Text, bytes: text };
+        if let Some(known) = self.cache.get(&exact) {
             self.metrics.count(Count::Verdict(Lookup::Hit));
             return known;
         }
-        self.metrics.count(Count::Verdict(Lookup::Miss));
-        let verdict = Arc::new(self.judge(text, &loaded.catalogue));
-        if verdict.statements.iter().any(|verdict| verdict.reason == Reason::Unparsable) {
-            self.metrics.count(Count::Unparsable);
+        if text.len() > self.max_parse {
+            self.metrics.count(Count::Verdict(Lookup::Miss));
+            return self.judge(text, &loaded.catalogue);
         }
-        if text.len() <= self.max_parse && self.met.meet(self.hasher.hash_one(&key)) {
-            self.cache.insert(Key { generation: loaded.generation, text: text.into() }, verdict.clone());
-        }
-        verdict
+        let judged = with_shape(text, |shape| {
+            let key = shape.map(|bytes| KeyRef { form: Form::Shape, bytes, ..exact });
+            if let Some(known) = key.and_then(|key| self.cache.get(&key)) {
+                self.metrics.count(Count::Verdict(Lookup::Shape));
+                return known;
+            }
+            self.metrics.count(Count::Verdict(Lookup::Miss));
+            let judged = self.judge(text, &loaded.catalogue);
+            if let Some(key) = key {
+                self.keep_if_met(key, &judged);
+            }
+            judged
+        });
+        self.keep_if_met(exact, &judged);
+        judged
     }
 
-    fn judge(&self, text: &[u8], catalogue: &Catalogue) -> Classified {
-        match std::str::from_utf8(text) {
+    fn keep_if_met(&self, key: KeyRef<'_>, judged: &Arc<Judged>) {
+        if self.met.meet(self.hasher.hash_one(key)) {
+            self.cache.insert(key.keep(), Arc::clone(judged));
+        }
+    }
+
+    fn judge(&self, text: &[u8], catalogue: &Catalogue) -> Arc<Judged> {
+        let classified = match std::str::from_utf8(text) {
             Ok(text) => classify(text, &Facts { catalogue, overrides: &self.lists, max_parse: self.max_parse }),
             Err(_) => Classified::opaque(Reason::Encoding),
+        };
+        let has = |reason| classified.statements.iter().any(|verdict| verdict.reason == reason);
+        if has(Reason::Unparsable) {
+            self.metrics.count(Count::Unparsable);
         }
+        if has(Reason::UnknownFunction) {
+            // It may have been made where pgpilot did not see it.
+            self.database.suspect();
+        }
+        Arc::new(classified.into())
     }
 
-    /// A replica refused this text: it goes to the primary from now on, until the catalogue changes.
-    pub fn learn_refused(&self, text: &[u8]) {
+    /// A replica refused this text: it and its like go to the primary from now on, until the catalogue changes. Returns
+    /// the text without its literals.
+    pub fn learn_refused(&self, text: &[u8]) -> String {
         let learn = |statement: &Verdict| match statement.intent {
             Intent::Read => Verdict { intent: Intent::Write, reason: Reason::Learned, ..statement.clone() },
             _ => statement.clone(),
         };
         let verdict = Classified { statements: self.of(text).statements.iter().map(learn).collect() };
-        let key = Key { generation: self.database.current().generation, text: text.into() };
-        self.cache.insert(key, Arc::new(verdict));
+        let verdict = Arc::new(verdict.into());
+        let exact = KeyRef { generation: self.database.read().generation, form: Form::Text, bytes: text };
+        with_shape(text, |shape| {
+            if let Some(bytes) = shape {
+                self.cache.insert(KeyRef { form: Form::Shape, bytes, ..exact }.keep(), Arc::clone(&verdict));
+            }
+        });
+        self.cache.insert(exact.keep(), verdict);
         self.lessons.fetch_add(1, Ordering::Relaxed);
+        outline(text)
+    }
+
+    /// What came more than once, as far as it is kept.
+    pub fn shapes(&self) -> Vec<ShapeRow> {
+        // A text and its shape share their verdict.
+        let mut met = HashSet::new();
+        let mut rows: HashMap<String, ShapeRow> = HashMap::new();
+        for (key, judged) in self.cache.iter().filter(|(_, judged)| met.insert(Arc::as_ptr(judged))) {
+            let found = ShapeRow {
+                outline: outline(&key.bytes),
+                runs: judged.runs(),
+                reason: judged.last_reason(),
+                object: judged.statements.iter().find_map(|verdict| verdict.object.clone()),
+                generation: key.generation,
+            };
+            match rows.entry(found.outline.clone()) {
+                Entry::Vacant(entry) => drop(entry.insert(found)),
+                Entry::Occupied(mut entry) => entry.get_mut().join(found),
+            }
+        }
+        rows.into_values().collect()
+    }
+
+    /// Something that the catalogue has is not there, or the other way round.
+    pub(super) fn suspect_catalogue(&self) {
+        self.database.suspect();
     }
 
     /// A verdict kept elsewhere holds as long as this does not change.
     pub fn stamp(&self) -> u64 {
-        self.database.current().generation << 32 | self.lessons.load(Ordering::Relaxed)
+        self.database.read().generation << 32 | self.lessons.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs `f` with the text's shape, if all texts of that shape have one verdict.
+fn with_shape<T>(text: &[u8], f: impl FnOnce(Option<&[u8]>) -> T) -> T {
+    SHAPE.with_borrow_mut(|buffer| {
+        buffer.clear();
+        let mergeable = shape(text, buffer) == Shape::Mergeable;
+        let result = f(mergeable.then_some(&buffer[..]));
+        buffer.shrink_to(SHAPE_KEPT);
+        result
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ByteSize, Config};
+    use crate::telemetry::Telemetry;
+
+    fn verdicts(cache: u64) -> Verdicts {
+        let file = "[[nodes]]\nname = \"a\"\nhost = \"localhost\"\n[health]\nuser = \"u\"\n";
+        let mut routing = Config::parse(file, "test.toml", &|_| None).unwrap().routing;
+        routing.cache = ByteSize(cache);
+        let telemetry = Telemetry::new();
+        Verdicts::new(&routing, Arc::new(Database::fixed(Loaded::builtin())), telemetry.metrics().clone())
+    }
+
+    #[test]
+    fn what_differs_in_literals_alone_is_judged_once() {
+        let verdicts = verdicts(1 << 20);
+        let of = |n: u32| verdicts.of(format!("SELECT * FROM t WHERE a = {n} AND b = 'x{n}'").as_bytes());
+        let first = of(1);
+        let second = of(2);
+        assert!(!Arc::ptr_eq(&first, &second), "what came once is not kept");
+        assert!((3..100).all(|n| Arc::ptr_eq(&of(n), &second)));
+        let judged = verdicts.metrics.total(Count::Verdict(Lookup::Miss));
+        assert_eq!((judged, verdicts.metrics.total(Count::Verdict(Lookup::Shape))), (2, 97));
+        // The second time, a text is known by itself.
+        of(50);
+        of(50);
+        assert_eq!(verdicts.metrics.total(Count::Verdict(Lookup::Hit)), 1);
+        assert_eq!(verdicts.shapes().len(), 1);
+        assert_eq!(verdicts.shapes()[0].outline, "SELECT * FROM t WHERE a = 0 AND b = '?'");
+    }
+
+    #[test]
+    fn where_a_literal_decides_each_text_is_judged() {
+        let verdicts = verdicts(1 << 20);
+        let intent = |text: &str| {
+            (0..3).for_each(|_| drop(verdicts.of(text.as_bytes())));
+            verdicts.of(text.as_bytes()).statements[0].intent.clone()
+        };
+        assert_eq!(intent("SELECT current_setting('search_path')"), Intent::Read);
+        assert_eq!(intent("SELECT current_setting('port')"), Intent::Write);
+        assert_eq!(intent("SELECT set_config('a.b', 'x', true)"), Intent::Read);
+        assert_eq!(intent("SELECT set_config('a.b', 'x', false)"), Intent::Write);
+    }
+
+    #[test]
+    fn a_lesson_holds_for_all_of_the_shape() {
+        let verdicts = verdicts(1 << 20);
+        let intent = |text: &str| verdicts.of(text.as_bytes()).statements[0].intent.clone();
+        let before = verdicts.stamp();
+        assert_eq!(intent("SELECT a FROM t WHERE b = 1"), Intent::Read);
+        assert_eq!(verdicts.learn_refused(b"SELECT a FROM t WHERE b = 2"), "SELECT a FROM t WHERE b = 0");
+        assert_eq!(intent("SELECT a FROM t WHERE b = 2"), Intent::Write);
+        assert_eq!(intent("SELECT a FROM t WHERE b = 3"), Intent::Write);
+        assert_eq!(intent("SELECT a FROM t WHERE c = 3"), Intent::Read);
+        assert_ne!(verdicts.stamp(), before);
+    }
+
+    #[test]
+    fn a_flood_stays_within_the_limit() {
+        const LIMIT: u64 = 64 * 1024;
+        let verdicts = verdicts(LIMIT);
+        let popular = b"SELECT popular FROM t WHERE a = 1";
+        (0..3).for_each(|_| drop(verdicts.of(popular)));
+        for n in 0..3_000 {
+            // Each is met twice, so that it is kept.
+            let text = format!("SELECT c{n} FROM t{n} WHERE x IN ({})", "a, ".repeat(n % 50) + "b");
+            (0..2).for_each(|_| drop(verdicts.of(text.as_bytes())));
+            if n % 50 == 0 {
+                verdicts.of(popular);
+            }
+        }
+        assert!(verdicts.cache.weight() <= LIMIT, "{}", verdicts.cache.weight());
+        assert!(verdicts.shapes().iter().any(|row| row.outline.contains("popular")));
     }
 }

@@ -36,6 +36,8 @@ pub enum Topic {
     Failover,
     /// A replica fell behind, or caught up.
     Lag,
+    /// What has been learnt about statements.
+    Routing,
     /// Somebody used the admin console.
     Operator,
     /// pgpilot itself: started, reloaded, draining.
@@ -49,6 +51,7 @@ impl Topic {
             Self::Node => "node",
             Self::Failover => "failover",
             Self::Lag => "lag",
+            Self::Routing => "routing",
             Self::Operator => "operator",
             Self::Service => "service",
         }

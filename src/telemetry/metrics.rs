@@ -50,10 +50,11 @@ pub enum Login {
     Refused,
 }
 
-/// A verdict was in the cache, or was not.
+/// A verdict was in the cache, for this very text or for its shape, or was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lookup {
     Hit,
+    Shape,
     Miss,
 }
 
@@ -139,7 +140,7 @@ impl Ending {
 
 impl Count {
     /// All but the pins, in the order of their slots.
-    const FIXED: [Count; 23] = [
+    const FIXED: [Count; 24] = [
         Count::Connection,
         Count::Login(Login::Accepted),
         Count::Login(Login::Refused),
@@ -151,6 +152,7 @@ impl Count {
         Count::Error(Side::Operator),
         Count::Error(Side::Us),
         Count::Verdict(Lookup::Hit),
+        Count::Verdict(Lookup::Shape),
         Count::Verdict(Lookup::Miss),
         Count::Unparsable,
         Count::Bytes(Direction::FromClients),
@@ -177,10 +179,10 @@ impl Count {
             Self::Retry(cause) => 3 + cause as usize,
             Self::Error(side) => 6 + side as usize,
             Self::Verdict(lookup) => 10 + lookup as usize,
-            Self::Unparsable => 12,
-            Self::Bytes(direction) => 13 + direction as usize,
-            Self::Failover(ending) => 15 + ending as usize,
-            Self::Switchover(ending) => 19 + ending as usize,
+            Self::Unparsable => 13,
+            Self::Bytes(direction) => 14 + direction as usize,
+            Self::Failover(ending) => 16 + ending as usize,
+            Self::Switchover(ending) => 20 + ending as usize,
             Self::Pin(pin) => Self::FIXED.len() + pin as usize,
         }
     }
@@ -200,6 +202,7 @@ impl Count {
             Self::Error(Side::Us) => (names::ERRORS, Some("us")),
             Self::Pin(pin) => (names::PINS, Some(pin.label())),
             Self::Verdict(Lookup::Hit) => (names::VERDICTS, Some("hit")),
+            Self::Verdict(Lookup::Shape) => (names::VERDICTS, Some("shape")),
             Self::Verdict(Lookup::Miss) => (names::VERDICTS, Some("miss")),
             Self::Unparsable => (names::UNPARSABLE, None),
             Self::Failover(ending) => (names::FAILOVERS, Some(ending.label())),
@@ -302,7 +305,7 @@ impl Metrics {
     }
 }
 
-/// One row of SHOW ROUTES.
+/// One row of SHOW REASONS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteCount {
     pub route: &'static str,

@@ -53,7 +53,7 @@ metrics! {
     UNPARSABLE = "pgpilot_unparsable_statements_total", Counter, Count, [],
         "Statements that were not understood, and so went to the primary";
     VERDICTS = "pgpilot_verdicts_total", Counter, Count, ["cache"],
-        "Statements classified: found in the verdict cache (hit) or not (miss)";
+        "Statements classified: found in the verdict cache by their text (hit), by their shape, or not (miss)";
     PINS = "pgpilot_pins_total", Counter, Count, ["cause"],
         "Sessions that became pinned to a server connection, by cause";
     BYTES = "pgpilot_bytes_total", Counter, Bytes, ["direction"],

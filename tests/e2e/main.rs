@@ -16,6 +16,7 @@ mod peers;
 mod placing;
 mod protocol;
 mod proxying;
+mod routing;
 mod strangers;
 mod support;
 mod watching;

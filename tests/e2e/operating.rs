@@ -129,7 +129,7 @@ async fn operators_see_and_steer_a_running_pgpilot() {
 
     let explained = serving.say(&["explain", "SELECT nextval('s')", "--output", "json"]).await;
     let explained: Value = serde_json::from_str(&explained.out).unwrap();
-    assert_eq!((&explained[0]["route"], &explained[0]["object"]), (&"primary".into(), &"nextval".into()));
+    assert_eq!((&explained[0]["route"], &explained[0]["object"]), (&"primary".into(), &"pg_catalog.nextval".into()));
     let table = serving.say(&["status"]).await;
     assert!(table.out.contains("plain_read") && table.out.contains("pg3"), "{}", table.out);
 

@@ -83,8 +83,16 @@ async fn values_have_types() {
     assert_eq!((pg2.get::<_, &str>("lsn"), pg2.get::<_, i64>("statements")), ("16/100", 1));
     assert_eq!(pg2.get::<_, &str>("version"), "15.4");
     assert_eq!(nodes[0].get::<_, Option<f64>>("lag_ms"), None);
+    let reasons = client.query("SHOW REASONS", &[]).await.unwrap();
+    assert_eq!((reasons[0].get::<_, &str>("reason"), reasons[0].get::<_, f64>("percent")), ("plain_read", 100.0));
     let routes = client.query("SHOW ROUTES", &[]).await.unwrap();
-    assert_eq!((routes[0].get::<_, &str>("reason"), routes[0].get::<_, f64>("percent")), ("plain_read", 100.0));
+    let shown: Vec<(&str, &str, i64, f64)> = routes
+        .iter()
+        .map(|row| (row.get("statement"), row.get("route"), row.get("statements"), row.get("mean_ms")))
+        .collect();
+    assert_eq!(shown, [("DELETE FROM t WHERE a = '?'", "primary", 8, 3.0), ("SELECT 0", "replica", 5, 3.0)]);
+    let catalogues = client.query("SHOW CATALOGUES", &[]).await.unwrap();
+    assert_eq!((catalogues[0].get::<_, i64>("bytes"), catalogues[1].get::<_, &str>("state")), (512, "loading"));
     let servers = client.query("SHOW SERVERS", &[]).await.unwrap();
     assert_eq!((servers[1].get::<_, i64>("client_pid"), servers[0].get::<_, &str>("node")), (42, "#9"));
     let clients = client.query("SHOW CLIENTS", &[]).await.unwrap();

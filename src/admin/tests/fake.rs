@@ -12,7 +12,7 @@ use crate::decide::pool::PoolCounts;
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{Lag, NodeId, NodeView, Role, Sample, Snapshot, State};
 use crate::decide::session::Pin;
-use crate::decide::sql::{Catalogue, Classified, Facts, FunctionLists, classify};
+use crate::decide::sql::{Catalogue, CatalogueSize, Classified, Facts, FunctionLists, Reason, classify};
 use crate::telemetry::{Journal, Telemetry};
 
 pub(crate) struct Fake {
@@ -132,9 +132,35 @@ impl Sources for Fake {
         vec![row(ServerState::Idle, None), row(ServerState::Leased(Some(42)), Some(Duration::from_secs(3)))]
     }
 
-    fn classify(&self, sql: &str, _database: &str) -> Arc<Classified> {
+    fn classify(&self, sql: &str, _database: &str) -> Classified {
         let (catalogue, overrides) = (Catalogue::builtin(), FunctionLists::default());
-        Arc::new(classify(sql, &Facts { catalogue: &catalogue, overrides: &overrides, max_parse: 1 << 16 }))
+        classify(sql, &Facts { catalogue: &catalogue, overrides: &overrides, max_parse: 1 << 16 })
+    }
+
+    fn shapes(&self) -> Vec<ShapeRow> {
+        let runs =
+            |statements| ShapeRuns { statements, time: Duration::from_millis(3) * u32::try_from(statements).unwrap() };
+        let row = |outline: &str, primary, replicas, reason| ShapeRow {
+            database: "db".into(),
+            outline: outline.into(),
+            on_primary: runs(primary),
+            on_replicas: runs(replicas),
+            reason,
+            object: None,
+        };
+        vec![
+            row("SELECT 0", 1, 4, Reason::PlainRead),
+            row("DELETE FROM t WHERE a = '?'", 8, 0, Reason::Dml),
+            row("SELECT never", 0, 0, Reason::PlainRead),
+        ]
+    }
+
+    fn catalogues(&self) -> Vec<CatalogueRow> {
+        let size = CatalogueSize { functions: 7, relations: 2, bytes: 512 };
+        vec![
+            CatalogueRow { database: "db".into(), size: Some(size) },
+            CatalogueRow { database: "new".into(), size: None },
+        ]
     }
 
     fn service(&self) -> Service {

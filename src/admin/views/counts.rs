@@ -1,4 +1,4 @@
-//! SHOW STATS, SHOW ROUTES.
+//! SHOW STATS, SHOW REASONS.
 
 use crate::admin::sources::Sources;
 use crate::admin::table::{Column, Value, integer, number, text};
@@ -20,9 +20,9 @@ pub(super) fn stats(sources: &dyn Sources) -> Vec<Vec<Value>> {
     rows
 }
 
-pub(super) const ROUTES: &[Column] = &[text("route"), text("reason"), integer("statements"), number("percent")];
+pub(super) const REASONS: &[Column] = &[text("route"), text("reason"), integer("statements"), number("percent")];
 
-pub(super) fn routes(sources: &dyn Sources) -> Vec<Vec<Value>> {
+pub(super) fn reasons(sources: &dyn Sources) -> Vec<Vec<Value>> {
     let mut counts = sources.telemetry().metrics().routes();
     let total: u64 = counts.iter().map(|count| count.statements).sum();
     counts.sort_by_key(|count| std::cmp::Reverse(count.statements));

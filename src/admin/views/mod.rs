@@ -4,6 +4,7 @@ mod counts;
 mod failover;
 mod nodes;
 mod pools;
+mod routes;
 mod service;
 mod sessions;
 mod settings;
@@ -25,6 +26,8 @@ pub(super) enum View {
     Lag,
     Config,
     Routes,
+    Reasons,
+    Catalogues,
     Pins,
     Failover,
     Events,
@@ -33,7 +36,7 @@ pub(super) enum View {
 }
 
 impl View {
-    pub(super) const ALL: [View; 13] = [
+    pub(super) const ALL: [View; 15] = [
         View::Nodes,
         View::Pools,
         View::Clients,
@@ -42,6 +45,8 @@ impl View {
         View::Lag,
         View::Config,
         View::Routes,
+        View::Reasons,
+        View::Catalogues,
         View::Pins,
         View::Failover,
         View::Events,
@@ -59,6 +64,8 @@ impl View {
             Self::Lag => "lag",
             Self::Config => "config",
             Self::Routes => "routes",
+            Self::Reasons => "reasons",
+            Self::Catalogues => "catalogues",
             Self::Pins => "pins",
             Self::Failover => "failover",
             Self::Events => "events",
@@ -80,7 +87,9 @@ impl View {
             Self::Clients => sessions::CLIENTS,
             Self::Pins => sessions::PINS,
             Self::Stats => counts::STATS,
-            Self::Routes => counts::ROUTES,
+            Self::Routes => routes::ROUTES,
+            Self::Reasons => counts::REASONS,
+            Self::Catalogues => routes::CATALOGUES,
             Self::Config => settings::CONFIG,
             Self::Failover => failover::FAILOVER,
             Self::Events => service::EVENTS,
@@ -98,7 +107,9 @@ impl View {
             Self::Clients => sessions::clients(sources),
             Self::Pins => sessions::pins(sources),
             Self::Stats => counts::stats(sources),
-            Self::Routes => counts::routes(sources),
+            Self::Routes => routes::routes(sources),
+            Self::Reasons => counts::reasons(sources),
+            Self::Catalogues => routes::catalogues(sources),
             Self::Config => settings::config(&sources.config()),
             Self::Failover => failover::failover(sources),
             Self::Events => service::events(sources),

@@ -173,6 +173,7 @@ fn pooling(list: &mut List, pool: &Pool) {
 
 fn routes(list: &mut List, routing: &Routing) {
     let Routing {
+        mode,
         consistency,
         max_lag,
         lag_recovery,
@@ -186,6 +187,7 @@ fn routes(list: &mut List, routing: &Routing) {
         max_parse,
         cache,
     } = routing;
+    list.word("routing.mode", mode);
     list.word("routing.consistency", consistency);
     list.time("routing.max_lag", *max_lag);
     list.time("routing.lag_recovery", *lag_recovery);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::resolved::{Consistency, LogFormat, OnAllLagging, PoolMode};
+use crate::config::resolved::{Consistency, LogFormat, OnAllLagging, PoolMode, RoutingMode};
 use crate::config::scalar::{Endpoint, Level};
 use crate::config::units::ByteSize;
 use crate::config::value::List;
@@ -63,6 +63,9 @@ section! {
 section! {
     /// Which node runs a statement.
     Routing [] {
+        /// "split": reads go to replicas. "shadow": everything goes to the primary, and SHOW ROUTES says what would
+        /// have gone to a replica, and why the rest would not: the way to try pgpilot without a risk.
+        mode: RoutingMode, default "\"split\"";
         /// What a read on a replica is promised. "eventual": no older than `max_lag`. "session": a session sees its own
         /// writes and never goes back in time. "strong": every write acknowledged to anyone through pgpilot before.
         /// "primary": no reads on replicas.

@@ -112,10 +112,41 @@ const RESERVED: [&str; 77] = [
     "with",
 ];
 
+/// What a word before a parenthesis is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grammatical {
+    /// No call, whatever functions there are.
+    Always,
+    /// No call, unless a function has been given the keyword's name.
+    UnlessDefined,
+    /// A call.
+    Never,
+}
+
 /// Words that stand before a parenthesis without being the call of a function in `pg_proc`: constructs of the
 /// grammar, types with a modifier. `previous` is the token before the word, in lower case.
-pub(super) fn takes_parenthesis(word: &str, previous: &str) -> bool {
-    is_construct(word) || is_type(word) || is_clause(word, previous)
+pub(super) fn before_parenthesis(word: &str, previous: &str) -> Grammatical {
+    if is_placed_clause(word, previous) {
+        Grammatical::Always
+    } else if is_construct(word) || is_type(word) || is_clause(word, previous) {
+        Grammatical::UnlessDefined
+    } else {
+        Grammatical::Never
+    }
+}
+
+/// Words of clauses that their place tells from functions of the same name: `OVER (`, `GROUPING SETS (`, `AS
+/// MATERIALIZED (`, ..
+fn is_placed_clause(word: &str, previous: &str) -> bool {
+    match word {
+        "by" => matches!(previous, "order" | "group" | "partition"),
+        "over" | "filter" | "repeatable" => previous == ")",
+        "sets" => previous == "grouping",
+        "materialized" => previous == "as",
+        "system" | "bernoulli" => previous == "tablesample",
+        "set" => previous == "update",
+        _ => false,
+    }
 }
 
 /// Constructs that look like calls.
@@ -195,22 +226,17 @@ fn is_type(word: &str) -> bool {
     )
 }
 
-/// Words of clauses: `OVER (`, `FILTER (`, `ORDER BY (`, `GROUPING SETS (`, `AS MATERIALIZED (`, .. Most may name
-/// functions elsewhere.
+/// Other words of clauses: they may name functions elsewhere.
 fn is_clause(word: &str, previous: &str) -> bool {
     match word {
         "cross" | "full" | "inner" | "join" | "natural" | "ilike" | "like" | "is" | "outer" | "similar" => true,
-        "by" => matches!(previous, "order" | "group" | "partition"),
-        "over" | "filter" | "repeatable" => previous == ")",
-        "sets" => previous == "grouping",
         "cube" | "rollup" => matches!(previous, "by" | "," | "(" | "all" | "distinct"),
-        "materialized" => matches!(previous, "as" | "not"),
-        "first" | "next" => previous == "fetch",
-        "system" | "bernoulli" => previous == "tablesample",
-        "zone" => previous == "time",
+        "materialized" => previous == "not",
         "conflict" => previous == "on",
+        "first" | "next" => previous == "fetch",
+        "zone" => previous == "time",
+        "second" => matches!(previous, "to" | "interval") || previous.ends_with('\''),
         "document" | "content" => previous == "(",
-        "set" => previous == "update",
         "escape" | "passing" | "columns" | "operator" => ends_value(previous),
         _ => false,
     }

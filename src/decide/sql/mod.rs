@@ -4,6 +4,7 @@
 //! ([`statement`]). Queries are judged by what their tokens can call, lock and write ([`scan`]); where a token may
 //! mean two things, the parser is asked ([`parse`]). What neither understands goes to the primary.
 
+mod body;
 mod catalogue;
 mod classify;
 mod display;
@@ -20,9 +21,11 @@ mod statement;
 mod tokens;
 mod types;
 
-pub use catalogue::{BadRow, Catalogue, CatalogueBuilder, CatalogueQuery, FunctionLists, Hazard, Listed, Standing};
+pub use catalogue::{
+    BadRow, Catalogue, CatalogueBuilder, CatalogueQuery, CatalogueSize, FunctionLists, Hazard, Listed, Standing,
+};
 pub use classify::{Facts, classify};
-pub use shape::{Shape, shape};
+pub use shape::{Shape, outline, shape};
 pub use types::*;
 
 #[cfg(test)]

@@ -46,7 +46,8 @@ fn unsettled(doubt: &Doubt, facts: &Facts<'_>) -> Cause {
         Doubt::Relation { schema, name } => {
             let effects =
                 facts.catalogue.relation(schema.as_deref(), name).map_or(Effects::empty(), |hazard| hazard.effects);
-            Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)).with(effects)
+            let home = schema.as_deref().or_else(|| facts.catalogue.home_of_relation(name));
+            Cause::about(Reason::PrimaryRelation, full_name(home, name)).with(effects)
         }
         Doubt::Modification => Cause::new(Reason::Unparsable),
     }
@@ -126,7 +127,8 @@ impl Findings {
             }
             Doubt::Relation { .. } => self.relations.iter().find_map(|(schema, name)| {
                 let hazard = facts.catalogue.relation(schema.as_deref(), name)?;
-                Some(Cause::about(Reason::PrimaryRelation, full_name(schema.as_deref(), name)).with(hazard.effects))
+                let home = schema.as_deref().or_else(|| facts.catalogue.home_of_relation(name));
+                Some(Cause::about(Reason::PrimaryRelation, full_name(home, name)).with(hazard.effects))
             }),
             Doubt::Modification => self.modification.map(|reason| Cause::new(reason).with(Effects::WRITES)),
         }

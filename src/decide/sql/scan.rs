@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use super::catalogue::{Listed, Standing};
 use super::classify::Facts;
-use super::keywords::{self, Lower};
+use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
 use super::settings;
 use super::tokens::Tokens;
@@ -59,7 +59,23 @@ impl Cause {
 
 /// Looks at every token of `tokens`, a query or a part of one.
 pub(super) fn scan(tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
-    let mut scanner = Scanner { tokens, facts, found: Scan::default(), keyword_at: None };
+    scan_as(Grammar::Query, tokens, facts)
+}
+
+/// Looks at every token of a body in PL/pgSQL, where INTO fills variables.
+pub(super) fn scan_procedure(tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
+    scan_as(Grammar::Procedure, tokens, facts)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grammar {
+    Query,
+    Procedure,
+}
+
+fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
+    let mut scanner =
+        Scanner { grammar, tokens, facts, found: Scan::default(), keyword_at: None, open: Vec::new(), closed: None };
     let mut i = 0;
     while let Some(token) = tokens.get(i) {
         i = match token.kind {
@@ -71,21 +87,44 @@ pub(super) fn scan(tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
                 }
                 i + 1
             }
-            _ => i + 1,
+            kind => {
+                scanner.group(kind, i);
+                i + 1
+            }
         };
     }
     scanner.found
 }
 
 struct Scanner<'a, 'f> {
+    grammar: Grammar,
     tokens: Tokens<'a>,
     facts: &'f Facts<'f>,
     found: Scan,
     /// The last word that is no label and no part of a longer name: only such a word can be a keyword.
     keyword_at: Option<usize>,
+    /// Where the groups begin that are open; where the one began that was closed last.
+    open: Vec<usize>,
+    closed: Option<usize>,
 }
 
 impl<'a> Scanner<'a, '_> {
+    fn group(&mut self, kind: Kind, i: usize) {
+        match kind {
+            Kind::Punctuation(b'(' | b'[') => self.open.push(i),
+            Kind::Punctuation(b')' | b']') => self.closed = self.open.pop(),
+            _ => {}
+        }
+    }
+
+    /// Whether the name at `i` is that of an alias, because it follows a group: `(SELECT ..) name (columns)`. No call
+    /// can stand there, but after DISTINCT ON (..).
+    fn follows_group(&self, i: usize) -> bool {
+        let after_group = i > 0 && self.tokens.is_punctuation(i - 1, b')');
+        let Some(open) = self.closed.filter(|_| after_group && self.grammar == Grammar::Query) else { return false };
+        !(open > 1 && self.tokens.is(open - 1, "on") && self.tokens.is(open - 2, "distinct"))
+    }
+
     /// A name of one or more parts that begins at `start`; returns the index after it.
     fn chain(&mut self, start: usize) -> usize {
         let tokens = self.tokens;
@@ -111,8 +150,8 @@ impl<'a> Scanner<'a, '_> {
         let schema = if last >= start + 2 { self.name(last - 2) } else { None };
         let call = tokens.is_punctuation(next, b'(');
         if call {
-            // `INSERT INTO name (columns)`, `AS name (columns)`, `WITH name (columns)`: no calls.
-            if !columns && !(alone && (after_as || opens)) {
+            // `INSERT INTO name (columns)`, `AS name (columns)`, `WITH name (columns)`, `(..) name (columns)`: no calls.
+            if !columns && !(alone && (after_as || opens || self.follows_group(start))) {
                 self.call(schema.as_deref(), &name, start, next);
             }
         } else {
@@ -147,7 +186,7 @@ impl<'a> Scanner<'a, '_> {
     fn keyword(&mut self, i: usize, word: &str) {
         let tokens = self.tokens;
         match word {
-            "into" if !self.follows(i, &["insert", "merge"]) => {
+            "into" if self.grammar == Grammar::Query && !self.follows(i, &["insert", "merge"]) => {
                 self.cause(Cause::new(Reason::SelectInto).with(into_effects(tokens.from(i + 1))));
             }
             "for" if tokens.is_any(i + 1, &["update", "share", "no", "key"]) => self.cause(Cause::new(Reason::RowLock)),
@@ -174,13 +213,16 @@ impl<'a> Scanner<'a, '_> {
         let Facts { catalogue, overrides, .. } = *self.facts;
         let plain = schema.is_none() && self.tokens.get(start).is_some_and(|t| t.kind == Kind::Word);
         let previous = Lower::new(if start > 0 { self.tokens.raw(start - 1) } else { "" });
-        if plain && keywords::takes_parenthesis(name, previous.as_str()) && !catalogue.has_own_function(name) {
-            return;
+        match keywords::before_parenthesis(name, previous.as_str()) {
+            Grammatical::Always if plain => return,
+            Grammatical::UnlessDefined if plain && !catalogue.has_own_function(name) => return,
+            _ => {}
         }
         if is_temporary_schema(schema) {
             return self.cause(Cause::about(Reason::PrimaryRelation, full_name(schema, name)));
         }
-        match catalogue.function(schema, name, overrides) {
+        let arguments = if catalogue.is_overloaded(name) { self.arguments(open) } else { None };
+        match catalogue.function(schema, name, arguments, overrides) {
             Standing::Safe => {}
             Standing::Unknown => self.doubt(Doubt::Call { schema: schema.map(Into::into), name: name.into() }),
             Standing::Primary { effects, by } => {
@@ -191,7 +233,8 @@ impl<'a> Scanner<'a, '_> {
                     _ => {
                         let reason =
                             if by == Listed::Primary { Reason::ListedFunction } else { Reason::PrimaryFunction };
-                        self.cause(Cause::about(reason, full_name(schema, name)).with(effects));
+                        let home = schema.or_else(|| catalogue.home_of_hazard(name));
+                        self.cause(Cause::about(reason, full_name(home, name)).with(effects));
                     }
                 }
             }
@@ -199,6 +242,27 @@ impl<'a> Scanner<'a, '_> {
         if catalogue.is_type_hazard(name) {
             self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")).with(Effects::SETTINGS));
         }
+    }
+
+    /// How many arguments the call has whose parenthesis is at `open`; `None`: that takes a closer look.
+    fn arguments(&self, open: usize) -> Option<usize> {
+        const FURTHEST: usize = 500;
+        let tokens = self.tokens;
+        let (mut depth, mut commas) = (0_usize, 0);
+        for i in open..(open + FURTHEST).min(tokens.len()) {
+            match tokens.get(i)?.kind {
+                Kind::Punctuation(b'(' | b'[') => depth += 1,
+                Kind::Punctuation(b')' | b']') => depth = depth.checked_sub(1)?,
+                Kind::Punctuation(b',') if depth == 1 => commas += 1,
+                // Not all commas are between arguments, or not each argument is one.
+                Kind::Word if depth == 1 && tokens.is_any(i, &["order", "variadic"]) => return None,
+                _ => {}
+            }
+            if depth == 0 {
+                return Some(if i == open + 1 || tokens.is_operator(open + 1, "*") { 0 } else { commas + 1 });
+            }
+        }
+        None
     }
 
     /// `set_config('name', value, is_local)`: local ones are gone at the end of the transaction; others leave a

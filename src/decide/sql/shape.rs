@@ -15,13 +15,14 @@ pub enum Shape {
 }
 
 /// Appends the shape of `text` to `out`: tokens with single spaces between them, every string as `'?'`, every number
-/// as `0`, runs of literals in a list as one. One pass over the bytes. What is appended in the case of
+/// as `0`, runs of literals in a list (of IN, VALUES, ARRAY) as one. One pass over the bytes. What is appended in the case of
 /// [`Shape::LiteralMatters`] has no meaning.
 ///
 /// Right under `standard_conforming_strings = on`.
 pub fn shape(text: &[u8], out: &mut Vec<u8>) -> Shape {
     let mut previous_end = 0;
     let mut leading = true;
+    let mut groups = Groups::default();
     for token in Lexer::over(text) {
         let Ok(token) = token else { return Shape::LiteralMatters };
         let (start, end) = (token.start as usize, token.end as usize);
@@ -34,12 +35,79 @@ pub fn shape(text: &[u8], out: &mut Vec<u8>) -> Shape {
             return Shape::LiteralMatters;
         }
         leading = token.kind == Kind::Punctuation(b';') || leading && token.kind == Kind::Punctuation(b'(');
-        append(token.kind, raw, out);
+        groups.pass(token.kind, raw);
+        append(token.kind, raw, groups.innermost(), out);
     }
     if has_hint(&text[previous_end..]) { Shape::LiteralMatters } else { Shape::Mergeable }
 }
 
-fn append(kind: Kind, raw: &[u8], out: &mut Vec<u8>) {
+/// What a parenthesis or bracket holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// Any number of values, of which one is as good as many: `IN (1, 2)`, `VALUES (1, 2)`, `ARRAY[1, 2]`.
+    List,
+    /// Anything else. The number of a function's arguments may decide which function it is.
+    Other,
+}
+
+/// The groups that are open, as bits: 1 for a list. Deeper ones than these are taken for others.
+#[derive(Debug, Default)]
+struct Groups {
+    bits: u64,
+    depth: u32,
+    /// Whether the token before was a word that makes a list of the parenthesis behind it.
+    after_list_word: bool,
+}
+
+impl Groups {
+    fn pass(&mut self, kind: Kind, raw: &[u8]) {
+        match kind {
+            Kind::Punctuation(open @ (b'(' | b'[')) => {
+                let list = open == b'[' || self.after_list_word;
+                self.bits = self.bits << 1 | u64::from(list);
+                self.depth += 1;
+            }
+            Kind::Punctuation(b')' | b']') => {
+                self.bits >>= 1;
+                self.depth = self.depth.saturating_sub(1);
+            }
+            _ => {}
+        }
+        self.after_list_word =
+            kind == Kind::Word && (raw.eq_ignore_ascii_case(b"in") || raw.eq_ignore_ascii_case(b"values"));
+    }
+
+    fn innermost(&self) -> Group {
+        if self.bits & 1 == 1 && self.depth <= u64::BITS { Group::List } else { Group::Other }
+    }
+}
+
+/// The text without its literals, shortened: for people.
+pub fn outline(text: &[u8]) -> String {
+    const LONGEST: usize = 300;
+    let mut out = Vec::new();
+    for token in Lexer::over(text) {
+        let Ok(token) = token else { break };
+        let raw = &text[token.start as usize..token.end as usize];
+        let part: &[u8] = match token.kind {
+            Kind::Text => b"'?'",
+            Kind::Number => b"0",
+            _ => raw,
+        };
+        let joins = matches!(token.kind, Kind::Punctuation(b'.' | b',' | b';' | b')' | b']' | b'['));
+        if !joins && out.last().is_some_and(|last| !matches!(last, b'.' | b'(' | b'[')) {
+            out.push(b' ');
+        }
+        out.extend_from_slice(part);
+        if out.len() > LONGEST {
+            out.extend_from_slice(b" ..");
+            break;
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn append(kind: Kind, raw: &[u8], group: Group, out: &mut Vec<u8>) {
     let literal: &[u8] = match kind {
         Kind::Text => b" '?' ",
         Kind::Number => b" 0 ",
@@ -56,7 +124,7 @@ fn append(kind: Kind, raw: &[u8], out: &mut Vec<u8>) {
         out.push(b' ');
     }
     // `1, 2` is as `1`: take the comma back.
-    if out.strip_suffix(b", ").is_some_and(|before| before.ends_with(literal)) {
+    if group == Group::List && out.strip_suffix(b", ").is_some_and(|before| before.ends_with(literal)) {
         out.truncate(out.len() - 2);
     } else {
         out.extend_from_slice(&literal[1..]);
@@ -144,6 +212,8 @@ mod tests {
             ("SELECT $1", "SELECT 1"),
             ("SELECT a - 1", "SELECT a --1"),
             ("SELECT 1, 'a'", "SELECT 1"),
+            ("SELECT f(1, 2)", "SELECT f(1)"),
+            ("SELECT 1, 2", "SELECT 1"),
             ("SELECT 'a' ; DELETE FROM t", "SELECT 'a; DELETE FROM t'"),
             ("SELECT a ? 'b'", "SELECT a '?' 'b'"),
         ] {

@@ -248,4 +248,6 @@ reasons! {
     /// A replica refused this text before.
     Learned = "learned",
     FunctionCall = "function_call",
+    /// `routing.mode` is "shadow": it would have gone to a replica.
+    Shadow = "shadow",
 }

@@ -4,35 +4,23 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::builtin::Builtin;
-use super::{BUILTIN_SCHEMA, Catalogue, CatalogueQuery, Function, FunctionLists, Hazard, Nature, Relation};
-use crate::decide::sql::classify::{Facts, classify};
-use crate::decide::sql::types::{Effects, Intent};
+use super::definitions::{Definition, Definitions, Of};
+use super::{Arity, BUILTIN_SCHEMA, Catalogue, CatalogueQuery, Function, FunctionLists, Hazard, Nature, Relation};
+use crate::decide::sql::body::{Language, Promise};
+use crate::decide::sql::types::Effects;
 
 /// Collects the answers to all of [`CatalogueQuery::ALL`].
 #[derive(Debug)]
 pub struct CatalogueBuilder {
     catalogue: Catalogue,
-    /// Views and policies, whose text decides.
-    queries: Vec<Defined>,
-    /// Domains, likewise: name and constraint.
-    domains: Vec<(Box<str>, Box<str>)>,
-}
-
-#[derive(Debug)]
-struct Defined {
-    schema: Box<str>,
-    name: Box<str>,
-    text: Box<str>,
-    why: &'static str,
+    /// What is judged by its text.
+    definitions: Definitions,
 }
 
 /// A row does not have the columns that its query asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a row of the catalogue query {0:?} is not as expected")]
 pub struct BadRow(pub CatalogueQuery);
-
-/// Longest definition of a view that is looked into; a longer one counts as needing the primary.
-const MAX_DEFINITION: usize = 256 * 1024;
 
 impl CatalogueBuilder {
     pub(super) fn new(builtin: Arc<Builtin>) -> Self {
@@ -44,7 +32,7 @@ impl CatalogueBuilder {
             types: HashSet::new(),
             fields: HashSet::new(),
         };
-        CatalogueBuilder { catalogue, queries: Vec::new(), domains: Vec::new() }
+        CatalogueBuilder { catalogue, definitions: Definitions::default() }
     }
 
     /// Takes one row of the answer to `query`, its columns as text.
@@ -55,40 +43,67 @@ impl CatalogueBuilder {
         match (query, row) {
             (
                 CatalogueQuery::Functions,
-                &[Some(schema), Some(name), Some(volatile), Some(languages), words, extension, field],
+                &[
+                    Some(schema),
+                    Some(name),
+                    Some(volatile),
+                    Some(language),
+                    Some(arguments),
+                    extension,
+                    field,
+                    body,
+                    types,
+                ],
             ) => {
-                let origin = Origin { volatile: volatile == "true", languages, words: words.unwrap_or(""), extension };
-                let can_be_field = field == Some("true");
-                self.function(schema, name, &origin, can_be_field);
+                let arity = arity(arguments).ok_or(BadRow(query))?;
+                let promise = if volatile == "true" { Promise::Nothing } else { Promise::NoWrites };
+                let origin = Origin { promise, language, arity, extension, body, types: types.unwrap_or("") };
+                self.function(schema, name, field == Some("true"), &origin);
             }
             (CatalogueQuery::Relations, &[Some(schema), Some(name), Some(kind), definition]) => {
                 self.relation(schema, name, kind, definition);
             }
-            (CatalogueQuery::Operators, &[Some(name)]) => {
-                self.catalogue.operators.insert(name.into());
+            (CatalogueQuery::Operators, &[Some(name), Some(query)]) => {
+                self.definitions.add(Definition::query(Of::Operator(name.into()), query));
             }
-            (CatalogueQuery::Types, &[Some(name), None]) => {
-                self.catalogue.types.insert(name.into());
-            }
-            (CatalogueQuery::Types, &[Some(name), Some(expression)]) => {
-                self.domains.push((name.into(), expression.into()))
+            (CatalogueQuery::Types, &[Some(name), Some(query)]) => {
+                self.definitions.add(Definition::query(Of::Type(name.into()), query));
             }
             _ => return Err(BadRow(query)),
         }
         Ok(())
     }
 
-    fn function(&mut self, schema: &str, name: &str, origin: &Origin<'_>, can_be_field: bool) {
+    fn function(&mut self, schema: &str, name: &str, is_field: bool, origin: &Origin<'_>) {
         let catalogue = &mut self.catalogue;
         if schema == BUILTIN_SCHEMA && catalogue.builtin.function(name).is_some() {
             return;
         }
         let listed = origin.extension.and_then(|extension| catalogue.builtin.of_extension(extension, name));
-        let nature = listed.unwrap_or_else(|| origin.nature());
-        if can_be_field && nature != Nature::Safe {
+        let overloads = catalogue.functions.entry(name.into()).or_default();
+        let nature = match (listed, origin.body) {
+            (Some(nature), _) => nature,
+            // Judged by its text in the end.
+            (None, Some(body)) => {
+                self.definitions.add(Definition {
+                    of: Of::Function { name: name.into(), overload: overloads.len(), is_field },
+                    text: body.into(),
+                    language: Language::named(origin.language),
+                    promise: origin.promise,
+                    types: origin.types.lines().map(Into::into).collect(),
+                });
+                Nature::Safe
+            }
+            (None, None) => match origin.promise {
+                Promise::NoWrites => Nature::Safe,
+                // A function in C changes no settings on its own; those that do are listed.
+                Promise::Nothing => Nature::Primary(Effects::empty()),
+            },
+        };
+        if is_field && nature != Nature::Safe {
             catalogue.fields.insert(name.into());
         }
-        catalogue.functions.entry(name.into()).or_default().push(Function { schema: schema.into(), nature });
+        overloads.push(Function { schema: schema.into(), arity: origin.arity, nature });
     }
 
     fn relation(&mut self, schema: &str, name: &str, kind: &str, definition: Option<&str>) {
@@ -106,81 +121,39 @@ impl CatalogueBuilder {
     }
 
     fn defined(&mut self, schema: &str, name: &str, text: &str, why: &'static str) {
-        self.queries.push(Defined { schema: schema.into(), name: name.into(), text: text.into(), why });
+        let of = Of::Relation { schema: schema.into(), name: name.into(), why };
+        self.definitions.add(Definition::query(of, text));
     }
 
-    /// Judges what is defined by a query: a view is a hazard if its query is, and so is a view over it, and so on.
-    pub fn finish(mut self, lists: &FunctionLists) -> Catalogue {
-        loop {
-            let mut hazards = Vec::new();
-            self.queries.retain(|query| {
-                let effects = effects_of(&self.catalogue, lists, &query.text);
-                hazards.extend(
-                    effects
-                        .map(|effects| (query.schema.clone(), query.name.clone(), Hazard { why: query.why, effects })),
-                );
-                effects.is_none()
-            });
-            let mut types = Vec::new();
-            self.domains.retain(|(name, text)| {
-                let hazard = effects_of(&self.catalogue, lists, text).is_some();
-                types.extend(hazard.then(|| name.clone()));
-                !hazard
-            });
-            if hazards.is_empty() && types.is_empty() {
-                return self.catalogue;
-            }
-            for (schema, name, hazard) in hazards {
-                self.catalogue.add_relation(&schema, &name, hazard);
-            }
-            self.catalogue.types.extend(types);
-        }
+    /// Judges what is defined by a text: a view is a hazard if its query is, a function if its body is, and so is a
+    /// view over either, and so on.
+    pub fn finish(self, lists: &FunctionLists) -> Catalogue {
+        self.definitions.judge(self.catalogue, lists)
     }
-}
-
-/// What a definition's query leaves behind, if it needs the primary.
-fn effects_of(catalogue: &Catalogue, lists: &FunctionLists, text: &str) -> Option<Effects> {
-    let facts = Facts { catalogue, overrides: lists, max_parse: MAX_DEFINITION };
-    let classified = classify(text, &facts);
-    let mut hazards = classified.statements.iter().filter(|verdict| verdict.intent != Intent::Read).peekable();
-    hazards.peek()?;
-    // A setting that a view changes by name is changed unseen.
-    Some(hazards.fold(Effects::empty(), |all, verdict| {
-        all | verdict.effects | if verdict.settings.is_empty() { Effects::empty() } else { Effects::SETTINGS }
-    }))
 }
 
 /// What tells a function's nature.
 struct Origin<'a> {
-    volatile: bool,
-    languages: &'a str,
-    words: &'a str,
+    promise: Promise,
+    language: &'a str,
+    arity: Arity,
     extension: Option<&'a str>,
+    body: Option<&'a str>,
+    /// One a line.
+    types: &'a str,
 }
 
-impl Origin<'_> {
-    fn nature(&self) -> Nature {
-        let mentioned = self.words.split_ascii_whitespace().fold(Effects::empty(), |all, word| {
-            all | match word {
-                "set_config" => Effects::SETTINGS,
-                "nextval" | "setval" | "txid_current" | "pg_current_xact_id" | "pg_notify" => Effects::WRITES,
-                "currval" | "lastval" => Effects::SEQUENCE_STATE,
-                _ => Effects::PINS,
-            }
-        });
-        if !self.volatile && mentioned.is_empty() {
-            return Nature::Safe;
-        }
-        // A function in C changes no settings on its own; those that do are listed. Any other volatile one may call
-        // one that does.
-        let compiled = self.languages.split_ascii_whitespace().all(|language| matches!(language, "c" | "internal"));
-        let unseen = if compiled { Effects::empty() } else { Effects::SETTINGS };
-        Nature::Primary(mentioned.difference(Effects::WRITES) | unseen)
-    }
+fn arity(text: &str) -> Option<Arity> {
+    let (least, most) = text.split_once(' ')?;
+    Some(Arity { least: least.parse().ok()?, most: most.parse().ok()? })
 }
 
 impl Catalogue {
-    fn add_relation(&mut self, schema: &str, name: &str, hazard: Hazard) {
-        self.relations.entry(name.into()).or_default().push(Relation { schema: schema.into(), hazard });
+    pub(super) fn add_relation(&mut self, schema: &str, name: &str, hazard: Hazard) {
+        let relations = self.relations.entry(name.into()).or_default();
+        match relations.iter_mut().find(|known| *known.schema == *schema && known.hazard.why == hazard.why) {
+            Some(known) => known.hazard.effects |= hazard.effects,
+            None => relations.push(Relation { schema: schema.into(), hazard }),
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 mod builder;
 mod builtin;
+mod definitions;
 mod lists;
 mod queries;
 
@@ -25,7 +26,7 @@ use super::types::Effects;
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     builtin: Arc<Builtin>,
-    /// By name; one entry per schema that has it, over all its overloads there.
+    /// By name; one entry per overload, all schemas together.
     functions: HashMap<Box<str>, Vec<Function>>,
     /// Only those that need the primary; by name.
     relations: HashMap<Box<str>, Vec<Relation>>,
@@ -40,7 +41,15 @@ pub struct Catalogue {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Function {
     schema: Box<str>,
+    arity: Arity,
     nature: Nature,
+}
+
+/// How many arguments a function can be called with; defaults and VARIADIC counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Arity {
+    least: usize,
+    most: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,12 +97,25 @@ impl Catalogue {
         CatalogueBuilder::new(Arc::clone(&self.builtin))
     }
 
-    /// The worst that a call of `schema.name`, or of `name` under any search path, can mean.
-    pub fn function(&self, schema: Option<&str>, name: &str, lists: &FunctionLists) -> Standing {
+    /// The worst that a call of `schema.name`, or of `name` under any search path, can mean. `arguments`: how many it
+    /// has, where that is known.
+    pub fn function(
+        &self,
+        schema: Option<&str>,
+        name: &str,
+        arguments: Option<usize>,
+        lists: &FunctionLists,
+    ) -> Standing {
         let may_be_builtin = schema.is_none_or(|s| s == BUILTIN_SCHEMA);
         let builtin = self.builtin.function(name).filter(|_| may_be_builtin).map(|nature| (BUILTIN_SCHEMA, nature));
-        let own = self.functions.get(name).into_iter().flatten();
-        let own = own.filter(|f| schema.is_none_or(|s| s == &*f.schema)).map(|f| (&*f.schema, f.nature));
+        let all = || {
+            let own = self.functions.get(name).into_iter().flatten();
+            own.filter(|f| schema.is_none_or(|s| s == &*f.schema))
+        };
+        // A number that fits none has been misunderstood.
+        let fits = |f: &Function| arguments.is_none_or(|n| (f.arity.least..=f.arity.most).contains(&n));
+        let any_fits = all().any(fits);
+        let own = all().filter(|f| !any_fits || fits(f)).map(|f| (&*f.schema, f.nature));
         let mut worst = Standing::Unknown;
         for (schema, nature) in builtin.into_iter().chain(own) {
             let standing = match (lists.judge(schema, name), nature) {
@@ -113,9 +135,27 @@ impl Catalogue {
         }
     }
 
+    /// The schema of a function that needs the primary, of those that `name` may mean.
+    pub fn home_of_hazard(&self, name: &str) -> Option<&str> {
+        let own = self.functions.get(name).into_iter().flatten().find(|f| f.nature != Nature::Safe);
+        let builtin = || self.builtin.function(name).filter(|nature| *nature != Nature::Safe).map(|_| BUILTIN_SCHEMA);
+        own.map(|f| &*f.schema).or_else(builtin)
+    }
+
+    /// The schema of a relation that needs the primary, of those that `name` may mean.
+    pub fn home_of_relation(&self, name: &str) -> Option<&str> {
+        let own = || self.relations.get(name).and_then(|all| all.first()).map(|r| &*r.schema);
+        self.builtin.relation(name).map(|_| BUILTIN_SCHEMA).or_else(own)
+    }
+
     /// Whether a function of this name exists outside `pg_catalog`.
     pub fn has_own_function(&self, name: &str) -> bool {
-        self.functions.contains_key(name)
+        self.functions.get(name).is_some_and(|all| all.iter().any(|f| &*f.schema != BUILTIN_SCHEMA))
+    }
+
+    /// Whether the number of arguments may tell functions of this name apart.
+    pub fn is_overloaded(&self, name: &str) -> bool {
+        self.functions.get(name).is_some_and(|all| all.len() > 1)
     }
 
     /// Whether reading this relation needs the primary; `None`: it does not, as far as is known.
@@ -143,10 +183,45 @@ impl Catalogue {
         !self.fields.is_empty() && self.fields.contains(name)
     }
 
+    /// Whether every verdict under this catalogue is the same as under the other one.
+    pub fn says_the_same(&self, other: &Catalogue) -> bool {
+        self.functions == other.functions
+            && self.relations == other.relations
+            && self.operators == other.operators
+            && self.types == other.types
+            && self.fields == other.fields
+    }
+
+    /// What it holds, and about how much memory that takes.
+    pub fn size(&self) -> CatalogueSize {
+        // A map's entry, and the vector in it.
+        const ENTRY: usize = 64;
+        let functions = self.functions.values().map(Vec::len).sum();
+        let relations = self.relations.values().map(Vec::len).sum();
+        let of_functions = self.functions.iter().map(|(name, all)| {
+            ENTRY + name.len() + all.iter().map(|f| size_of::<Function>() + f.schema.len()).sum::<usize>()
+        });
+        let of_relations = self.relations.iter().map(|(name, all)| {
+            ENTRY + name.len() + all.iter().map(|r| size_of::<Relation>() + r.schema.len()).sum::<usize>()
+        });
+        let names = self.operators.iter().chain(&self.types).chain(&self.fields);
+        let bytes = of_functions.chain(of_relations).chain(names.map(|name| ENTRY + name.len())).sum();
+        CatalogueSize { functions, relations, bytes }
+    }
+
     /// Why a built-in function needs the primary, for people.
     pub fn why(&self, function: &str) -> Option<Cow<'static, str>> {
         self.builtin.why(function)
     }
+}
+
+/// How large a catalogue is, without the built-in names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CatalogueSize {
+    pub functions: usize,
+    /// Only those that need the primary.
+    pub relations: usize,
+    pub bytes: usize,
 }
 
 impl Standing {

@@ -1,4 +1,4 @@
-//! The questions to a server whose answers make up a catalogue. All columns are text; they run on PostgreSQL 13 and
+//! The questions to a server whose answers make up a catalogue. All columns are text; they run on PostgreSQL 14 and
 //! later with no privilege.
 
 /// One question; ask all of [`CatalogueQuery::ALL`], in any order, and hand each row to the builder.
@@ -24,40 +24,40 @@ impl CatalogueQuery {
     }
 }
 
-/// schema, name, volatile, language, words, extension, field; one row per schema and name, over all overloads.
+/// schema, name, volatile, language, arguments, extension, field, body, types; one row per overload.
 ///
-/// - volatile: an aggregate is as volatile as the functions it is made of, whatever it was declared as.
-/// - language: of an aggregate, that of its transition function.
-/// - words: what the sources mention of session state and of writes, separated by blanks. A function that is declared
-///   stable may still call `nextval`.
+/// - arguments: the least and the most that it can be called with.
 /// - field: a function of one composite argument, which can be called as `row.name`.
+/// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of.
+/// - types: of its arguments and its result, those that are not built in, one a line: a domain may be checked on the way.
 const FUNCTIONS: &str = r"
-SELECT n.nspname::text, p.proname::text,
-       bool_or(p.provolatile = 'v' OR coalesce(t.provolatile = 'v', false) OR coalesce(f.provolatile = 'v', false))::text,
-       string_agg(DISTINCT l.lanname::text, ' '),
-       string_agg(DISTINCT lower(w.word), ' '),
-       max(e.extname::text),
-       bool_or(p.pronargs = 1 AND a.typtype = 'c')::text
+SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname::text,
+       CASE WHEN p.prokind = 'a' THEN '0 ' ELSE (p.pronargs - p.pronargdefaults)::text || ' ' END
+           || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END,
+       e.extname::text,
+       (p.pronargs = 1 AND a.typtype = 'c')::text,
+       CASE WHEN g.aggfnoid IS NOT NULL THEN (
+                SELECT 'SELECT ' || string_agg(
+                    pg_catalog.quote_ident(nf.nspname) || '.' || pg_catalog.quote_ident(f.proname) || '()', ', ')
+                FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_namespace nf ON nf.oid = f.pronamespace
+                WHERE f.oid IN (g.aggtransfn, g.aggfinalfn, g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn))
+            WHEN p.prosqlbody IS NOT NULL THEN pg_catalog.pg_get_function_sqlbody(p.oid)
+            WHEN l.lanname NOT IN ('c', 'internal') THEN p.prosrc END,
+       CASE WHEN n.nspname <> 'pg_catalog' THEN (
+                SELECT string_agg(t.typname::text, E'\n') FROM pg_catalog.pg_type t
+                WHERE t.oid = ANY (p.proargtypes::oid[] || p.prorettype)
+                  AND t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace) END
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-LEFT JOIN pg_catalog.pg_aggregate g ON g.aggfnoid = p.oid
-LEFT JOIN pg_catalog.pg_proc t ON t.oid = g.aggtransfn
-JOIN pg_catalog.pg_language l ON l.oid = coalesce(t.prolang, p.prolang)
-LEFT JOIN pg_catalog.pg_proc f ON f.oid = g.aggfinalfn
+JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+LEFT JOIN pg_catalog.pg_aggregate g ON g.aggfnoid = p.oid AND n.nspname <> 'pg_catalog'
 LEFT JOIN pg_catalog.pg_type a ON a.oid = p.proargtypes[0]
 LEFT JOIN pg_catalog.pg_depend d
        ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
 LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
-LEFT JOIN LATERAL (
-    SELECT m[1] AS word
-    FROM pg_catalog.regexp_matches(p.prosrc,
-        '\m((?:create|into)\s+(?:or\s+replace\s+)?(?:global\s+|local\s+)?temp(?:orary)?|pg_temp|listen\s|with\s+hold|setseed|pg_(?:try_)?advisory_lock(?:_shared)?|set_config|nextval|setval|currval|lastval|txid_current|pg_current_xact_id|pg_notify)',
-        'gi') AS m
-    WHERE l.lanname NOT IN ('c', 'internal')
-) w ON true
 WHERE p.prorettype NOT IN ('pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype)
   AND n.nspname !~ '^pg_(temp|toast)'
-GROUP BY 1, 2";
+ORDER BY p.oid";
 
 /// schema, name, kind, definition. Kinds: `sequence`, `unlogged`, `file` (a foreign table over a file of the node),
 /// `view` (its query), `policy` (an expression of a row-security policy; one row each).
@@ -82,29 +82,32 @@ JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE p.polqual IS NOT NULL AND p.polcmd IN ('r', '*')";
 
-/// name
+/// name, a query that calls its function. Only of functions that are not built in.
 const OPERATORS: &str = r"
-SELECT DISTINCT o.oprname::text
+SELECT DISTINCT o.oprname::text,
+       'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
 FROM pg_catalog.pg_operator o
 JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE p.provolatile = 'v' AND n.nspname <> 'pg_catalog'";
+WHERE n.nspname <> 'pg_catalog'";
 
-/// name, expression. Without an expression, a volatile function of the user's reads or casts to the type; with one,
-/// it is the domain's constraint.
+/// name, a query that does what reading a constant of the type does, or a cast to it: calls its input function or the
+/// cast's, or checks the domain's constraint. Only where a function that is not built in may be called.
 const TYPES: &str = r"
-SELECT t.typname::text, NULL::text
+SELECT t.typname::text,
+       'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
 FROM pg_catalog.pg_type t
 JOIN pg_catalog.pg_proc p ON p.oid = t.typinput
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE p.provolatile = 'v' AND n.nspname <> 'pg_catalog'
+WHERE n.nspname <> 'pg_catalog'
 UNION
-SELECT t.typname::text, NULL::text
+SELECT t.typname::text,
+       'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
 FROM pg_catalog.pg_cast c
 JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
-WHERE p.provolatile = 'v' AND n.nspname <> 'pg_catalog'
+WHERE n.nspname <> 'pg_catalog'
 UNION
 SELECT t.typname::text, 'SELECT ' || pg_catalog.pg_get_expr(k.conbin, 0)
 FROM pg_catalog.pg_constraint k

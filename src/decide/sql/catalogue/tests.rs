@@ -7,25 +7,31 @@ fn catalogue() -> Catalogue {
     let mut builder = Catalogue::builtin().rebuild();
     let mut add = |query, rows: &[&[Option<&str>]]| rows.iter().for_each(|row| builder.add(query, row).unwrap());
     let (yes, no) = (Some("true"), Some("false"));
-    add(
-        CatalogueQuery::Functions,
-        &[
-            &[Some("public"), Some("vol"), yes, Some("plpgsql"), None, None, no],
-            &[Some("public"), Some("stab"), no, Some("sql"), None, None, no],
-            &[Some("public"), Some("sneaky"), no, Some("sql"), Some("nextval"), None, no],
-            &[Some("public"), Some("twice"), no, Some("sql"), None, None, no],
-            &[Some("app"), Some("twice"), yes, Some("sql"), None, None, no],
-            &[Some("app"), Some("lower"), yes, Some("sql"), None, None, no],
-            &[Some("public"), Some("make_temp"), yes, Some("plpgsql"), Some("create temp"), None, no],
-            &[Some("public"), Some("native"), yes, Some("c"), None, Some("some_extension"), no],
-            &[Some("public"), Some("uuid_generate_v4"), yes, Some("c"), None, Some("uuid-ossp"), no],
-            &[Some("public"), Some("dblink_connect"), yes, Some("c"), None, Some("dblink"), no],
-            &[Some("public"), Some("price"), yes, Some("sql"), None, None, yes],
-            &[Some("public"), Some("first"), yes, Some("sql"), None, None, no],
-            &[Some("pg_catalog"), Some("added_in_99"), no, Some("internal"), None, None, no],
-            &[Some("pg_catalog"), Some("nextval"), no, Some("internal"), None, None, no],
-        ],
-    );
+    for (schema, name, volatile, language, extension, field, body) in [
+        ("public", "vol", yes, "plpgsql", None, no, "BEGIN DELETE FROM t; RETURN 1; END"),
+        ("public", "stab", no, "sql", None, no, "SELECT 1"),
+        ("public", "sneaky", no, "sql", None, no, "SELECT nextval('s')"),
+        ("public", "twice", no, "sql", None, no, "SELECT 2"),
+        ("app", "twice", yes, "sql", None, no, "INSERT INTO t VALUES (2)"),
+        ("app", "lower", yes, "sql", None, no, "DELETE FROM t"),
+        ("public", "make_temp", yes, "plpgsql", None, no, "BEGIN CREATE TEMP TABLE x (a int); END"),
+        ("public", "uses_temp", yes, "sql", None, no, "SELECT make_temp()"),
+        ("public", "price", yes, "sql", None, yes, "DELETE FROM t"),
+        ("public", "first", yes, "sql", None, no, "DELETE FROM t"),
+    ] {
+        let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, field, Some(body), None];
+        add(CatalogueQuery::Functions, &[&row]);
+    }
+    for (schema, name, volatile, language, extension) in [
+        ("public", "native", yes, "c", Some("some_extension")),
+        ("public", "uuid_generate_v4", yes, "c", Some("uuid-ossp")),
+        ("public", "dblink_connect", yes, "c", Some("dblink")),
+        ("pg_catalog", "added_in_99", no, "internal", None),
+        ("pg_catalog", "nextval", no, "internal", None),
+    ] {
+        let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, no, None, None];
+        add(CatalogueQuery::Functions, &[&row]);
+    }
     add(
         CatalogueQuery::Relations,
         &[
@@ -53,11 +59,14 @@ fn catalogue() -> Catalogue {
             ],
         ],
     );
-    add(CatalogueQuery::Operators, &[&[Some("###")]]);
+    add(
+        CatalogueQuery::Operators,
+        &[&[Some("###"), Some("SELECT public.vol()")], &[Some("@+@"), Some("SELECT public.stab()")]],
+    );
     add(
         CatalogueQuery::Types,
         &[
-            &[Some("casty"), None],
+            &[Some("casty"), Some("SELECT public.vol()")],
             &[Some("positive"), Some("SELECT (VALUE > 0)")],
             &[Some("volatile_domain"), Some("SELECT (VALUE > vol())")],
         ],
@@ -85,6 +94,8 @@ fn what_a_server_tells_decides() {
         ("SELECT lower('A')", Intent::Write, settings),
         ("SELECT pg_catalog.lower('A')", Intent::Read, Effects::empty()),
         ("SELECT make_temp()", Intent::Write, settings | Effects::PINS),
+        ("SELECT uses_temp()", Intent::Write, settings | Effects::PINS),
+        ("SELECT 1 @+@ 2", Intent::Read, Effects::empty()),
         ("SELECT native()", Intent::Write, Effects::empty()),
         ("SELECT uuid_generate_v4()", Intent::Read, Effects::empty()),
         ("SELECT dblink_connect('x')", Intent::Write, Effects::PINS),

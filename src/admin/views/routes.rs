@@ -1,0 +1,68 @@
+//! SHOW ROUTES, SHOW CATALOGUES.
+
+use crate::admin::sources::{ShapeRow, ShapeRuns, Sources};
+use crate::admin::table::{Column, Value, integer, number, text};
+use crate::decide::sql::Reason;
+
+/// `route`: where the statements go; in shadow mode, where they would go.
+pub(super) const ROUTES: &[Column] = &[
+    text("database"),
+    text("route"),
+    text("reason"),
+    text("object"),
+    integer("statements"),
+    integer("on_primary"),
+    integer("on_replicas"),
+    number("mean_ms"),
+    text("statement"),
+];
+
+/// Rows at most: those that came most often.
+const MOST: usize = 500;
+
+pub(super) fn routes(sources: &dyn Sources) -> Vec<Vec<Value>> {
+    let mut shapes = sources.shapes();
+    let count = |shape: &ShapeRow| shape.on_primary.statements + shape.on_replicas.statements;
+    shapes.retain(|shape| count(shape) > 0);
+    shapes.sort_by(|a, b| count(b).cmp(&count(a)).then_with(|| a.outline.cmp(&b.outline)));
+    shapes.truncate(MOST);
+    let row = |shape: ShapeRow| {
+        let statements = count(&shape);
+        let offloaded = shape.on_replicas.statements > 0 || shape.reason == Reason::Shadow;
+        vec![
+            (*shape.database).into(),
+            if offloaded { "replica" } else { "primary" }.into(),
+            shape.reason.label().into(),
+            shape.object.as_deref().map(Value::from).into(),
+            statements.into(),
+            shape.on_primary.statements.into(),
+            shape.on_replicas.statements.into(),
+            mean_ms(shape.on_primary, shape.on_replicas).into(),
+            shape.outline.as_str().into(),
+        ]
+    };
+    shapes.into_iter().map(row).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "as many digits as are shown are right")]
+fn mean_ms(primary: ShapeRuns, replicas: ShapeRuns) -> f64 {
+    let time = (primary.time + replicas.time).as_secs_f64() * 1e3;
+    (time / (primary.statements + replicas.statements).max(1) as f64 * 1e3).round() / 1e3
+}
+
+pub(super) const CATALOGUES: &[Column] =
+    &[text("database"), text("state"), integer("functions"), integer("relations"), integer("bytes")];
+
+pub(super) fn catalogues(sources: &dyn Sources) -> Vec<Vec<Value>> {
+    let rows = sources.catalogues().into_iter().map(|row| {
+        let size = row.size.unwrap_or_default();
+        vec![
+            (*row.database).into(),
+            if row.size.is_some() { "loaded" } else { "loading" }.into(),
+            size.functions.into(),
+            size.relations.into(),
+            size.bytes.into(),
+        ]
+    });
+    rows.collect()
+}

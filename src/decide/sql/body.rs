@@ -1,0 +1,202 @@
+//! What the body of a function, or the query of a view, may do when it runs on a replica.
+//!
+//! Most functions are volatile only because nobody said otherwise. One in SQL or PL/pgSQL whose body holds nothing but
+//! reads, and calls nothing but functions of that kind, runs on a replica as well as on the primary. On the other
+//! hand, one that is declared stable or immutable is kept from writing by the server, but may call one that does.
+
+use super::classify::{Facts, classify};
+use super::keywords::Lower;
+use super::lex::{Lexer, Token, is_word};
+use super::scan::scan_procedure;
+use super::tokens::Tokens;
+use super::types::{Effects, Intent, Reason, Verdict};
+
+/// What a body is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    Sql,
+    PlPgSql,
+    /// Anything else: cannot be read.
+    Other,
+}
+
+/// What the function's volatility promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// Volatile.
+    Nothing,
+    /// Stable, immutable: the server lets it run no statement that writes; what it calls may.
+    NoWrites,
+}
+
+impl Language {
+    pub(super) fn named(name: &str) -> Self {
+        match name {
+            // An aggregate's, too: its body is a query over what it is made of.
+            "sql" | "internal" => Language::Sql,
+            "plpgsql" => Language::PlPgSql,
+            _ => Language::Other,
+        }
+    }
+}
+
+/// What the query of a view, policy or domain leaves behind, if it needs the primary.
+pub(super) fn query_hazard(text: &str, facts: &Facts<'_>) -> Option<Effects> {
+    sum(classify(text, facts).statements.iter().filter(|verdict| verdict.intent != Intent::Read))
+}
+
+/// What a function leaves behind, if it needs the primary.
+pub(super) fn hazard(text: &str, language: Language, promise: Promise, facts: &Facts<'_>) -> Option<Effects> {
+    let found = match language {
+        Language::Sql => in_sql(text, promise, facts),
+        Language::PlPgSql => in_procedure(text, promise, facts),
+        Language::Other if promise == Promise::Nothing => Some(Effects::empty()),
+        Language::Other => None,
+    };
+    let hidden = mentioned(text);
+    // Dynamic SQL is not looked into; but what is written in it can be seen.
+    let found = found.or_else(|| hidden.contains(Effects::WRITES).then_some(Effects::empty()))?;
+    // What is set inside is seen by nobody outside.
+    Some((found | hidden | Effects::SETTINGS).difference(Effects::WRITES | Effects::ALONE | Effects::COPY_IN))
+}
+
+fn in_sql(text: &str, promise: Promise, facts: &Facts<'_>) -> Option<Effects> {
+    let classified = classify(&statements(text), facts);
+    sum(classified.statements.iter().filter(|verdict| match promise {
+        Promise::Nothing => verdict.intent != Intent::Read,
+        Promise::NoWrites => is_known_action(verdict.reason, verdict.effects),
+    }))
+}
+
+/// The statements of a body: the SQL standard's forms wrap them.
+fn statements(text: &str) -> String {
+    let word = |text: &str, word: &str| {
+        let head = text.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
+        head && !text[word.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+    };
+    let body = text.trim();
+    if word(body, "return") {
+        return format!("SELECT {}", &body["return".len()..]);
+    }
+    if word(body, "begin") {
+        let inside = body["begin".len()..].trim_start();
+        if word(inside, "atomic") {
+            let inside = inside["atomic".len()..].trim_end();
+            let end = inside.len().saturating_sub("end".len());
+            return inside.get(..end).unwrap_or(inside).to_owned();
+        }
+    }
+    body.to_owned()
+}
+
+fn in_procedure(text: &str, promise: Promise, facts: &Facts<'_>) -> Option<Effects> {
+    let unknown = || (promise == Promise::Nothing).then_some(Effects::ANYTHING);
+    if text.len() > facts.max_parse {
+        return unknown();
+    }
+    let Ok(tokens) = Lexer::new(text).collect::<Result<Vec<Token>, _>>() else { return unknown() };
+    let found = scan_procedure(Tokens::new(text, &tokens), facts);
+    let by_cause = found.cause.as_ref().is_some_and(|cause| match promise {
+        Promise::Nothing => true,
+        Promise::NoWrites => is_known_action(cause.reason, found.effects),
+    });
+    let action = |i: usize| is_action(Tokens::new(text, &tokens), i);
+    let may_write = promise == Promise::Nothing && (!found.doubts.is_empty() || (0..tokens.len()).any(action));
+    (by_cause || may_write || !found.settings.is_empty()).then_some(found.effects)
+}
+
+/// What PL/pgSQL does besides reading: statements that are none of its own, and statements that are put together.
+fn is_action(tokens: Tokens<'_>, i: usize) -> bool {
+    let named = i > 0 && tokens.is_punctuation(i - 1, b'.');
+    let action = matches!(
+        Lower::new(tokens.word(i)).as_str(),
+        "insert"
+            | "update"
+            | "delete"
+            | "merge"
+            | "truncate"
+            | "execute"
+            | "create"
+            | "drop"
+            | "alter"
+            | "grant"
+            | "revoke"
+            | "copy"
+            | "lock"
+            | "listen"
+            | "unlisten"
+            | "notify"
+            | "call"
+            | "do"
+            | "set"
+            | "reset"
+            | "discard"
+            | "commit"
+            | "rollback"
+            | "savepoint"
+            | "prepare"
+            | "deallocate"
+            | "refresh"
+            | "vacuum"
+            | "analyze"
+            | "analyse"
+            | "cluster"
+            | "reindex"
+            | "checkpoint"
+            | "security"
+            | "comment"
+            | "import"
+            | "load"
+            | "reassign"
+            | "explain"
+            | "show"
+    );
+    action && !named
+}
+
+/// Something that is known to do what a replica cannot. What merely tells of the node (`pg_is_in_recovery()`, a
+/// setting under a computed name) is trusted in a function that was declared stable: its author has thought about it.
+fn is_known_action(reason: Reason, effects: Effects) -> bool {
+    const ACTIONS: Effects = Effects::WRITES
+        .union(Effects::PINS)
+        .union(Effects::UNPINS)
+        .union(Effects::NODE)
+        .union(Effects::SEQUENCE_STATE)
+        .union(Effects::SETTINGS);
+    matches!(reason, Reason::PrimaryFunction | Reason::ListedFunction | Reason::PrimaryRelation)
+        && effects.intersects(ACTIONS)
+}
+
+fn sum<'v>(mut hazards: impl Iterator<Item = &'v Verdict>) -> Option<Effects> {
+    let first = hazards.next()?;
+    // A setting that is changed by name is changed unseen.
+    let effects = |verdict: &Verdict| {
+        verdict.effects | if verdict.settings.is_empty() { Effects::empty() } else { Effects::SETTINGS }
+    };
+    Some(hazards.fold(effects(first), |all, verdict| all | effects(verdict)))
+}
+
+/// What the raw text speaks of, be it in a string: session state, settings, and functions that write.
+fn mentioned(text: &str) -> Effects {
+    const WORDS: [(&str, Effects); 15] = [
+        ("temp", Effects::PINS),
+        ("temporary", Effects::PINS),
+        ("pg_temp", Effects::PINS),
+        ("listen", Effects::PINS),
+        ("hold", Effects::PINS),
+        ("setseed", Effects::PINS),
+        ("pg_advisory_lock", Effects::PINS),
+        ("pg_advisory_lock_shared", Effects::PINS),
+        ("pg_try_advisory_lock", Effects::PINS),
+        ("pg_try_advisory_lock_shared", Effects::PINS),
+        ("set_config", Effects::SETTINGS),
+        ("nextval", Effects::WRITES),
+        ("setval", Effects::WRITES),
+        ("txid_current", Effects::WRITES),
+        ("pg_notify", Effects::WRITES),
+    ];
+    let words = text.split(|c: char| !c.is_ascii() || !is_word(c as u8));
+    words.fold(Effects::empty(), |all, word| {
+        WORDS.iter().filter(|(known, _)| known.eq_ignore_ascii_case(word)).fold(all, |all, (_, effect)| all | *effect)
+    })
+}

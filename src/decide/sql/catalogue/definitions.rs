@@ -1,0 +1,147 @@
+//! What is defined by a text: views, policies, domains, operators, functions with a body. Each is innocent until its
+//! text shows otherwise; then so is everything that mentions it looked at again.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Catalogue, FunctionLists, Hazard, Nature};
+use crate::decide::sql::body::{self, Language, Promise};
+use crate::decide::sql::classify::Facts;
+use crate::decide::sql::lex::Lexer;
+use crate::decide::sql::names;
+use crate::decide::sql::types::Effects;
+
+#[derive(Debug, Default)]
+pub(super) struct Definitions {
+    all: Vec<Definition>,
+}
+
+#[derive(Debug)]
+pub(super) struct Definition {
+    pub(super) of: Of,
+    pub(super) text: Box<str>,
+    pub(super) language: Language,
+    pub(super) promise: Promise,
+    /// Of its arguments and its result.
+    pub(super) types: Vec<Box<str>>,
+}
+
+/// What a text defines.
+#[derive(Debug)]
+pub(super) enum Of {
+    /// `overload`: which one of this name, in the catalogue's order. `is_field`: it can be called as `row.name`.
+    Function {
+        name: Box<str>,
+        overload: usize,
+        is_field: bool,
+    },
+    Relation {
+        schema: Box<str>,
+        name: Box<str>,
+        why: &'static str,
+    },
+    Operator(Box<str>),
+    Type(Box<str>),
+}
+
+impl Definition {
+    pub(super) fn query(of: Of, text: &str) -> Self {
+        Definition { of, text: text.into(), language: Language::Sql, promise: Promise::Nothing, types: Vec::new() }
+    }
+
+    /// The name that others mention.
+    fn name(&self) -> &str {
+        match &self.of {
+            Of::Function { name, .. } | Of::Relation { name, .. } | Of::Operator(name) | Of::Type(name) => name,
+        }
+    }
+
+    /// The names in its text, as the server understands them.
+    fn mentions(&self) -> impl Iterator<Item = String> {
+        let tokens = Lexer::new(&self.text).map_while(Result::ok);
+        let names = tokens.filter_map(|token| {
+            let name = names::identifier(&self.text, token).map(|name| name.into_owned());
+            name.or_else(|| Some(self.text[token.start as usize..token.end as usize].to_owned()))
+        });
+        names.chain(self.types.iter().map(ToString::to_string))
+    }
+
+    /// What it leaves behind, if it needs the primary.
+    fn hazard(&self, facts: &Facts<'_>) -> Option<Effects> {
+        let by_type = self.types.iter().any(|name| facts.catalogue.is_type_hazard(name)).then_some(Effects::SETTINGS);
+        let by_text = match self.of {
+            Of::Function { .. } => body::hazard(&self.text, self.language, self.promise, facts),
+            _ => body::query_hazard(&self.text, facts),
+        };
+        match (by_type, by_text) {
+            (None, None) => None,
+            (a, b) => Some(a.unwrap_or_default() | b.unwrap_or_default()),
+        }
+    }
+}
+
+impl Definitions {
+    pub(super) fn add(&mut self, definition: Definition) {
+        self.all.push(definition);
+    }
+
+    pub(super) fn judge(self, mut catalogue: Catalogue, lists: &FunctionLists) -> Catalogue {
+        let names: HashSet<&str> = self.all.iter().map(Definition::name).collect();
+        let mut mentioned: HashMap<&str, Vec<usize>> = HashMap::new();
+        for (index, definition) in self.all.iter().enumerate() {
+            for name in definition.mentions() {
+                let Some(name) = names.get(name.as_str()) else { continue };
+                let by = mentioned.entry(name).or_default();
+                if by.last() != Some(&index) {
+                    by.push(index);
+                }
+            }
+        }
+        let mut found: Vec<Option<Effects>> = vec![None; self.all.len()];
+        let mut due: Vec<usize> = (0..self.all.len()).rev().collect();
+        let mut is_due = vec![true; self.all.len()];
+        // Each time round, something is a hazard that was none, or has one effect more: it ends.
+        while let Some(index) = due.pop() {
+            is_due[index] = false;
+            let definition = &self.all[index];
+            let facts = Facts { catalogue: &catalogue, overrides: lists, max_parse: MAX_DEFINITION };
+            let Some(effects) = definition.hazard(&facts) else { continue };
+            if found[index].is_some_and(|known| known.contains(effects)) {
+                continue;
+            }
+            found[index] = Some(found[index].unwrap_or_default() | effects);
+            catalogue.convict(&definition.of, effects);
+            for &other in mentioned.get(definition.name()).into_iter().flatten() {
+                if !is_due[other] {
+                    is_due[other] = true;
+                    due.push(other);
+                }
+            }
+        }
+        catalogue
+    }
+}
+
+/// Longest definition that is looked into; a longer one counts as needing the primary.
+const MAX_DEFINITION: usize = 256 * 1024;
+
+impl Catalogue {
+    fn convict(&mut self, of: &Of, effects: Effects) {
+        match of {
+            Of::Function { name, overload, is_field } => {
+                if let Some(function) = self.functions.get_mut(name).and_then(|all| all.get_mut(*overload)) {
+                    let before = match function.nature {
+                        Nature::Primary(before) => before,
+                        Nature::Safe => Effects::empty(),
+                    };
+                    function.nature = Nature::Primary(before | effects);
+                }
+                if *is_field {
+                    self.fields.insert(name.clone());
+                }
+            }
+            Of::Relation { schema, name, why } => self.add_relation(schema, name, Hazard { why, effects }),
+            Of::Operator(name) => drop(self.operators.insert(name.clone())),
+            Of::Type(name) => drop(self.types.insert(name.clone())),
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Routing beside PostgreSQL itself: what pgpilot says of a text, and what a primary and its standby do with it.
+
+mod corpus;
+mod judge;
+mod large;
+mod lockstep;
+mod script;
+mod session;
+mod shown;
+mod suite;
+mod tally;

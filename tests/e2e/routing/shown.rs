@@ -1,0 +1,75 @@
+//! What operators are shown of routing, and the mode that only shows.
+
+use pgpilot::decide::sql::Reason;
+
+use crate::support::proxy::{Proxy, ask};
+use crate::support::wait_for;
+
+/// How often statements of this outline ran, on the primary and on replicas.
+fn runs(proxy: &Proxy, outline: &str) -> (u64, u64) {
+    let shapes = proxy.app.shared().shapes();
+    let of_it = shapes.iter().filter(|(_, row)| row.outline == outline);
+    of_it.fold((0, 0), |sum, (_, row)| {
+        let [primary, replicas] = row.runs;
+        (sum.0 + primary.statements, sum.1 + replicas.statements)
+    })
+}
+
+#[tokio::test]
+async fn in_shadow_mode_nothing_reaches_a_replica() {
+    let proxy = Proxy::shared("[routing]\nmode = \"shadow\"\n").await;
+    let client = proxy.connect().await;
+    client.batch_execute("DROP TABLE IF EXISTS shadowed; CREATE TABLE shadowed (a int)").await.unwrap();
+    for n in 0..30 {
+        client.batch_execute(&format!("INSERT INTO shadowed VALUES ({n})")).await.unwrap();
+        assert_eq!(ask(&client, &format!("SELECT count(*) FROM shadowed WHERE a <= {n}")).await, (n + 1).to_string());
+        client.query("SELECT count(*) FROM shadowed WHERE a = $1", &[&n]).await.unwrap();
+    }
+    assert_eq!(ask(&client, "SELECT pg_is_in_recovery()").await, "f");
+    assert_eq!(proxy.counts().1, 0);
+    assert!(proxy.count_of(Reason::Shadow) >= 60);
+    // What came once is not kept, and a catalogue that changes meanwhile begins anew.
+    let (primary, replicas) = runs(&proxy, "SELECT count (*) FROM shadowed WHERE a <= 0");
+    assert!((10..30).contains(&primary) && replicas == 0, "{primary} {replicas}");
+}
+
+#[tokio::test]
+async fn shapes_are_counted_where_they_run() {
+    let proxy = Proxy::shared("[routing]\nconsistency = \"eventual\"\n").await;
+    let client = proxy.connect().await;
+    client.batch_execute("DROP TABLE IF EXISTS counted; CREATE TABLE counted (a int)").await.unwrap();
+    for n in 0..30 {
+        client.batch_execute(&format!("INSERT INTO counted VALUES ({n})")).await.unwrap();
+        ask(&client, &format!("SELECT '{n}' FROM (VALUES (1)) v")).await;
+    }
+    let (primary, replicas) = runs(&proxy, "INSERT INTO counted VALUES (0)");
+    assert!((10..30).contains(&primary) && replicas == 0, "{primary} {replicas}");
+    let (primary, replicas) = runs(&proxy, "SELECT '?' FROM (VALUES (0)) v");
+    assert!((10..30).contains(&replicas) && primary == 0, "{primary} {replicas}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_learnt_for_the_shape_and_told() {
+    // What only the replica's refusal can tell: dynamic SQL in a function that promises not to write.
+    let proxy = Proxy::shared("").await;
+    let client = proxy.connect().await;
+    let function = "CREATE OR REPLACE FUNCTION sly(int) RETURNS bigint LANGUAGE plpgsql STABLE AS \
+                    $$ DECLARE n bigint; BEGIN EXECUTE 'SELECT next' || 'val(''sly_counter'')' INTO n; RETURN n + $1; END $$";
+    client.batch_execute("CREATE SEQUENCE IF NOT EXISTS sly_counter").await.unwrap();
+    client.batch_execute(function).await.unwrap();
+    wait_for("the function to be known", crate::support::LIMIT, async || {
+        let verdicts = proxy.app.shared().verdicts(&"shop".into());
+        verdicts.of(b"SELECT sly(0)").statements[0].reason == Reason::PlainRead
+    })
+    .await;
+    wait_for("a refusal to be learnt", crate::support::LIMIT, async || {
+        ask(&client, "SELECT sly(1)").await;
+        proxy.count_of(Reason::Learned) > 0
+    })
+    .await;
+    let learned = proxy.count_of(Reason::Learned);
+    ask(&client, "SELECT sly(2)").await;
+    assert_eq!(proxy.count_of(Reason::Learned), learned + 1);
+    let told = proxy.app.shared().cluster.journal().entries();
+    assert!(told.iter().any(|entry| entry.text.contains("SELECT sly (0)")), "{told:?}");
+}
