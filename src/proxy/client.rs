@@ -223,7 +223,9 @@ impl Client {
             (_, end) if continues => end != BatchEnd::Simple,
             _ => !self.may_answer(batch) && !self.transaction_may_end_lease(),
         };
-        if !joins || (!continues && self.hangs_on_an_outcome(batch)?) {
+        // A batch has the same outcome as its beginning, unless that follows another batch.
+        let follows = !continues || link.dues.batches() > 0;
+        if !joins || (follows && self.hangs_on_an_outcome(batch)?) {
             return Ok(false);
         }
         let input = std::mem::take(&mut self.side.input);

@@ -17,7 +17,7 @@ use crate::config::{Consistency, PoolMode, RoutingMode};
 use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, route};
 use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
 use crate::decide::sql::{Effects, Hint, Reason};
-use crate::pool::{Lease, LeaseError, ServerConnection};
+use crate::pool::{Lease, LeaseError, QueryError, ServerConnection};
 use crate::telemetry::{Count, RetryCause};
 use crate::wire::backend;
 use crate::wire::{SqlState, frontend};
@@ -192,7 +192,7 @@ impl Client {
             };
             match self.lease_on(node).await {
                 Ok(lease) => return Ok(self.attach(lease, role, decision.reason)),
-                Err(Denied::Fault(Fault::Lease(error))) if self.may_route_again(&error, &demand) => {
+                Err(Denied::Fault(fault)) if self.may_route_again(&fault, &demand) => {
                     self.shared.cluster.nudge(node);
                     let until = Instant::now() + SETTLE_DOWN;
                     self.wait_change(&snapshot, until).await?;
@@ -216,11 +216,17 @@ impl Client {
     }
 
     /// Whether another node, or the same one a moment later, may do better.
-    fn may_route_again(&self, error: &LeaseError, demand: &Demand) -> bool {
-        let about_the_node = match error {
-            LeaseError::Dismissed => true,
-            LeaseError::Dial(error) => error.is_about_the_node(),
-            LeaseError::Timeout | LeaseError::QueueFull => false,
+    fn may_route_again(&self, fault: &Fault, demand: &Demand) -> bool {
+        let about_the_node = match fault {
+            Fault::Lease(LeaseError::Dismissed) => true,
+            Fault::Lease(LeaseError::Dial(error)) => error.is_about_the_node(),
+            // It broke before it had been given anything of the client's.
+            Fault::Prepare(QueryError::Lost(_)) => true,
+            Fault::Prepare(QueryError::Server { code, .. }) => code.0.starts_with(b"57P0"),
+            Fault::Prepare(QueryError::Wire(_))
+            | Fault::Lease(LeaseError::Timeout | LeaseError::QueueFull)
+            | Fault::Refused(_)
+            | Fault::Cancelled => false,
         };
         about_the_node && demand.arrived.elapsed() < self.session.policy.primary_wait
     }

@@ -11,11 +11,12 @@ use super::deallocate;
 use super::fault::End;
 use super::link::{Link, Preparing, Purpose};
 use super::names::{MAX_BYTES, MAX_STATEMENTS, SessionStatement};
+use super::own::name_taken;
 use super::reword::Renamed;
 use super::session::{Deferred, Session, Texts, Transaction};
 use super::statements::Statements;
 use crate::decide::session::{Fate, Kind, Origin, Statement, StatementId, server_name};
-use crate::decide::sql::{Intent, Verdict};
+use crate::decide::sql::{Classified, Intent};
 use crate::wire::backend::{self, Report};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, SqlState};
@@ -97,17 +98,26 @@ impl Client {
         let taken = self.session.names.find(parse.name).filter(|_| !parse.name.is_empty());
         let taken = taken.map(|known| known.statement.clone());
         let prepared = if taken.is_none() { Some(self.take_parsed(parse)) } else { None };
+        let verdict = prepared.as_ref().map_or_else(|| self.verdict_on(parse.query), |known| known.verdict.clone());
         let Client { session, link, transaction, .. } = self;
         let Some(link) = link.as_mut() else { return Ok(()) };
         if let Some(statement) = taken {
-            // The server says that the name is taken, if there is nothing else to be said of the text.
-            teach(link, &statement);
+            if is_failed(transaction, link) && !link.lease.statements.knows(statement.id) {
+                if !is_refused(&verdict) {
+                    // A server that does not know the statement cannot be taught it now.
+                    fail(link, &name_taken(parse.name));
+                    return Ok(());
+                }
+            } else {
+                // The server says that the name is taken, if there is nothing else to be said of the text.
+                teach(link, &statement);
+            }
             put_parse(link, parse, statement.id, Kind::Taken(parse.name.into()));
             return Ok(());
         }
         let Some(prepared) = prepared else { return Ok(()) };
         let id = prepared.statement.id;
-        let number = if deallocate::is_one(session, transaction, &prepared.verdict) {
+        let number = if deallocate::is_one(session, transaction, &verdict) {
             own(link, backend::PARSE_COMPLETE)
         } else if parse.name.is_empty() {
             link.lease.unnamed = Some(id);
@@ -117,7 +127,7 @@ impl Client {
             fail(link, &too_many_statements());
             return Ok(());
         } else if link.lease.statements.touch(id) {
-            if transaction_refuses(transaction, link, &prepared) {
+            if is_failed(transaction, link) && is_refused(&verdict) {
                 put_parse(link, parse, id, Kind::Taken(parse.name.into()));
                 return Ok(());
             }
@@ -244,12 +254,14 @@ fn put_parse(link: &mut Link, parse: Parse<'_>, id: StatementId, kind: Kind) -> 
     link.dues.push(kind, Fate::Client)
 }
 
+/// Whether the server is in a failed transaction for certain: nothing under way may end it.
+fn is_failed(transaction: &Transaction, link: &Link) -> bool {
+    matches!(transaction, Transaction::Failed) && link.dues.is_empty()
+}
+
 /// Whether a failed transaction has the server refuse even to prepare this.
-fn transaction_refuses(transaction: &Transaction, link: &Link, prepared: &SessionStatement) -> bool {
-    let harmless = |verdict: &Verdict| matches!(verdict.intent, Intent::Read | Intent::Write);
-    matches!(transaction, Transaction::Failed)
-        && link.dues.is_empty()
-        && prepared.verdict.statements.iter().all(harmless)
+fn is_refused(classified: &Classified) -> bool {
+    classified.statements.iter().all(|verdict| matches!(verdict.intent, Intent::Read | Intent::Write))
 }
 
 /// Sends the beginning of a Bind; its formats and parameters follow.
@@ -306,9 +318,8 @@ fn forward_sql_prepared(
             let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
             let origin = Origin::Sql { before: before.into(), after: after.into() };
             let statement = statements.intern(origin, &session.naming_context());
-            let verdict = crate::decide::sql::Classified { statements: Box::new([(**verdict).clone()]) };
-            let verdict = Arc::new(verdict.into());
-            let entry = SessionStatement { statement: statement.clone(), verdict, stamp: 0 };
+            let verdict = Classified { statements: Box::new([(**verdict).clone()]) };
+            let entry = SessionStatement { statement: statement.clone(), verdict: Arc::new(verdict.into()), stamp: 0 };
             // The server would say that the name is taken; so it prepares it anew.
             let superseded = link.lease.statements.touch(statement.id).then_some(statement.id);
             if let Some(gone) = superseded.or_else(|| link.lease.statements.insert(statement.id)) {

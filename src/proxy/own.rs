@@ -267,7 +267,7 @@ impl Client {
             frontend::PARSE => {
                 let parse = Parse::read(frame.body())?;
                 if !parse.name.is_empty() && self.session.names.find(parse.name).is_some() {
-                    return Ok(Err(taken(parse.name)));
+                    return Ok(Err(name_taken(parse.name)));
                 }
                 let prepared = self.take_parsed(parse);
                 self.session.names.set(parse.name, Some(prepared));
@@ -410,7 +410,7 @@ fn hint_name(hint: Option<Hint>) -> &'static str {
     }
 }
 
-fn taken(name: &[u8]) -> Report {
+pub(super) fn name_taken(name: &[u8]) -> Report {
     let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
     Report::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::play::{Delivery, SHOP, TWIN, difference, found, play, reset};
 use super::script::Step;
@@ -175,9 +175,16 @@ fn a_server_and_pgpilot_agree() {
     let proxy = runtime.block_on(Proxy::with("[pool]\nmax_server_connections = 2\nmax_prepared = 2\n"));
     runtime.block_on(found(&proxy.servers));
     let server = proxy.servers.nodes()[0].port();
-    let cases = std::env::var("CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
-    let outcome = TestRunner::new(config).run(&(session(), delivery()), |(steps, how)| {
+    let config = Config { failure_persistence: None, max_shrink_iters: 300, ..Config::default() };
+    // The same ones in every ordinary run; `./dev agree` looks for new ones.
+    let mut runner = match std::env::var("CASES").ok().and_then(|text| text.parse().ok()) {
+        Some(cases) => TestRunner::new(Config { cases, ..config }),
+        None => {
+            let config = Config { cases: 100, ..config };
+            TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
+        }
+    };
+    let outcome = runner.run(&(session(), delivery()), |(steps, how)| {
         let difference = runtime.block_on(async {
             let direct = play(server, TWIN, &steps, Delivery::Whole).await;
             let proxied = play(proxy.port(), SHOP, &steps, how).await;
