@@ -273,10 +273,9 @@ mod tests {
         assert!((3..100).all(|n| Arc::ptr_eq(&of(n), &second)));
         let judged = verdicts.metrics.total(Count::Verdict(Lookup::Miss));
         assert_eq!((judged, verdicts.metrics.total(Count::Verdict(Lookup::Shape))), (2, 97));
-        // The second time, a text is known by itself.
-        of(50);
-        of(50);
-        assert_eq!(verdicts.metrics.total(Count::Verdict(Lookup::Hit)), 1);
+        // A text that comes again is known by itself soon.
+        (0..3).for_each(|_| drop(of(50)));
+        assert!(verdicts.metrics.total(Count::Verdict(Lookup::Hit)) >= 1);
         assert_eq!(verdicts.shapes().len(), 1);
         assert_eq!(verdicts.shapes()[0].outline, "SELECT * FROM t WHERE a = 0 AND b = '?'");
     }

@@ -1,6 +1,6 @@
 //! Bringing the other nodes behind the primary, one job a node at a time, again until it is so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::event::{Actions, Job};
@@ -20,6 +20,8 @@ pub(super) struct Repairs {
     nodes: BTreeMap<NodeId, Repair>,
     /// Since when replicas have had no sender.
     alone: BTreeMap<NodeId, Instant>,
+    /// Writable nodes that are not the primary, and have been told of.
+    strays: BTreeSet<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,20 +71,21 @@ impl Repairs {
     /// Looks who needs help, and who needs it no more.
     pub(super) fn look(&mut self, world: &World, primary: NodeId, rules: &Rules, now: Instant, actions: &mut Actions) {
         for node in world.nodes.iter().filter(|node| node.id != primary) {
-            if matches!(
-                (node.contact, node.role, node.hearing),
-                (Contact::Up, Role::Replica, Hearing::Primary | Hearing::Replica(_))
-            ) {
+            let stray = node.contact == Contact::Up && node.role == Role::Stray;
+            if !stray {
+                self.strays.remove(&node.id);
+            }
+            let followed = matches!(node.hearing, Hearing::Primary | Hearing::Replica(_));
+            if node.contact == Contact::Up && node.role == Role::Replica && followed {
                 self.alone.remove(&node.id);
                 if self.nodes.get(&node.id).is_some_and(|repair| repair.running == Running::No) {
                     self.nodes.remove(&node.id);
                     actions.inform(Some(node.id), "follows the primary");
                 }
-            } else if node.contact == Contact::Up && node.role == Role::Stray && rules.automatic {
-                if !self.wants(node.id) {
-                    actions
-                        .alarm(Some(node.id), "is writable and not the primary: it is fenced, and gets no statement");
-                }
+            } else if stray && rules.automatic && self.strays.insert(node.id) {
+                actions.alarm(Some(node.id), "is writable and not the primary: it is fenced, and gets no statement");
+                // At once, however often it was tried while it was away.
+                self.nodes.retain(|id, repair| *id != node.id || repair.running == Running::Yes);
                 self.want(node.id, Way::Rejoin, now);
             } else if node.role == Role::Replica && node.hearing == Hearing::Nothing && rules.automatic {
                 let since = *self.alone.entry(node.id).or_insert(now);

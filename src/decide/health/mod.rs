@@ -83,7 +83,7 @@ impl Health {
     /// nodes any order will do. An event of a node that is not known, or was removed, is ignored.
     pub fn on(&mut self, event: Event, now: Instant) -> Actions {
         let mut actions = Actions::default();
-        let heard = self.note(event, &mut actions);
+        let heard = self.note(event, now, &mut actions);
         if self.identity.is_none() {
             self.identity = identify(&self.records);
         }
@@ -113,7 +113,7 @@ impl Health {
     }
 
     /// Returns the node whose position was heard, if the event brought one.
-    fn note(&mut self, event: Event, actions: &mut Actions) -> Option<NodeId> {
+    fn note(&mut self, event: Event, now: Instant, actions: &mut Actions) -> Option<NodeId> {
         match event {
             Event::Answered { node, asked_at, answer } => {
                 self.known(node)?.answered(asked_at, answer);
@@ -132,7 +132,7 @@ impl Health {
             Event::Released => self.writes = Writes::Open,
             Event::Appointed { node, epoch, timeline } => {
                 self.known(node)?;
-                self.appoint(node, epoch, timeline, actions);
+                self.appoint(node, epoch, timeline, now, actions);
             }
             Event::Remembered { node, timeline } => {
                 self.known(node)?;
@@ -174,7 +174,8 @@ impl Health {
     }
 
     /// Follows a node that has been made the primary.
-    fn appoint(&mut self, id: NodeId, epoch: u64, timeline: Timeline, actions: &mut Actions) {
+    fn appoint(&mut self, id: NodeId, epoch: u64, timeline: Timeline, now: Instant, actions: &mut Actions) {
+        self.records[usize::from(id.0)].appointed(timeline, now);
         self.writes = Writes::Open;
         self.epoch = self.epoch.max(epoch.saturating_sub(1));
         self.take(id, timeline, actions);

@@ -23,6 +23,8 @@ pub(super) struct Record {
     fresh: bool,
     pub(super) door: Door,
     pub(super) drained: bool,
+    /// It was made the primary then: what it was asked before tells of the replica that it was.
+    appointed_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,7 @@ impl Record {
             fresh: false,
             door: Door::Open,
             drained: false,
+            appointed_at: None,
         }
     }
 
@@ -111,7 +114,24 @@ impl Record {
         }
     }
 
+    /// It is the primary now, whatever its last answer says.
+    pub(super) fn appointed(&mut self, timeline: Timeline, now: Instant) {
+        self.appointed_at = Some(now);
+        self.standing = Standing::Answering;
+        if let Some(answer) = &mut self.answer {
+            answer.timeline = answer.timeline.max(timeline);
+            if let Stage::Recovering(recovery) = &answer.stage {
+                let end = recovery.receive.max(recovery.replay).unwrap_or_default();
+                answer.stage = Stage::Writable { insert: end, flush: end };
+            }
+        }
+    }
+
     pub(super) fn answered(&mut self, asked_at: Instant, mut answer: Answer) {
+        let recovering = matches!(answer.stage, Stage::Recovering(_));
+        if recovering && self.appointed_at.is_some_and(|appointed| asked_at <= appointed) {
+            return;
+        }
         // Without a running receiver a replica knows its timeline only from its control file, which lags behind.
         if let (Some(old), Stage::Recovering(Recovery { receiver: None, .. })) = (&self.answer, &answer.stage) {
             answer.timeline = answer.timeline.max(old.timeline);

@@ -424,3 +424,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_appointed_is_the_primary_though_its_last_answers_say_otherwise() {
+    let mut world = World::steady();
+    world.fails(A, Failure::Lost);
+    world.health.on(Event::Held, world.now);
+    assert!(world.health.snapshot().usable_primary().is_none());
+    let asked_at = world.now;
+    world.now += ms(5);
+    world.health.on(Event::Appointed { node: B, epoch: 7, timeline: Timeline(2) }, world.now);
+    // What was asked before it was promoted comes late.
+    world.health.on(Event::Answered { node: B, asked_at, answer: replica(1, 1000) }, world.now);
+    let snapshot = world.health.snapshot();
+    assert_eq!((snapshot.primary, snapshot.epoch, snapshot.timeline), (Some(B), 7, Timeline(2)));
+    assert!(snapshot.usable_primary().is_some());
+    // What is asked after it counts.
+    world.now += ms(5);
+    world.answers(B, replica(2, 1000));
+    assert_eq!(world.primary(), None);
+}
+
+#[test]
+fn nobody_but_the_remembered_primary_is_followed_without_a_promotion_since() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.health.on(Event::Remembered { node: B, timeline: Timeline(3) }, world.now);
+    world.fails(B, Failure::Refused);
+    world.answers(A, writable(2, 5000));
+    world.answers(C, replica(3, 1000));
+    assert_eq!((world.primary(), world.view(A).role), (None, Role::Stray));
+    world.answers(B, writable(3, 1000));
+    assert_eq!(world.primary(), Some(B));
+}

@@ -54,11 +54,14 @@ async fn an_old_primary_that_comes_back_writable_is_fenced_and_brought_back() {
     proxy.node("pg1").start().await.unwrap();
     // Without hooks it is made read-only, as far as that goes, and operators are told.
     let old = proxy.node("pg1");
-    wait_for("a fence", LIMIT, async || {
-        let setting = old.value("SHOW default_transaction_read_only").await;
-        setting.is_ok_and(|setting| setting.as_deref() == Some("on"))
-    })
-    .await;
+    let fenced = tokio::time::timeout(
+        LIMIT,
+        wait_for("a fence", LIMIT * 2, async || {
+            let setting = old.value("SHOW default_transaction_read_only").await;
+            setting.is_ok_and(|setting| setting.as_deref() == Some("on"))
+        }),
+    );
+    assert!(fenced.await.is_ok(), "{:#?}", proxy.events());
     assert_ne!(proxy.primary().as_deref(), Some("pg1"));
     proxy.wait_for_event("there is no rejoin_command").await;
     client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
