@@ -98,6 +98,8 @@ async fn what_the_parser_does_not_know_goes_to_the_primary_and_is_counted() {
         assert_eq!(ask(&client, "SELECT twice(2)").await, "4");
         let before = (proxy.counts().0, proxy.counts().1, proxy.count_of(Reason::Unparsable));
         let outcome = crate::support::proxy::try_ask(&client, sql).await;
+        // An error arrives before the end of the reply, at which it is counted.
+        wait_for("the statement to be counted", LIMIT, async || proxy.counts().0 > before.0).await;
         let after = (proxy.counts().0, proxy.counts().1, proxy.count_of(Reason::Unparsable));
         match expected {
             Some(value) => assert_eq!(outcome.unwrap(), value, "{sql}"),
