@@ -1,6 +1,7 @@
 //! pgpilot changes the primary itself: of its own accord when that is lost, and when it is asked to.
 
 mod campaign;
+mod cut;
 mod guards;
 mod handing_over;
 mod losing;

@@ -81,10 +81,14 @@ impl Proxy {
 
     pub(crate) async fn before(servers: impl Into<Arc<LocalCluster>>, more: &str) -> Self {
         let servers = servers.into();
+        let config = topology(&servers, more);
+        Self::configured(servers, config).await
+    }
+
+    pub(crate) async fn configured(servers: Arc<LocalCluster>, config: Config) -> Self {
         // RUST_LOG=debug shows what pgpilot does; the first test of the process sets it up for all.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let config = topology(&servers, more);
         let replicas = config.nodes.len() - 1;
         let app = App::start(config, None).await.expect("pgpilot starts");
         let proxy = Self { app, servers };

@@ -1,0 +1,94 @@
+//! The network is cut, and everybody lives.
+
+use std::sync::Arc;
+
+use pgpilot::demo::{LocalCluster, Node};
+
+use super::{attentive, plain, section, table, until_written};
+use crate::support::proxy::{Proxy, topology};
+use crate::support::relay::Relay;
+use crate::support::{LIMIT, wait_for};
+
+/// A pgpilot that reaches each node through a relay of its own, in the nodes' order.
+async fn behind_relays(servers: &Arc<LocalCluster>) -> (Proxy, Vec<Relay>) {
+    let more = format!("{}automatic = true\n[routing]\nprimary_wait = \"2s\"\n", section(servers));
+    let mut config = topology(servers, &more);
+    let mut relays = Vec::new();
+    for node in &mut config.nodes {
+        let relay = Relay::start(node.port).await;
+        // The nodes reach each other without it.
+        node.replication_port = Some(node.port);
+        node.port = relay.port();
+        relays.push(relay);
+    }
+    (Proxy::configured(servers.clone(), config).await, relays)
+}
+
+async fn cluster() -> Arc<LocalCluster> {
+    Arc::new(attentive(plain()).start().await.unwrap())
+}
+
+/// Has a replica stream through a relay.
+async fn stream_through(replica: &Node, relay: &Relay) {
+    let conninfo = replica.value("SHOW primary_conninfo").await.unwrap().unwrap();
+    // The last value of a keyword counts.
+    replica.set("primary_conninfo", &format!("{conninfo} port={}", relay.port())).await.unwrap();
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {})",
+        relay.port()
+    );
+    replica.wait_for_truth("it streams through the relay", &sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_primary_that_pgpilot_alone_cannot_reach_is_not_replaced() {
+    let servers = cluster().await;
+    let (proxy, relays) = behind_relays(&servers).await;
+    let client = table(&proxy).await;
+    relays[0].cut();
+    proxy.wait_for_event("it is unreachable, not dead").await;
+    let error = client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap_err();
+    assert_eq!(error.code().map(|code| code.code()), Some("57P03"), "{error:?}");
+    relays[0].mend();
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    assert_eq!((proxy.primary().as_deref(), proxy.app.operations().failover().epoch), (Some("pg1"), 1));
+}
+
+#[tokio::test]
+async fn a_primary_that_nobody_reaches_is_replaced_and_fenced_when_it_is_found() {
+    let servers = cluster().await;
+    let upstream = Relay::start(servers.node("pg1").unwrap().port()).await;
+    for replica in ["pg2", "pg3"] {
+        stream_through(servers.node(replica).unwrap(), &upstream).await;
+    }
+    let (proxy, relays) = behind_relays(&servers).await;
+    let client = table(&proxy).await;
+    relays[0].cut();
+    upstream.cut();
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    assert_ne!(proxy.primary().as_deref(), Some("pg1"), "{:#?}", proxy.events());
+    // It lives, and takes the writes of whoever reaches it, until pgpilot does.
+    let old = servers.node("pg1").unwrap();
+    relays[0].mend();
+    wait_for("a fence", LIMIT, async || {
+        let setting = old.value("SHOW default_transaction_read_only").await;
+        setting.is_ok_and(|setting| setting.as_deref() == Some("on"))
+    })
+    .await;
+    proxy.wait_for_event("is writable and not the primary").await;
+    proxy.wait_for_replicas(1).await;
+}
+
+#[tokio::test]
+async fn a_pgpilot_that_sees_nothing_does_nothing() {
+    let servers = cluster().await;
+    let (proxy, relays) = behind_relays(&servers).await;
+    let client = table(&proxy).await;
+    relays.iter().for_each(Relay::cut);
+    proxy.wait_for_event("no replica can be asked").await;
+    let error = client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap_err();
+    assert_eq!(error.code().map(|code| code.code()), Some("57P03"), "{error:?}");
+    relays.iter().for_each(Relay::mend);
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    assert_eq!((proxy.primary().as_deref(), proxy.app.operations().failover().epoch), (Some("pg1"), 1));
+}
