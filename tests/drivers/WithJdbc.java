@@ -142,7 +142,7 @@ public class WithJdbc {
     }
 
     static void transactions() throws Exception {
-        try (Connection connection = connect()) {
+        try (Connection connection = connect("options", STRONG)) {
             run(connection, "CREATE TABLE account (id int PRIMARY KEY, amount int CHECK (amount >= 0))");
             run(connection, "INSERT INTO account SELECT n, 100 FROM generate_series(1, 10) n");
             connection.setAutoCommit(false);

@@ -1,4 +1,4 @@
-"""What an application does with asyncpg, through the server that the PG* variables name.
+"""What an application does with asyncpg, through the server that the PG* variables name; with the argument `pgpilot`, if that is pgpilot.
 
 Exits with 1 and a traceback at the first difference. PGSSLROOTCERT names the authority of the server's certificate.
 """
@@ -234,13 +234,27 @@ async def pooled():
         await pool.execute("DROP TABLE counters")
 
 
+async def own_settings(connection):
+    """What only pgpilot knows, in the protocol that this driver speaks."""
+    equal(await connection.fetchval("SHOW pgpilot.consistency"), "session")
+    await connection.execute("SET pgpilot.consistency = 'eventual'")
+    equal(await connection.fetchval("SHOW pgpilot.consistency"), "eventual")
+    statement = await connection.prepare("SET pgpilot.consistency TO DEFAULT")
+    await statement.fetch()
+    equal(await connection.fetchval("SHOW pgpilot.consistency"), "session")
+    await fails("42704", connection.fetchval("SHOW pgpilot.nonsense"))
+    equal("/" in await connection.fetchval("SHOW pgpilot.lsn"), True)
+
+
 async def main():
     steps = [types, prepared, transactions, cursors, copying, notifications, cancelling, settings]
-    for step in ([] if sys.argv[1:] else [logging_in, pooled]):
+    for step in (logging_in, pooled):
         print(step.__name__, flush=True)
         await step()
     connection = await connect()
-    for step in [step for step in steps if not sys.argv[1:] or step.__name__ in sys.argv[1:]]:
+    if "pgpilot" in sys.argv:
+        await own_settings(connection)
+    for step in steps:
         print(step.__name__, flush=True)
         await step(connection)
     # Plain reads, without a write or a transaction around them.

@@ -166,6 +166,8 @@ SELECT currval('customers_id_seq');
 SELECT txid_current_if_assigned(), pg_is_in_recovery();
 SELECT twice(21), (SELECT array_agg(x) FROM unnest(ARRAY[1, 2]) x), NULL;
 
+SELECT format('SELECT count(*) FROM orders WHERE id <> %s', n) FROM generate_series(1, 80) n \gexec
+
 DROP VIEW totals;
 DROP TABLE copies, orders, customers;
 DROP FUNCTION twice, loud;

@@ -8,6 +8,7 @@
 
 mod catalogue;
 mod consistency;
+mod drivers;
 mod failover;
 mod hooks;
 mod local;

@@ -173,13 +173,15 @@ impl Server {
         if conninfo.is_empty() {
             return Err("it has no primary_conninfo: it does not know how to connect".to_owned());
         }
+        let mut sender = "true".to_owned();
         if conninfo::is_sealed(&conninfo) || !conninfo::leads_to(&conninfo, host, port) {
             let new = conninfo::to_host(&conninfo, host, port).map_err(|error| error.to_string())?;
             self.set("primary_conninfo", Some(&new)).await?;
+            // Its receiver may still be the one that streams from where it was.
+            sender = format!("sender_port = {port} AND sender_host = {}", quote(host));
         }
-        let streams = format!(
-            "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {port})"
-        );
+        let streams =
+            format!("SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND {sender})");
         self.wait_until("streaming", &streams).await
     }
 

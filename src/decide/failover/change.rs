@@ -35,7 +35,7 @@ pub(super) struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Treatment {
     Nothing,
-    /// It may be read-only: to be resumed if it stays the primary.
+    /// It may be read-only or shut down: to be resumed if it stays the primary.
     Stopped,
 }
 
@@ -234,6 +234,8 @@ impl Machine {
             }
             (Ok(_), Purpose::Failover) => {
                 let jobs = [Job::Sever { node }, Job::Fence { node }];
+                // A fence stops it, too, one way or the other.
+                change.treatment = Treatment::Stopped;
                 change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
                 actions.jobs.extend(jobs);
             }

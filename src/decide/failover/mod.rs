@@ -16,8 +16,6 @@ mod repair;
 mod simulation;
 mod suspicion;
 mod synchronous;
-#[cfg(test)]
-mod tests;
 mod world;
 
 pub use elect::Unelectable;

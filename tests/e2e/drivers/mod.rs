@@ -1,11 +1,11 @@
 //! Everyday work of the drivers and tools that applications use, through pgpilot. Their scripts are in `tests/drivers`; they find the server by
 //! the `PG*` variables, and end with an error at the first difference.
 
-mod hold;
 mod jdbc;
 mod native;
 mod psql;
 mod python;
+mod tls;
 mod tools;
 
 use std::fs;

@@ -17,7 +17,9 @@ async fn psql_prints_what_it_prints_without_pgpilot() {
             let output = ends(&mut command).await;
             let log = std::fs::read_to_string(site.files.path().join("said")).unwrap();
             std::fs::remove_file(site.files.path().join("said")).unwrap();
-            said.push(without_pids(&(log + &String::from_utf8_lossy(&output.stdout) + &String::from_utf8_lossy(&output.stderr))));
+            said.push(without_pids(
+                &(log + &String::from_utf8_lossy(&output.stdout) + &String::from_utf8_lossy(&output.stderr)),
+            ));
             assert!(output.status.success(), "{}", said.last().unwrap());
         }
         let (through, directly) = (said[0].lines(), said[1].lines());
@@ -26,8 +28,7 @@ async fn psql_prints_what_it_prints_without_pgpilot() {
         }
         assert_eq!(said[0].len(), said[1].len());
         let reads = site.reads_since(before);
-        for r in site.proxy.app.telemetry().metrics().routes() { println!("{} {:?} {}", r.route, r.reason, r.statements); }
-        assert!(database == BY_SESSION || reads >= 20, "{reads} reads on replicas");
+        assert!(database == BY_SESSION || reads >= 30, "{reads} reads on replicas");
     }
 }
 

@@ -18,7 +18,9 @@ async fn pgbench_runs_in_every_mode() {
         let mut done = 0;
         for mode in ["simple", "extended", "prepared"] {
             for pipelined in [&[][..], &["--max-tries=1"]] {
-                let said = succeeds(pgbench(&[&["-n", "-M", mode, "-c", "4", "-j", "2", "-t", "40"], pipelined].concat())).await;
+                let said =
+                    succeeds(pgbench(&[&["-n", "-M", mode, "-c", "4", "-j", "2", "-t", "40"], pipelined].concat()))
+                        .await;
                 assert!(said.contains("number of transactions actually processed: 160/160"), "{mode}: {said}");
                 assert!(said.contains("number of failed transactions: 0 "), "{mode}: {said}");
                 done += 160;
@@ -66,7 +68,8 @@ const CONTENT: &str = "CREATE TABLE parent (id serial PRIMARY KEY, t text, b byt
 #[tokio::test]
 async fn a_dump_is_the_same_and_can_be_restored() {
     let site = Site::start().await;
-    succeeds(with(site.through(site.tool("psql"), BY_TRANSACTION), &["-X", "-v", "ON_ERROR_STOP=1", "-c", CONTENT])).await;
+    succeeds(with(site.through(site.tool("psql"), BY_TRANSACTION), &["-X", "-v", "ON_ERROR_STOP=1", "-c", CONTENT]))
+        .await;
     let plain = ["--restrict-key=0"];
     let dump = site.tool("pg_dump");
     // Newer versions write a random key into a plain dump, unless told which.
@@ -93,10 +96,15 @@ async fn a_dump_is_the_same_and_can_be_restored() {
 #[tokio::test]
 async fn small_tools_work() {
     let site = Site::start().await;
-    succeeds(with(site.through(site.tool("psql"), BY_TRANSACTION), &["-X", "-c", "CREATE TABLE t (n int PRIMARY KEY)"])).await;
+    succeeds(with(
+        site.through(site.tool("psql"), BY_TRANSACTION),
+        &["-X", "-c", "CREATE TABLE t (n int PRIMARY KEY)"],
+    ))
+    .await;
     let said = succeeds(with(site.through(site.tool("pg_isready"), BY_TRANSACTION), &[])).await;
     assert!(said.contains("accepting connections"), "{said}");
-    succeeds(with(site.through(site.tool("vacuumdb"), BY_TRANSACTION), &["-z", "-t", "t", "-j", "2", BY_TRANSACTION])).await;
+    succeeds(with(site.through(site.tool("vacuumdb"), BY_TRANSACTION), &["-z", "-t", "t", "-j", "2", BY_TRANSACTION]))
+        .await;
     succeeds(with(site.through(site.tool("reindexdb"), BY_TRANSACTION), &["-t", "t", BY_TRANSACTION])).await;
     succeeds(with(site.through(site.tool("clusterdb"), BY_TRANSACTION), &[BY_TRANSACTION])).await;
     // What a pooler cannot give: the reason is said.
