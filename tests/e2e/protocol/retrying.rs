@@ -83,11 +83,8 @@ const GOOD: &str = "parse a SELECT 'good'
 #[tokio::test]
 async fn an_error_of_a_replica_costs_no_connection() {
     let proxy = Proxy::with("[pool]\nmax_server_connections = 1\nmax_prepared = 2\n").await;
-    let dials = || proxy.app.shared().pools.all().iter().map(|(_, pool)| pool.dials().0).sum::<u64>();
     let mut client = Raw::connect(proxy.port(), SHOP).await;
     let good = steps(GOOD);
-    // One round opens a connection to each node.
-    let mut opened = None;
     for round in 0..12 {
         for failing in FAILING {
             let replies = play_on(&mut client, &segments(&steps(failing)), Delivery::Whole).await;
@@ -95,10 +92,9 @@ async fn an_error_of_a_replica_costs_no_connection() {
             let replies = play_on(&mut client, &segments(&good), Delivery::Whole).await;
             assert!(replies.iter().all(|reply| !reply.starts_with("E ")), "round {round}: {failing}\n{replies:#?}");
         }
-        if round == 3 {
-            opened = Some(dials());
-        }
     }
     assert!(proxy.counts().1 > 0, "nothing has run on a replica");
-    assert_eq!(Some(dials()), opened);
+    // To each node that was asked, the one connection that it may have was opened once.
+    let dials: Vec<u64> = proxy.app.shared().pools.all().iter().map(|(_, pool)| pool.dials().0).collect();
+    assert!(dials.iter().all(|&dials| dials <= 1), "{dials:?}");
 }
