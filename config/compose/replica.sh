@@ -24,4 +24,4 @@ END
 }
 add_slots &
 
-exec postgres -c cluster_name="$NODE" -c wal_log_hints=on -c wal_receiver_timeout=10s "$@"
+exec postgres -c cluster_name="$NODE" -c wal_log_hints=on -c wal_receiver_timeout=4s "$@"

@@ -78,6 +78,8 @@ async fn demo(arguments: &DemoArguments) -> anyhow::Result<()> {
 async fn servers(replicas: usize) -> anyhow::Result<LocalCluster> {
     let cluster = LocalCluster::builder()
         .replicas(replicas)
+        // A primary that freezes is missed within two seconds.
+        .setting("wal_receiver_timeout", "4s")
         .user(User::scram(PILOT, PILOT).with("IN ROLE pg_monitor"))
         .user(User::scram(APP, APP))
         .sql(&format!("GRANT SELECT ON pg_catalog.pg_shadow TO {PILOT}"))

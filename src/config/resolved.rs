@@ -320,7 +320,7 @@ pub struct Failover {
     /// Before a promotion, which it can veto.
     pub pre_promote: Vec<String>,
     pub post_promote: Vec<String>,
-    /// A command that takes longer is ended and has failed.
+    /// A command that takes longer is ended and has failed; `rejoin_command` may take a day.
     pub hook_timeout: Duration,
 }
 

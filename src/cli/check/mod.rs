@@ -207,7 +207,7 @@ fn of_node(config: &Config, node: &Node, facts: &Facts, findings: &mut Findings)
     // With [failover] there is a stricter limit.
     if !config.failover.in_use() && (facts.receiver_timeout == 0 || facts.receiver_timeout > 30_000) {
         let text = format!(
-            "wal_receiver_timeout = {} ms: a primary that has stopped without a word is noticed late; 5s to 10s is better",
+            "wal_receiver_timeout = {} ms: a primary that has stopped without a word is noticed late; 4s is better",
             facts.receiver_timeout
         );
         findings.add(Grade::Warning, about, text);

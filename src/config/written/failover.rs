@@ -55,7 +55,7 @@ section! {
         pre_promote: List<String>, default "[]";
         /// Run after a promotion; empty: none.
         post_promote: List<String>, default "[]";
-        /// A command that takes longer is ended and has failed.
+        /// A command that takes longer is ended and has failed. (`rejoin_command` may take a day: it may copy a server.)
         hook_timeout: Positive, default "\"30s\"";
     }
 }
