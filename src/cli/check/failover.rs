@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::synchronous::{Synchronous, follows_as};
+use super::synchronous::{follows_as, trouble};
 use super::{Findings, Grade};
 use crate::cluster::{ControlError, connect_control};
 use crate::config::{Config, Health, Node};
+use crate::decide::failover::Synchronous;
 
 /// Above it a frozen primary is noticed late: replicas are heard to be silent after half of it.
 const RECEIVER_TIMEOUT: i64 = 5000;
@@ -272,17 +273,18 @@ fn sizes(primary: &Standing<'_>, replica: &Standing<'_>, findings: &mut Findings
 
 fn synchronous(primary: &Standing<'_>, standings: &[Standing<'_>], findings: &mut Findings) {
     const NAME: &str = "synchronous_standby_names";
-    let Some(setting) = Synchronous::read(primary.text(NAME)) else {
+    let rule = Synchronous::parse(primary.text(NAME));
+    if rule.is_asynchronous() {
         let text = format!(
             "{NAME} is empty: a failover may lose what was acknowledged last; failover.max_data_loss is its limit"
         );
         findings.add(Grade::Warning, primary.about(), text);
         return;
-    };
+    }
     let others = standings.iter().filter(|other| other.node.name != primary.node.name);
     let names: Vec<_> = others.clone().map(Standing::follows_as).collect();
     let own = primary.follows_as().unwrap_or_else(|| primary.node.name.to_string());
-    for trouble in setting.trouble(&own, &names) {
+    for trouble in trouble(&rule, &own, &names) {
         findings.add(Grade::Warning, primary.about(), format!("{NAME}: {trouble}"));
     }
     for other in others.filter(|other| other.node.priority > 0 && other.text(NAME).is_empty()) {

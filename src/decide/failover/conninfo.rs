@@ -46,11 +46,15 @@ pub fn to_host(conninfo: &str, host: &str, port: u16) -> Result<String, NotKeywo
 
 /// Whether it leads to this host and port already.
 pub fn leads_to(conninfo: &str, host: &str, port: u16) -> bool {
-    let Ok(pairs) = parse(conninfo) else { return false };
-    let last = |keyword: &str| pairs.iter().rev().find(|(name, _)| name == keyword).map(|(_, value)| value.as_str());
-    let port = port.to_string();
-    let address = last("hostaddr").filter(|address| !address.is_empty()).or(last("host"));
-    address.is_some_and(|address| address.eq_ignore_ascii_case(host)) && last("port").unwrap_or("5432") == port
+    let address = value(conninfo, "hostaddr").filter(|address| !address.is_empty()).or_else(|| value(conninfo, "host"));
+    let port_of = value(conninfo, "port").unwrap_or_else(|| "5432".to_owned());
+    address.is_some_and(|address| address.eq_ignore_ascii_case(host)) && port_of == port.to_string()
+}
+
+/// The value that counts of a keyword, which is its last one; `None`: it has none, or the text is not of this form.
+pub fn value(conninfo: &str, keyword: &str) -> Option<String> {
+    let pairs = parse(conninfo).ok()?;
+    pairs.into_iter().rev().find(|(name, _)| name == keyword).map(|(_, value)| value)
 }
 
 fn parse(text: &str) -> Result<Vec<(String, String)>, NotKeywords> {
@@ -64,8 +68,8 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, NotKeywords> {
         }
         let after = after.trim_start();
         let (value, after) = match after.strip_prefix('\'') {
-            Some(quoted) => value(quoted, |c| c == '\'').ok_or(NotKeywords)?,
-            None => value(after, char::is_whitespace).unwrap_or_else(|| (unescaped(after), "")),
+            Some(quoted) => up_to(quoted, |c| c == '\'').ok_or(NotKeywords)?,
+            None => up_to(after, char::is_whitespace).unwrap_or_else(|| (unescaped(after), "")),
         };
         pairs.push((keyword.to_owned(), value));
         rest = after.trim_start();
@@ -74,7 +78,7 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, NotKeywords> {
 }
 
 /// The value up to an end that is not escaped, and what follows that end; `None`: there is no end.
-fn value(text: &str, ends: impl Fn(char) -> bool) -> Option<(String, &str)> {
+fn up_to(text: &str, ends: impl Fn(char) -> bool) -> Option<(String, &str)> {
     let mut escaped = false;
     for (index, c) in text.char_indices() {
         if escaped {

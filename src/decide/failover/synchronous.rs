@@ -29,6 +29,11 @@ impl Synchronous {
         self.quorum == 0
     }
 
+    /// The names, in lower case; `*` is any standby.
+    pub fn listed(&self) -> impl Iterator<Item = &str> {
+        self.listed.iter().map(String::as_str)
+    }
+
     /// Whether a standby of this name may be one of those that a commit waits for.
     pub fn lists(&self, standby: &str) -> bool {
         let standby = standby.to_lowercase();
