@@ -190,13 +190,20 @@ pub(super) struct Links(pub Arc<Shared>);
 
 impl Connections for Links {
     fn sever(&self, node: NodeId) -> usize {
-        let pools = self.0.pools.all();
-        pools.iter().filter(|(id, _)| *id == node).for_each(|(_, pool)| pool.clear());
+        self.turn_away(node);
         self.0.registry.sever(node)
     }
 
     fn busy(&self, node: NodeId) -> usize {
-        self.0.registry.rows().iter().filter(|row| row.working && row.node == Some(node)).count()
+        // A lease is there before its client is entered as the one that works with it.
+        let leased = usize::try_from(self.0.pools.leased(node)).unwrap_or(usize::MAX);
+        let resting = self.0.registry.rows().iter().filter(|row| !row.working && row.node == Some(node)).count();
+        leased.saturating_sub(resting)
+    }
+
+    fn turn_away(&self, node: NodeId) {
+        let pools = self.0.pools.all();
+        pools.iter().filter(|(id, _)| *id == node).for_each(|(_, pool)| pool.clear());
     }
 }
 

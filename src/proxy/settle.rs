@@ -15,11 +15,12 @@ use super::registry::Rest;
 use super::scan::Signal;
 use super::session::{Leftovers, Transaction};
 use crate::config::Consistency;
-use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Settings, inventory_sql};
+use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Pin, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, ServerConnection};
 use crate::telemetry::{Count, Direction, Topic};
 use crate::wire::SqlState;
+use crate::wire::backend::Report;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frontend;
 
@@ -257,17 +258,36 @@ impl Client {
         Ok(())
     }
 
-    /// Without the inventory nobody knows what the session is: better to end it than to go on with other settings than it believes in.
+    /// Without the inventory nobody knows what the session is: better to end it than to go on with other settings than it believes in. Only if the server is
+    /// lost, so is what it had of the session: that goes on with what it was before its last statement, and is told.
     fn inventory_failed(&mut self, error: &QueryError) -> Result<(), End> {
         if let Some(link) = self.link.take() {
             self.shared.cluster.nudge(link.node());
         }
         self.registration.slot.set_idle();
         tracing::warn!(%error, "cannot ask a server for the session's state");
-        if let QueryError::Server { code, message } = error {
-            return Err(End::fatal(*code, format!("cannot find out the session's state: {message}")));
+        match error {
+            QueryError::Lost(_) => {}
+            QueryError::Server { code, .. } if code.0.starts_with(b"57P0") => {}
+            QueryError::Server { .. } | QueryError::Wire(_) => {
+                let code =
+                    if let QueryError::Server { code, .. } = error { *code } else { SqlState::CONNECTION_FAILURE };
+                return Err(End::fatal(code, format!("cannot find out the session's state: {error}")));
+            }
         }
-        Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost, and the session's settings with it"))
+        let standing = self.session.standing_pins.clone();
+        let pins = std::mem::replace(&mut self.session.pins, standing);
+        self.registration.slot.set_pins(&self.session.pins);
+        if pins.contains(&Pin::Listen) {
+            let message = "the server on which this session was listening is lost";
+            return Err(End::fatal(SqlState::CONNECTION_FAILURE, message));
+        }
+        let report =
+            Report::error(SqlState::CONNECTION_FAILURE, "the server was lost on which this session kept its state");
+        let report = report.detail("What the statement before this one has set is lost, too.");
+        let report = report.hint("The session goes on without it. This statement has not been run.");
+        self.session.untold = Some(Box::new(report));
+        Ok(())
     }
 
     /// Gives the connection back. It is idle, and what the session left on it is known.

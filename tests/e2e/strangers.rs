@@ -100,8 +100,11 @@ async fn a_client_that_relies_on_a_lock_learns_that_it_is_lost() {
     let node = proxy.servers.node("pg1").unwrap();
     let terminate = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77";
     node.sql(terminate).await.unwrap();
-    let told = wait_for("the client to be told", LIMIT, async || try_ask(&client, "SELECT 1").await.is_err());
-    told.await;
-    let pins = async || try_ask(&client, "SHOW pgpilot.pins").await.is_ok_and(|pins| pins.is_empty());
-    wait_for("the pin to be gone", LIMIT, pins).await;
+    let mut error = None;
+    wait_for("the client to be told", LIMIT, async || {
+        error = try_ask(&client, "SELECT 1").await.err();
+        error.is_some()
+    })
+    .await;
+    assert_eq!(ask(&client, "SHOW pgpilot.pins").await, "", "{error:?}");
 }

@@ -33,7 +33,10 @@ pub trait Connections: Send + Sync + 'static {
     /// Ends all connections to a node, also those in use. Returns how many of these there were.
     fn sever(&self, node: NodeId) -> usize;
 
-    /// Clients that have a statement or a transaction under way on a node.
+    /// Sends those away who wait for a connection to a node: they are routed anew.
+    fn turn_away(&self, node: NodeId);
+
+    /// Clients that have a statement or a transaction under way on a node, or are about to.
     fn busy(&self, node: NodeId) -> usize;
 }
 

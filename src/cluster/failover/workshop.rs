@@ -18,6 +18,8 @@ use crate::decide::route::{NodeId, Role, Snapshot, State};
 
 /// How often it is looked whether the clients' transactions have ended.
 const QUIESCE_POLL: Duration = Duration::from_millis(2);
+/// So many looks in a row have to find nobody.
+const QUIET: u32 = 5;
 /// A hook that copies a whole server may take so long.
 pub(super) const REJOIN: Duration = Duration::from_secs(24 * 3600);
 /// A fence without a hook is an attempt, for which a failover does not wait long.
@@ -149,9 +151,14 @@ impl Facts {
     }
 
     async fn quiesce(&self, node: NodeId) -> Outcome {
-        while self.connections.busy(node) > 0 {
-            if Instant::now() >= self.deadline {
-                return Err(format!("{} transactions did not end in time", self.connections.busy(node)));
+        self.connections.turn_away(node);
+        let mut quiet = 0;
+        while quiet < QUIET {
+            let busy = self.connections.busy(node);
+            // Who was sent there just before the hold may not have got there yet.
+            quiet = if busy == 0 { quiet + 1 } else { 0 };
+            if busy > 0 && Instant::now() >= self.deadline {
+                return Err(format!("{busy} transactions did not end in time"));
             }
             sleep(QUIESCE_POLL).await;
         }

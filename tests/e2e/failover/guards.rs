@@ -92,7 +92,7 @@ async fn a_live_primary_is_not_failed_over_by_mistake() {
     let order = |waived| Order::Failover { to: None, waived, run: Run::Real };
     let refused = proxy.order(order(Guards::DATA_LOSS | Guards::FENCE)).await.unwrap_err();
     assert!(refused.to_string().contains("the primary answers"), "{refused}");
-    proxy.order(order(Guards::LIVE_PRIMARY)).await.unwrap();
+    proxy.order(order(Guards::LIVE_PRIMARY | Guards::DATA_LOSS)).await.unwrap();
     wait_for("another primary", LIMIT, async || proxy.primary().is_some_and(|name| name != "pg1")).await;
     // The old one was fenced by SQL, being within reach.
     let old = proxy.node("pg1").value("SHOW default_transaction_read_only").await.unwrap();
