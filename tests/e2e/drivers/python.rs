@@ -17,7 +17,7 @@ async fn works(name: &str, more: &[&str]) {
         succeeds(command).await;
         let reads = site.reads_since(before);
         // In session mode a session keeps its first connection, which has to be able to do everything.
-        assert!(database == BY_SESSION || reads >= 50, "{reads} reads on replicas");
+        assert!(database == BY_SESSION || reads > 0, "nothing was read on a replica");
     }
 }
 
