@@ -150,7 +150,7 @@ impl Client {
         let Some(known) = self.session.names.find(head.statement).filter(|_| !head.statement.is_empty()) else {
             return false;
         };
-        if known.stamp != self.verdicts.stamp() {
+        if known.stamp != self.verdicts.stamp() || !known.verdict.depends().is_empty() {
             return false;
         }
         let mut needs = Needs::default();

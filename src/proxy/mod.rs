@@ -5,6 +5,7 @@ mod accept;
 mod assess;
 mod batch;
 mod client;
+mod contexts;
 mod deallocate;
 mod dispatch;
 mod exchange;
