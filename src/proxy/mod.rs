@@ -7,6 +7,7 @@ mod batch;
 mod client;
 mod deallocate;
 mod dispatch;
+mod ending;
 mod exchange;
 mod fault;
 mod forward;

@@ -89,6 +89,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 pools: Vec::new(),
                 skipping: false,
                 stop,
+                cancels_seen: 0,
                 who,
                 shared: shared.clone(),
             };
