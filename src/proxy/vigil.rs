@@ -1,22 +1,21 @@
 //! Waiting on behalf of a client, with an eye on the client: it may leave, or cancel its statement, and pgpilot may be stopped.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::Poll;
-
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::client::Client;
 use super::exchange::{Gone, Side, poll_attend};
 use super::fault::{End, Fault};
 use super::registry::Slot;
+use super::shutdown::Watch;
 use crate::wire::SqlState;
 
 /// What is watched while a client waits.
 pub(super) struct Vigil<'a> {
     side: &'a mut Side,
     slot: &'a Slot,
-    stop: &'a mut Pin<Box<WaitForCancellationFutureOwned>>,
+    shutdown: &'a mut Watch,
     cancels_seen: u32,
 }
 
@@ -34,8 +33,8 @@ impl<T: Into<Fault>> From<T> for Denied {
 
 impl Client {
     pub(super) fn vigil(&mut self) -> Vigil<'_> {
-        let Self { side, registration, stop, cancels_seen, .. } = self;
-        Vigil { side, slot: &registration.slot, stop, cancels_seen: *cancels_seen }
+        let Self { side, registration, shutdown, cancels_seen, .. } = self;
+        Vigil { side, slot: &registration.slot, shutdown, cancels_seen: *cancels_seen }
     }
 }
 
@@ -50,7 +49,7 @@ impl Vigil<'_> {
         if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(what.as_mut().poll(cx))).await {
             return Ok(done);
         }
-        let Self { side, slot, stop, cancels_seen } = self;
+        let Self { side, slot, shutdown, cancels_seen } = self;
         tokio::select! {
             biased;
             done = what => Ok(done),
@@ -59,7 +58,7 @@ impl Vigil<'_> {
                 Gone::Client(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => End::ClientLost(error),
                 _ => End::Left,
             })),
-            () = stop => Err(Denied::End(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down"))),
+            () = shutdown => Err(Denied::End(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down"))),
         }
     }
 }

@@ -91,7 +91,11 @@ async fn a_million_different_statements_leave_no_trace() {
         }
         next += STATEMENTS;
         let (after, took) = (process.memory(), begun.elapsed());
-        println!("{way}: {STATEMENTS} statements in {took:.0?}, {} KiB before, {} KiB after", before >> 10, after >> 10);
+        println!(
+            "{way}: {STATEMENTS} statements in {took:.0?}, {} KiB before, {} KiB after",
+            before >> 10,
+            after >> 10
+        );
         assert!(after.saturating_sub(before) < GROWTH, "{way}: {} KiB more", (after - before) >> 10);
     }
     process.assert_sound();

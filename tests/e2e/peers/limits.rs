@@ -14,10 +14,9 @@ async fn code(client: &Client, sql: &str) -> Option<String> {
 #[tokio::test]
 async fn a_full_pool_makes_clients_wait_for_so_long_and_so_many() {
     let one = "[pool]\nmax_server_connections = 1\nmax_waiting = 1\ncheckout_timeout =";
-    let (hasty, patient) = tokio::join!(
-        async { Proxy::shared(&format!("{one} \"700ms\"\n")).await },
-        async { Proxy::shared(&format!("{one} \"10min\"\n")).await }
-    );
+    let (hasty, patient) = tokio::join!(async { Proxy::shared(&format!("{one} \"700ms\"\n")).await }, async {
+        Proxy::shared(&format!("{one} \"10min\"\n")).await
+    });
     let (holder, waiting) = (hasty.connect().await, hasty.connect().await);
     let sql = "/* pgpilot: primary */ SELECT 1";
     holder.batch_execute("BEGIN").await.unwrap();

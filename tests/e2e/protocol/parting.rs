@@ -2,8 +2,8 @@
 
 use bytes::BytesMut;
 use pgpilot::wire::backend::PARAMETER_STATUS;
-use pgpilot::wire::frontend::{COPY_DATA, put_query};
 use pgpilot::wire::frame;
+use pgpilot::wire::frontend::{COPY_DATA, put_query};
 
 use super::active;
 use crate::support::proxy::Proxy;
@@ -46,7 +46,15 @@ async fn what_was_asked_for_before_the_end_is_done_and_told() {
     assert_eq!(rows(&mut look).await, "1");
     // One after the other, on both kinds of servers.
     let mut client = Raw::connect(proxy.port(), "shop").await;
-    let texts = ["SELECT 1", "INSERT INTO t VALUES (2)", "SELEC", "BEGIN", "INSERT INTO t VALUES (3)", "COMMIT", "SHOW pgpilot.route"];
+    let texts = [
+        "SELECT 1",
+        "INSERT INTO t VALUES (2)",
+        "SELEC",
+        "BEGIN",
+        "INSERT INTO t VALUES (3)",
+        "COMMIT",
+        "SHOW pgpilot.route",
+    ];
     client.send(&texts.map(query).concat()).await;
     client.end_of_input().await;
     assert_eq!(replies(&client.rest().await), "TDCZCZEZCZCZCZTDCZ");

@@ -126,8 +126,20 @@ fn large() -> impl Strategy<Value = Vec<Step>> {
         match kind {
             0 => vec![Step::Query(format!("SELECT length('{long}')"))],
             1 => vec![Step::Query(format!("SELEC '{long}'"))],
-            2 => vec![parse("SELECT length($1)".to_owned()), bind(&long), execute, Step::Close('S', name.clone()), Step::Sync],
-            3 => vec![parse(format!("SELECT $1 || length('{long}')")), bind("x"), execute, Step::Close('S', name.clone()), Step::Sync],
+            2 => vec![
+                parse("SELECT length($1)".to_owned()),
+                bind(&long),
+                execute,
+                Step::Close('S', name.clone()),
+                Step::Sync,
+            ],
+            3 => vec![
+                parse(format!("SELECT $1 || length('{long}')")),
+                bind("x"),
+                execute,
+                Step::Close('S', name.clone()),
+                Step::Sync,
+            ],
             _ => {
                 let rows = |n: usize| Step::Data(format!("{n}\t{long}\n"));
                 vec![Step::Query("COPY t FROM STDIN".to_owned()), rows(50), rows(51), Step::Done]
@@ -196,7 +208,11 @@ fn session() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn delivery() -> impl Strategy<Value = Delivery> {
-    prop_oneof![Just(Delivery::Whole), (1_usize..40).prop_map(Delivery::Pieces), (100_usize..100_000).prop_map(Delivery::Pieces)]
+    prop_oneof![
+        Just(Delivery::Whole),
+        (1_usize..40).prop_map(Delivery::Pieces),
+        (100_usize..100_000).prop_map(Delivery::Pieces)
+    ]
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Clients that go without a word, or do not listen.
 
 use bytes::BytesMut;
-use pgpilot::wire::frontend::{COPY_DATA, put_query};
 use pgpilot::decide::pool::PoolCounts;
 use pgpilot::pool::PoolKey;
+use pgpilot::wire::frontend::{COPY_DATA, put_query};
 use pgpilot::wire::startup::{PROTOCOL_3_0, PROTOCOL_3_2, put_startup};
 use pgpilot::wire::{Header, backend, frame};
 
