@@ -8,6 +8,7 @@ mod client;
 mod contexts;
 mod deallocate;
 mod dispatch;
+mod ending;
 mod exchange;
 mod fault;
 mod forward;

@@ -89,6 +89,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 pools: Vec::new(),
                 skipping: false,
                 shutdown,
+                cancels_seen: 0,
                 who,
                 shared: shared.clone(),
             };

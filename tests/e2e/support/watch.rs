@@ -43,11 +43,12 @@ pub(crate) fn settings(servers: &LocalCluster, interval: Duration) -> Settings {
             timeout: Duration::from_secs(1),
             failures: 3,
         },
-        limits: Limits { failures: 3, max_lag: Duration::from_millis(1000), lag_recovery: Duration::from_millis(500) },
+        limits: Limits { failures: 3, max_lag: MAX_LAG, lag_recovery: Duration::from_millis(500) },
     }
 }
 
 pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
+pub(crate) const MAX_LAG: Duration = Duration::from_secs(1);
 
 /// The usual beginning: the primary is pg1, and both replicas are in use.
 pub(crate) async fn watched(servers: &LocalCluster) -> Arc<Cluster> {
