@@ -18,6 +18,7 @@ use crate::decide::failover::{
     Writing,
 };
 use crate::decide::health;
+use crate::decide::position::Fork;
 use crate::decide::route::Snapshot;
 use crate::telemetry::{Count, Ending, Metrics, Topic};
 
@@ -47,6 +48,8 @@ pub(super) struct Director {
     status: watch::Sender<Status>,
     metrics: Arc<Metrics>,
     wake: Instant,
+    /// What the cluster has been told of its history.
+    forks: Vec<Fork>,
 }
 
 impl Director {
@@ -74,6 +77,7 @@ impl Director {
             status,
             metrics,
             wake: Instant::now(),
+            forks: Vec::new(),
         }
     }
 
@@ -160,12 +164,21 @@ impl Director {
                 }
             }
         }
+        self.tell_forks();
         let status = self.machine.status();
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             *old = status;
             changed
         });
+    }
+
+    fn tell_forks(&mut self) {
+        let forks = &self.machine.record().forks;
+        if *forks != self.forks {
+            self.forks.clone_from(forks);
+            self.cluster.board.report(health::Event::Forked(forks.clone()));
+        }
     }
 
     async fn write_down(&self, writing: Writing) -> Result<(), (Writing, String)> {
@@ -188,24 +201,34 @@ impl Director {
 
     fn begin(&mut self, job: Job) {
         let settings = self.settings.borrow().clone();
+        let now = Instant::now();
         let limit = match job {
             Job::Quiesce { .. } => settings.failover.switchover_timeout,
             _ => settings.failover.step_timeout,
         };
+        let mut deadline = now + limit;
+        let mut hook_limit = settings.failover.hook_timeout;
+        if let Job::Approve { .. } | Job::Quiesce { .. } | Job::Stop { .. } | Job::CatchUp { .. } = job
+            && let Some(end) = self.machine.deadline()
+        {
+            deadline = deadline.min(end);
+            hook_limit = hook_limit.min(end.saturating_duration_since(now));
+        }
         let facts = Facts {
             epoch: self.machine.record().epoch,
             snapshot: self.cluster.snapshot(),
             cluster: self.cluster.clone(),
             connections: self.connections.clone(),
             settings,
-            deadline: Instant::now() + limit,
+            deadline,
+            hook_limit,
         };
         let workshop = self.workshop.clone();
         let work = async move {
             info!(?job, "begins");
             let hooks = match job {
                 Job::Rejoin { .. } | Job::Resume { .. } => REJOIN,
-                _ => facts.settings.failover.hook_timeout,
+                _ => facts.hook_limit,
             };
             // Each part has its limit; this one is for what has none.
             let end = facts.deadline + hooks * 2 + Duration::from_secs(5);
@@ -228,6 +251,8 @@ impl Director {
         let ending = match ended {
             Ended::Done => Ending::Done,
             Ended::CalledOff => Ending::RolledBack,
+            Ended::Refused => Ending::Refused,
+            Ended::Failed => Ending::Failed,
         };
         self.metrics.count(match purpose {
             Purpose::Failover => Count::Failover(ending),

@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub(super) connections: Arc<dyn Connections>,
     pub(super) settings: Settings,
     pub(super) deadline: Instant,
+    /// For a hook other than that for rejoining.
+    pub(super) hook_limit: Duration,
 }
 
 impl Workshop {
@@ -145,7 +147,7 @@ impl Facts {
         }
         let limit = match hook {
             Hook::Rejoin => REJOIN,
-            _ => self.settings.failover.hook_timeout,
+            _ => self.hook_limit,
         };
         hook::run(hook, self.command(hook), &facts, limit).await.map(|()| Fact::Done)
     }
@@ -188,7 +190,7 @@ impl Facts {
 
     fn contact(&self, node: NodeId) -> Contact {
         match self.cluster.snapshot().node(node).map(|view| view.state) {
-            Some(State::Up) => Contact::Up,
+            Some(State::Up | State::Quarantined) => Contact::Up,
             _ => Contact::Refused,
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::elect::{Choice, Terms, elect};
 use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
-use super::machine::{Machine, Phase};
+use super::machine::{Machine, Phase, Rules};
 use super::repair::Way;
 use super::world::Contact;
 use super::{Guards, Log, Progress};
@@ -104,6 +104,12 @@ impl Change {
         Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, abandoned }
     }
 
+    pub(super) fn deadline(&self, rules: &Rules) -> Option<Instant> {
+        let before_promotion =
+            matches!(self.step, Step::Approving | Step::Quiescing | Step::Stopping | Step::CatchingUp);
+        (self.purpose == Purpose::Switchover && before_promotion).then(|| self.begun + rules.switchover_timeout)
+    }
+
     pub(super) fn candidate(&self) -> Option<NodeId> {
         match &self.step {
             Step::Promoting { choice, .. } | Step::Abandoning { choice } => Some(choice.candidate),
@@ -137,7 +143,8 @@ impl Machine {
     /// The world has changed, or some time has passed.
     pub(super) fn change_seen(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = &mut self.phase else { return };
-        let overdue = now.saturating_duration_since(change.begun) >= self.rules.switchover_timeout;
+        // The jobs of the other steps end by this time themselves, and say why they did not succeed.
+        let overdue = change.deadline(&self.rules).is_some_and(|at| at <= now);
         match &mut change.step {
             Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if change.purpose == Purpose::Failover => {
                 let live = self
@@ -334,6 +341,8 @@ impl Machine {
         self.record.primary = self.world.node(node).map(|node| node.name.clone());
         self.record.timeline = timeline;
         self.record.progress = Progress::Steady;
+        self.record.changed_at = Some(self.clock.unix_at(now));
+        self.record.fork(timeline, switched_at);
         actions.record = Some(Writing::Also(self.record.clone()));
         let epoch = self.record.epoch;
         actions.routing = Some(Routing::Appoint { node, epoch, timeline });
@@ -414,13 +423,16 @@ impl Machine {
     fn all_undone(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
         let Step::Undoing { why, .. } = change.step else { return };
-        if !self.repairs.wants(change.old) {
-            // Else there is something left to be undone, also by another pgpilot.
+        let ended = if self.repairs.wants(change.old) {
+            // There is something left to be undone, also by another pgpilot.
+            Ended::Failed
+        } else {
             self.record.progress = Progress::Steady;
-        }
+            Ended::CalledOff
+        };
         actions.record = Some(Writing::Also(self.record.clone()));
         actions.routing = Some(Routing::Release);
-        actions.ended = Some((change.purpose, Ended::CalledOff));
+        actions.ended = Some((change.purpose, ended));
         self.last = Some(format!("called off: {why}"));
         actions.answers.extend(change.ticket.map(|ticket| (ticket, Err(why))));
         self.back_to_steady(now);

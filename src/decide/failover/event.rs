@@ -97,7 +97,7 @@ pub struct Actions {
     pub jobs: Vec<Job>,
     pub notes: Vec<Note>,
     pub answers: Vec<(Ticket, Result<String, String>)>,
-    /// A change of primary is over.
+    /// A change of primary is over, or was refused.
     pub ended: Option<(Purpose, Ended)>,
     /// When to report [`Event::Seen`] again, unless something else comes first.
     pub wake: Option<Instant>,
@@ -136,8 +136,12 @@ pub enum Purpose {
 pub enum Ended {
     /// There is a new primary.
     Done,
-    /// The old one stays.
+    /// The old one stays, as it was before.
     CalledOff,
+    /// A guard stood in the way: nothing was begun.
+    Refused,
+    /// Given up half-way: somebody has to see to it.
+    Failed,
 }
 
 /// Something that operators should know.
