@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::workshop::{Facts, REJOIN, Workshop};
 use super::{Connections, Settings, Surroundings};
 use crate::cluster::Cluster;
+use crate::config;
 use crate::coordination::Store;
 use crate::decide::failover::{
     Ended, Event, Fact, Job, Machine, Note, Order, Outcome, Purpose, Record, Routing, Severity, Status, Ticket, World,
@@ -201,19 +202,7 @@ impl Director {
 
     fn begin(&mut self, job: Job) {
         let settings = self.settings.borrow().clone();
-        let now = Instant::now();
-        let limit = match job {
-            Job::Quiesce { .. } => settings.failover.switchover_timeout,
-            _ => settings.failover.step_timeout,
-        };
-        let mut deadline = now + limit;
-        let mut hook_limit = settings.failover.hook_timeout;
-        if let Job::Approve { .. } | Job::Quiesce { .. } | Job::Stop { .. } | Job::CatchUp { .. } = job
-            && let Some(end) = self.machine.deadline()
-        {
-            deadline = deadline.min(end);
-            hook_limit = hook_limit.min(end.saturating_duration_since(now));
-        }
+        let (deadline, hook_limit) = self.limits(job, &settings.failover);
         let facts = Facts {
             epoch: self.machine.record().epoch,
             snapshot: self.cluster.snapshot(),
@@ -245,6 +234,28 @@ impl Director {
         };
         let handle = self.jobs.spawn(work);
         self.names.insert(handle.id(), job);
+    }
+
+    /// Until when a job has to be done, and how long a hook may take for it.
+    fn limits(&self, job: Job, settings: &config::Failover) -> (Instant, Duration) {
+        let now = Instant::now();
+        let until = |limit: Duration| {
+            let deadline = now + limit;
+            self.machine.deadline().map_or(deadline, |end| deadline.min(end))
+        };
+        match job {
+            // While nobody waits; the rest of the time is for those who do.
+            Job::Ready { .. } => {
+                let end = until(settings.switchover_timeout);
+                (now + end.saturating_duration_since(now) / 2, Duration::ZERO)
+            }
+            Job::Quiesce { .. } => (until(settings.switchover_timeout), Duration::ZERO),
+            Job::Approve { .. } | Job::Stop { .. } | Job::CatchUp { .. } => {
+                let hook = until(settings.hook_timeout).saturating_duration_since(now);
+                (until(settings.step_timeout), hook)
+            }
+            _ => (now + settings.step_timeout, settings.hook_timeout),
+        }
     }
 
     fn count(&self, purpose: Purpose, ended: Ended) {

@@ -39,6 +39,16 @@ impl Server {
         Ok(Self { client, _driver: driver, deadline, prober: settings.health.user.clone() })
     }
 
+    /// Goes on with another time limit, if it has not been closed.
+    pub(super) fn lent_until(self, deadline: Deadline) -> Option<Self> {
+        (!self.client.is_closed()).then_some(Self { deadline, ..self })
+    }
+
+    /// Takes a superuser, or pg_checkpoint.
+    pub(super) async fn checkpoint(&self) -> Result<(), String> {
+        self.execute("CHECKPOINT").await
+    }
+
     async fn row(&self, sql: &str) -> Result<Row, String> {
         let asking = self.client.query_one(sql, &[]);
         self.deadline.limit("a query", asking).await?.map_err(|error| describe(&error))

@@ -44,7 +44,9 @@ enum Treatment {
 pub(super) enum Step {
     /// A hook may forbid it.
     Approving,
-    /// Switchover: transactions end.
+    /// Switchover: what can be done before anybody has to wait.
+    Readying,
+    /// Switchover: nobody begins anything, and transactions end.
     Quiescing,
     /// Switchover: the old primary stops.
     Stopping,
@@ -83,6 +85,7 @@ impl Step {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Approving => "approving",
+            Self::Readying => "readying",
             Self::Quiescing => "quiescing",
             Self::Stopping => "stopping",
             Self::CatchingUp => "catching up",
@@ -106,7 +109,7 @@ impl Change {
 
     pub(super) fn deadline(&self, rules: &Rules) -> Option<Instant> {
         let before_promotion =
-            matches!(self.step, Step::Approving | Step::Quiescing | Step::Stopping | Step::CatchingUp);
+            matches!(self.step, Step::Approving | Step::Readying | Step::Quiescing | Step::Stopping | Step::CatchingUp);
         (self.purpose == Purpose::Switchover && before_promotion).then(|| self.begun + rules.switchover_timeout)
     }
 
@@ -131,7 +134,9 @@ impl Machine {
         self.record.epoch += 1;
         self.record.progress = Progress::Preparing;
         actions.record = Some(Writing::First(self.record.clone()));
-        actions.routing = Some(Routing::Hold);
+        if purpose == Purpose::Failover {
+            actions.routing = Some(Routing::Hold);
+        }
         actions.jobs.push(Job::Approve { old, candidate: terms.to });
         let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
         // An earlier switchover may have left it read-only, and that is not undone yet.
@@ -172,6 +177,12 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         match (&mut change.step, job) {
             (Step::Approving, Job::Approve { .. }) => self.approved(outcome, now, actions),
+            (Step::Readying, Job::Ready { node, .. }) => {
+                // Without it, it only takes longer.
+                change.step = Step::Quiescing;
+                actions.routing = Some(Routing::Hold);
+                actions.jobs.push(Job::Quiesce { node });
+            }
             (Step::Quiescing, Job::Quiesce { .. }) => match outcome {
                 Ok(_) => {
                     let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
@@ -236,8 +247,8 @@ impl Machine {
         match (outcome, change.purpose) {
             (Err(why), _) => self.undo(format!("pre_promote forbids it: {why}"), now, actions),
             (Ok(_), Purpose::Switchover) => {
-                change.step = Step::Quiescing;
-                actions.jobs.push(Job::Quiesce { node });
+                change.step = Step::Readying;
+                actions.jobs.push(Job::Ready { node, to: change.terms.to.unwrap_or(node) });
             }
             (Ok(_), Purpose::Failover) => {
                 let jobs = [Job::Sever { node }, Job::Fence { node }];

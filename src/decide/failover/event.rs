@@ -37,6 +37,8 @@ pub type Outcome = Result<Fact, String>;
 pub enum Job {
     /// The hook that may forbid a promotion.
     Approve { old: NodeId, candidate: Option<NodeId> },
+    /// Does what makes a switchover short, while all goes on: it may fail.
+    Ready { node: NodeId, to: NodeId },
     /// Closes pgpilot's connections to a node, also those in use.
     Sever { node: NodeId },
     /// Makes sure that a node accepts no commit any more.

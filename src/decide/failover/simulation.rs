@@ -410,7 +410,8 @@ impl Simulation {
             }
             None => {}
         }
-        if !pilot.held {
+        // While a switchover is only prepared, the old primary's epoch goes on.
+        if !pilot.held && pilot.machine.record().progress == Progress::Steady {
             pilot.epoch = pilot.machine.record().epoch;
         }
         for job in actions.jobs {

@@ -49,7 +49,7 @@ async fn those_who_were_held_are_let_go_no_faster_than_the_pool_can_serve_them()
 
 #[tokio::test]
 async fn no_more_are_held_than_may_be_and_the_others_are_told() {
-    let (proxy, client, mut waiting) = before_small_pools("", "max_held = 3\nmax_held_bytes = \"1kB\"\n", 4).await;
+    let (proxy, client, mut waiting) = before_small_pools("", "max_held = 3\nmax_held_bytes = \"1KiB\"\n", 4).await;
     let more = waiting.pop().unwrap();
     let first = tokio::spawn(write(waiting.pop().unwrap()));
     wait_for("one to wait", LIMIT, async || proxy.app.operations().held() == 1).await;
