@@ -201,8 +201,8 @@ impl Client {
                 now = Instant::now();
                 continue;
             }
-            match self.lease_on(node).await {
-                Ok(lease) => return Ok(self.attach(lease, role, decision.reason)),
+            match self.lease_on(node, now).await {
+                Ok((lease, waited)) => return Ok(self.attach(lease, role, decision.reason, now + waited)),
                 Err(Denied::Fault(fault)) if self.may_route_again(&fault, &demand) => {
                     self.shared.cluster.nudge(node);
                     let until = Instant::now() + SETTLE_DOWN;
@@ -243,8 +243,8 @@ impl Client {
         about_the_node && demand.arrived.elapsed() < self.session.policy.primary_wait
     }
 
-    /// A connection to `node`, brought to the session's state.
-    async fn lease_on(&mut self, node: NodeId) -> Result<Lease, Denied> {
+    /// A connection to `node`, brought to the session's state, and how long it had to be waited for.
+    async fn lease_on(&mut self, node: NodeId, now: Instant) -> Result<(Lease, Duration), Denied> {
         let index = usize::from(node.0);
         if self.pools.len() <= index {
             self.pools.resize(index + 1, None);
@@ -259,17 +259,16 @@ impl Client {
         let suits = |c: &ServerConnection| {
             c.last_session == pid || Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings
         };
-        let waited = Instant::now();
-        let mut lease = self.vigil().until(pool.lease(suits)).await??;
-        self.shared.metrics.checkout(waited.elapsed());
-        settle::bring_to(&mut lease, &self.session.settings).await?;
-        Ok(lease)
+        let (mut lease, waited) = self.vigil().until(pool.lease(suits, now)).await??;
+        self.shared.metrics.checkout(waited);
+        settle::bring_to(&mut lease, &mut self.session.settings).await?;
+        Ok((lease, waited))
     }
 
-    fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason) -> Link {
+    fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Link {
         settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
         self.registration.slot.set_busy(&lease.cancel_key, lease.node);
-        Link::new(lease, role, self.session.startup.clone(), reason, Instant::now())
+        Link::new(lease, role, self.session.startup.clone(), reason, now)
     }
 
     /// Sends the batches that a replica did not answer to another server.
