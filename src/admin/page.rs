@@ -53,6 +53,7 @@ const SECTIONS: &[(&str, View, &[&str])] = &[
         View::Failover,
         &["automatic", "maintenance", "state", "epoch", "candidate", "since_ms", "last_outcome", "reason"],
     ),
+    ("Instances", View::Instances, &["instance", "standing", "this", "address", "acknowledged"]),
     ("Where statements go", View::Routes, &["route", "reason", "statements", "percent"]),
     ("Pools", View::Pools, &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
 ];

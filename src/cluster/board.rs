@@ -108,6 +108,10 @@ impl Board {
             | Event::Held
             | Event::Released
             | Event::Appointed { .. }
+            | Event::Recorded { .. }
+            | Event::Bound { .. }
+            | Event::Barred
+            | Event::Admitted
             | Event::Remembered { .. } => None,
         };
         if let Some(count) = tally {

@@ -190,8 +190,23 @@ impl Client {
                     continue;
                 }
             };
+            if role == LinkRole::Primary && self.shared.is_barred() {
+                // It has just been stopped for a while, and does not know yet what has happened meanwhile.
+                self.wait_change(&snapshot, now + SETTLE_DOWN).await?;
+                now = Instant::now();
+                continue;
+            }
             match self.lease_on(node).await {
-                Ok(lease) => return Ok(self.attach(lease, role, decision.reason)),
+                Ok(lease) => {
+                    let link = self.attach(lease, role, decision.reason);
+                    if role == LinkRole::Replica || self.is_primary(node) {
+                        return Ok(link);
+                    }
+                    // A change of primary has begun, and may have missed this connection when it closed the others.
+                    drop(link);
+                    self.release_slot().await;
+                    now = Instant::now();
+                }
                 Err(Denied::Fault(fault)) if self.may_route_again(&fault, &demand) => {
                     self.shared.cluster.nudge(node);
                     let until = Instant::now() + SETTLE_DOWN;
@@ -201,6 +216,10 @@ impl Client {
                 Err(denied) => return Err(denied),
             }
         }
+    }
+
+    fn is_primary(&mut self, node: NodeId) -> bool {
+        self.snapshots.snapshot().usable_primary().is_some_and(|primary| primary.id == node)
     }
 
     async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
@@ -257,7 +276,11 @@ impl Client {
     fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason) -> Link {
         settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
         self.registration.slot.set_busy(&lease.cancel_key, lease.node);
-        Link::new(lease, role, self.session.startup.clone(), reason, Instant::now())
+        let mut link = Link::new(lease, role, self.session.startup.clone(), reason, Instant::now());
+        if role == LinkRole::Primary {
+            link.membership = self.shared.membership.get().cloned();
+        }
+        link
     }
 
     /// Sends the batches that a replica did not answer to another server.

@@ -180,6 +180,12 @@ impl Link {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
         let lease = &mut *self.lease;
         let mut progress = false;
+        if !lease.output.is_empty()
+            && let Some(membership) = &self.membership
+            && membership.tenure().is_over()
+        {
+            return Poll::Ready(Err(Gone::Server(io::Error::other("the lease of this instance is over"))));
+        }
         while !lease.output.is_empty() {
             // Not a vectored write, which for one piece is only more work.
             match Pin::new(&mut lease.stream).poll_write(cx, &lease.output) {

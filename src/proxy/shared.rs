@@ -18,6 +18,7 @@ use super::verifiers::Verifiers;
 use super::welcome::Greetings;
 use crate::cluster::{Catalogues, Cluster};
 use crate::config::{Clients, Config, PoolMode};
+use crate::coordination::Membership;
 use crate::decide::auth::{Credential, MockSecret};
 use crate::decide::route::{NodeId, Policy};
 use crate::net::Stream;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub gate: Gate,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
+    /// This instance among several; set once by the composition root, unless pgpilot is alone.
+    pub membership: OnceLock<Arc<Membership>>,
 }
 
 /// The admin console, as the proxy sees it.
@@ -116,6 +119,7 @@ impl Shared {
             verdicts: Mutex::default(),
             gate: Gate::default(),
             console: OnceLock::new(),
+            membership: OnceLock::new(),
         }))
     }
 
@@ -164,6 +168,11 @@ impl Shared {
         self.config.store(Arc::new(config));
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
+    }
+
+    /// This instance has no lease, so nothing may be sent to the primary, whatever the snapshot says.
+    pub(super) fn is_barred(&self) -> bool {
+        self.membership.get().is_some_and(|membership| membership.tenure().is_over())
     }
 
     pub(super) fn policy(&self, who: &Who) -> Policy {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{Id, JoinSet, spawn_blocking};
+use tokio::task::{Id, JoinSet};
 use tokio::time::{sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use super::seat::Seat;
 use super::workshop::{Facts, REJOIN, Workshop};
-use super::{Connections, Settings, Surroundings};
+use super::{Connections, Keeper, Settings, Surroundings};
 use crate::cluster::Cluster;
-use crate::coordination::Store;
 use crate::decide::failover::{
     Ended, Event, Fact, Job, Machine, Note, Order, Outcome, Purpose, Record, Routing, Severity, Status, Ticket, World,
     Writing,
@@ -32,14 +32,14 @@ pub(super) struct Request {
 
 /// Feeds the machine, and sees to what it asks for.
 pub(super) struct Director {
-    cluster: Arc<Cluster>,
-    machine: Machine,
-    store: Arc<Store>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) machine: Machine,
+    pub(super) seat: Seat,
     settings: watch::Receiver<Settings>,
-    connections: Arc<dyn Connections>,
+    pub(super) connections: Arc<dyn Connections>,
     workshop: Arc<Workshop>,
     requests: mpsc::Receiver<Request>,
-    waiting: HashMap<Ticket, oneshot::Sender<Result<String, String>>>,
+    pub(super) waiting: HashMap<Ticket, oneshot::Sender<Result<String, String>>>,
     tickets: Ticket,
     /// At most one of a kind for each node.
     jobs: JoinSet<Outcome>,
@@ -53,7 +53,7 @@ impl Director {
     pub(super) fn new(
         around: Surroundings,
         machine: Machine,
-        store: Store,
+        keeper: Keeper,
         settings: watch::Receiver<Settings>,
         requests: mpsc::Receiver<Request>,
         status: watch::Sender<Status>,
@@ -62,7 +62,7 @@ impl Director {
         Self {
             cluster,
             machine,
-            store: Arc::new(store),
+            seat: Seat::new(keeper),
             settings,
             connections,
             workshop: Arc::default(),
@@ -82,13 +82,18 @@ impl Director {
     /// # Cancel safety
     /// Jobs end where they are; the record says what has been decided.
     pub(super) async fn run(mut self, record: Record) {
-        self.step(Event::Restored(record)).await;
+        match self.seat {
+            Seat::Alone(_) => self.step(Event::Restored(record)).await,
+            // Until it is known what was decided, and that this instance counts.
+            Seat::Member(_) => self.cluster.board.report(health::Event::Barred),
+        }
         loop {
             let looked = Instant::now();
             let snapshot = self.cluster.snapshot();
             let world = self.world(&snapshot, looked);
             self.step(Event::Seen(world)).await;
-            let steady = self.status.borrow().state == "steady";
+            self.attend().await;
+            let steady = matches!(self.status.borrow().state, "steady" | "following");
             let calm = looked + if steady { CALM } else { Duration::ZERO };
             if !steady {
                 // What the replicas said a moment ago is too old now.
@@ -96,6 +101,7 @@ impl Director {
             }
             tokio::select! {
                 () = change(&self.cluster, &snapshot, self.wake, calm) => {}
+                () = self.seat.turn() => {}
                 Some(ended) = self.jobs.join_next_with_id() => {
                     let (id, outcome) = match ended {
                         Ok((id, outcome)) => (id, outcome),
@@ -129,7 +135,7 @@ impl Director {
     }
 
     /// Tells the machine something, and does what it asks for.
-    async fn step(&mut self, event: Event) {
+    pub(super) async fn step(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let actions = self.machine.on(event, Instant::now());
@@ -138,13 +144,21 @@ impl Director {
                 self.tell(note);
             }
             if let Some(writing) = actions.record
-                && let Err((writing, error)) = self.write_down(writing).await
+                && let Err(error) = self.seat.write_down(&writing).await
             {
+                if let Seat::Member(_) = self.seat {
+                    // It may be there all the same, or somebody else's is: what is there counts.
+                    self.give_up(&error);
+                    break;
+                }
                 let required = matches!(writing, Writing::First(_));
                 events.push_back(Event::NotRecorded(writing, error));
                 if required {
                     continue;
                 }
+            }
+            if let (Some(epoch), Seat::Member(member)) = (actions.acknowledge, &self.seat) {
+                member.membership.acknowledge(epoch);
             }
             if let Some(routing) = actions.routing {
                 self.route(routing);
@@ -160,6 +174,7 @@ impl Director {
                 }
             }
         }
+        self.bind();
         let status = self.machine.status();
         self.status.send_if_modified(|old| {
             let changed = *old != status;
@@ -168,28 +183,32 @@ impl Director {
         });
     }
 
-    async fn write_down(&self, writing: Writing) -> Result<(), (Writing, String)> {
-        let (store, to_write) = (self.store.clone(), writing.clone());
-        let write = move || match &to_write {
-            Writing::First(record) | Writing::Also(record) => store.store(record).map_err(|error| error.to_string()),
-        };
-        let written = spawn_blocking(write).await.unwrap_or_else(|error| Err(error.to_string()));
-        written.map_err(|error| (writing, error))
-    }
-
     fn route(&self, routing: Routing) {
         self.cluster.board.report(match routing {
             Routing::Hold => health::Event::Held,
             Routing::Release => health::Event::Released,
             Routing::Appoint { node, epoch, timeline } => health::Event::Appointed { node, epoch, timeline },
+            Routing::Follow { node, epoch, timeline } => health::Event::Recorded { node, epoch, timeline },
         });
         self.cluster.snapshot().nodes.iter().for_each(|node| self.cluster.nudge(node.id));
     }
 
+    /// Jobs that are under way end where they are, and nobody hears of it.
+    pub(super) fn abandon_jobs(&mut self) {
+        self.jobs.abort_all();
+        self.names.clear();
+    }
+
     fn begin(&mut self, job: Job) {
         let settings = self.settings.borrow().clone();
-        let limit = match job {
-            Job::Quiesce { .. } => settings.failover.switchover_timeout,
+        let office = match &self.seat {
+            Seat::Alone(_) => None,
+            Seat::Member(member) => member.reign.clone().map(|reign| (member.membership.clone(), reign)),
+        };
+        let limit = match (job, &office) {
+            (Job::Quiesce { .. }, _) => settings.failover.switchover_timeout,
+            // Who does not answer has to be known to be gone.
+            (Job::Agree { .. }, Some((membership, _))) => membership.patience() + settings.failover.step_timeout,
             _ => settings.failover.step_timeout,
         };
         let facts = Facts {
@@ -198,6 +217,7 @@ impl Director {
             cluster: self.cluster.clone(),
             connections: self.connections.clone(),
             settings,
+            office,
             deadline: Instant::now() + limit,
         };
         let workshop = self.workshop.clone();
@@ -230,7 +250,7 @@ impl Director {
             Ended::CalledOff => Ending::RolledBack,
         };
         self.metrics.count(match purpose {
-            Purpose::Failover => Count::Failover(ending),
+            Purpose::Failover | Purpose::Adoption => Count::Failover(ending),
             Purpose::Switchover => Count::Switchover(ending),
         });
     }

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout_at};
 
 use super::hook::{self, Hook};
 use super::server::Server;
 use super::{Connections, Deadline, Settings};
 use crate::cluster::Cluster;
 use crate::config;
+use crate::coordination::{Membership, Reign};
 use crate::decide::failover::{Contact, Fact, Job, Outcome, Profile, Proof};
 use crate::decide::position::WalGeometry;
 use crate::decide::route::{NodeId, Role, Snapshot, State};
@@ -38,6 +39,8 @@ pub(super) struct Facts {
     pub(super) cluster: Arc<Cluster>,
     pub(super) connections: Arc<dyn Connections>,
     pub(super) settings: Settings,
+    /// By which right this instance acts, if it is one of several and decides.
+    pub(super) office: Option<(Arc<Membership>, Arc<Reign>)>,
     pub(super) deadline: Instant,
 }
 
@@ -45,7 +48,11 @@ impl Workshop {
     pub(super) async fn carry_out(&self, job: Job, facts: &Facts) -> Outcome {
         let bench = match job {
             // They only look, or may not wait.
-            Job::Approve { .. } | Job::Sever { .. } | Job::Quiesce { .. } | Job::Announce { .. } => None,
+            Job::Approve { .. }
+            | Job::Sever { .. }
+            | Job::Agree { .. }
+            | Job::Quiesce { .. }
+            | Job::Announce { .. } => None,
             Job::Fence { node }
             | Job::Seal { node }
             | Job::Unseal { node }
@@ -60,6 +67,7 @@ impl Workshop {
             Some(bench) => Some(bench.acquire().await.map_err(|error| error.to_string())?),
             None => None,
         };
+        facts.check_office()?;
         match job {
             Job::Approve { old, candidate } => {
                 facts.hook(Hook::PrePromote, candidate.unwrap_or(old), old, candidate).await
@@ -69,6 +77,7 @@ impl Workshop {
                 facts.connections.sever(node);
                 Ok(Fact::Done)
             }
+            Job::Agree { .. } => facts.agree().await,
             Job::Quiesce { node } => facts.quiesce(node).await,
             Job::Fence { node } => facts.fence(node).await,
             Job::Seal { node } => facts.server(node).await?.seal().await.map(Fact::Sealed),
@@ -76,7 +85,11 @@ impl Workshop {
             Job::Stop { node, to } => facts.stop(node, to).await,
             Job::Resume { node } => facts.resume(node).await,
             Job::CatchUp { node, lsn } => facts.server(node).await?.catch_up(lsn).await.map(Fact::Sealed),
-            Job::Promote { node } => facts.server(node).await?.promote().await,
+            Job::Promote { node } => {
+                let server = facts.server(node).await?;
+                facts.check_office()?;
+                server.promote().await
+            }
             Job::Follow { node, primary } => facts.follow(node, primary).await,
             Job::Rejoin { node, primary } => facts.rejoin(node, primary).await,
         }
@@ -102,6 +115,23 @@ impl Facts {
 
     async fn server(&self, id: NodeId) -> Result<Server, String> {
         Server::connect(&self.settings, self.node(id)?, Deadline(self.deadline)).await
+    }
+
+    /// Whether this instance may still act on what was decided.
+    fn check_office(&self) -> Result<(), String> {
+        match &self.office {
+            Some((membership, _)) if membership.tenure().is_over() => Err("the lease is over".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn agree(&self) -> Outcome {
+        let Some((membership, reign)) = &self.office else { return Ok(Fact::Done) };
+        let agreed = timeout_at(self.deadline.into(), membership.agreed(reign, self.epoch)).await;
+        agreed.map(|()| Fact::Done).map_err(|_| {
+            let missing = membership.missing(reign, self.epoch);
+            format!("these instances have not acknowledged that they write nothing any more: {}", missing.join(", "))
+        })
     }
 
     fn has(&self, hook: Hook) -> bool {

@@ -5,6 +5,7 @@ mod cut;
 mod guards;
 mod handing_over;
 mod losing;
+mod several;
 
 use std::path::Path;
 use std::sync::Arc;

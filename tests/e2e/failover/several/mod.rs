@@ -1,0 +1,62 @@
+//! Several instances before the same nodes, which agree through etcd.
+
+mod agreeing;
+mod cancelling;
+mod losing_etcd;
+mod stopped;
+
+use std::sync::Arc;
+
+use pgpilot::admin::{InstanceRow, InstanceStanding};
+use pgpilot::demo::LocalCluster;
+
+use super::{attentive, plain};
+use crate::support::etcd::Etcd;
+use crate::support::proxy::{Proxy, topology};
+use crate::support::{LIMIT, wait_for};
+
+/// What every instance's topology file has at its end. `etcd`: a port on this host.
+fn section(name: &str, etcd: u16) -> String {
+    format!(
+        "[failover]\nuser = \"postgres\"\npassword = \"postgres\"\nmin_interval = \"0s\"\nautomatic = true\n\
+         [coordination]\nname = \"{name}\"\netcd = [\"http://127.0.0.1:{etcd}\"]\nlease = \"3s\"\n"
+    )
+}
+
+async fn servers() -> Arc<LocalCluster> {
+    Arc::new(attentive(plain()).start().await.unwrap())
+}
+
+async fn instance(servers: &Arc<LocalCluster>, name: &str, etcd: u16, more: &str) -> Proxy {
+    Proxy::configured(servers.clone(), topology(servers, &format!("{}{more}", section(name, etcd)))).await
+}
+
+/// Two instances; the first one decides.
+async fn two(servers: &Arc<LocalCluster>, etcd: &Etcd) -> (Proxy, Proxy) {
+    let first = instance(servers, "a", etcd.port(), "").await;
+    first.wait_to_lead().await;
+    let second = instance(servers, "b", etcd.port(), "").await;
+    for proxy in [&first, &second] {
+        wait_for("the instances to see each other", LIMIT, async || proxy.instances().len() == 2).await;
+    }
+    (first, second)
+}
+
+impl Proxy {
+    fn instances(&self) -> Vec<InstanceRow> {
+        self.app.operations().instances()
+    }
+
+    fn leads(&self) -> bool {
+        self.instances().iter().any(|it| it.is_this && it.standing == InstanceStanding::Leader)
+            && self.app.operations().failover().state != "following"
+    }
+
+    async fn wait_to_lead(&self) {
+        wait_for("this instance to decide", LIMIT, async || self.leads()).await;
+    }
+
+    fn epoch(&self) -> u64 {
+        self.app.operations().failover().epoch
+    }
+}
