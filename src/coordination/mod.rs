@@ -1,9 +1,10 @@
 //! Who may decide about the primary, and what was decided: the record that outlives pgpilot.
 //!
 //! - A single instance keeps it in a [`StateFile`].
-//! - Several keep it in etcd, each by its [`Membership`]: `view` says what the keys are, `etcd` how etcd is asked, and
-//!   [`Tenure`] for how long an instance that has lost etcd may go on.
+//! - Several keep it in etcd, each by its [`Membership`], which `attendance` keeps up: `view` says what the keys are, `etcd`
+//!   how etcd is asked, and [`Tenure`] for how long an instance that has lost etcd may go on.
 
+mod attendance;
 mod etcd;
 mod membership;
 mod state_file;

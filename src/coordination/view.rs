@@ -91,6 +91,11 @@ pub(super) fn leader_value(number: Number) -> Vec<u8> {
 }
 
 impl View {
+    /// The one whose keys these are: everything that was written up to it is there.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
     pub(super) fn new(prefix: &str, keys: &Keys) -> Self {
         let mut view = Self { revision: keys.revision, ..Self::default() };
         keys.all.iter().for_each(|pair| view.put(prefix, pair));

@@ -184,6 +184,12 @@ impl Director {
     }
 
     fn route(&self, routing: Routing) {
+        if let Routing::Follow { node, .. } = routing
+            && let Some(old) = self.cluster.snapshot().primary.filter(|&old| old != node)
+        {
+            // This instance may have missed how that one was left.
+            self.connections.sever(old);
+        }
         self.cluster.board.report(match routing {
             Routing::Hold => health::Event::Held,
             Routing::Release => health::Event::Released,

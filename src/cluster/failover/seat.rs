@@ -30,12 +30,19 @@ pub(super) struct Member {
     states: watch::Receiver<State>,
     /// `None`: another instance decides, or none.
     pub(super) reign: Option<Arc<Reign>>,
-    /// What was decided last, as far as it is certain; `None`: that is not known yet.
-    known: Option<Record>,
+    /// `None`: what was decided last is not known yet.
+    known: Option<Known>,
     /// The machine follows `known`.
     obeys: Obeys,
     standing: Standing,
     bound: Option<NodeId>,
+}
+
+/// What was decided last, as of a revision: what is seen as of an earlier one is older.
+#[derive(Debug, Clone)]
+struct Known {
+    record: Record,
+    as_of: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +111,7 @@ impl Seat {
             Self::Member(member) => {
                 let reign = member.reign.as_ref().ok_or("this instance does not decide")?;
                 member.membership.store(reign, record).await.map_err(|error| error.to_string())?;
-                member.known = Some(record.clone());
+                member.known = Some(Known { record: record.clone(), as_of: reign.written() });
                 Ok(())
             }
         }
@@ -128,6 +135,11 @@ impl Director {
     pub(super) async fn attend(&mut self) {
         let Seat::Member(member) = &mut self.seat else { return };
         let state = member.states.borrow_and_update().clone();
+        if member.standing == Standing::Admitted && member.membership.tenure().is_over() {
+            // Unnoticed: it was stopped for a while. What was running belongs to a time that is over.
+            self.bar("was stopped for longer than its lease");
+        }
+        let Seat::Member(member) = &mut self.seat else { return };
         let now = Instant::now();
         let session = state.session.filter(|session| now < session.hold_at());
         if member.reign.as_ref().is_some_and(|reign| session.is_none() || !reign.goes_on(&state)) {
@@ -141,8 +153,8 @@ impl Director {
         }
         match member.membership.reign(&state).await {
             Ok((reign, record)) => {
+                member.known = Some(Known { record: record.clone(), as_of: reign.written() });
                 member.reign = Some(Arc::new(reign));
-                member.known = Some(record.clone());
                 let epoch = record.epoch;
                 self.note(format!("this instance decides from now on, epoch {epoch}"));
                 self.abandon_jobs();
@@ -182,14 +194,17 @@ impl Director {
                 None
             }
         };
-        if let Some(told) = told
-            && member.known.as_ref() != Some(&told)
+        let as_of = state.view.revision();
+        if let Some(record) = told
+            && member.known.as_ref().is_none_or(|known| known.as_of <= as_of)
         {
-            member.known = Some(told);
-            member.obeys = Obeys::NotYet;
+            if member.known.as_ref().is_none_or(|known| known.record != record) {
+                member.obeys = Obeys::NotYet;
+            }
+            member.known = Some(Known { record, as_of });
         }
         if member.obeys == Obeys::NotYet
-            && let Some(record) = member.known.clone()
+            && let Some(Known { record, .. }) = member.known.clone()
         {
             member.obeys = Obeys::Yes;
             self.abandon_jobs();
@@ -203,10 +218,8 @@ impl Director {
         let decided = self.machine.record().primary.is_some();
         let over = state.session.is_none_or(|session| Instant::now() >= session.over_at());
         match (member.standing, session.filter(|_| legible && decided)) {
-            (Standing::Admitted, Some(session)) if !member.membership.tenure().is_over() => {
-                session.admit_to(member.membership.tenure());
-            }
-            (_, Some(session)) => {
+            (Standing::Admitted, Some(session)) => session.admit_to(member.membership.tenure()),
+            (Standing::Holding | Standing::Barred, Some(session)) => {
                 session.admit_to(member.membership.tenure());
                 member.standing = Standing::Admitted;
                 self.cluster.board.report(health::Event::Admitted);
@@ -219,14 +232,21 @@ impl Director {
             }
             (Standing::Holding | Standing::Barred, None) => {}
         }
-        let Seat::Member(member) = &mut self.seat else { return };
+        let Seat::Member(member) = &self.seat else { return };
         if member.standing == Standing::Holding && over {
-            member.standing = Standing::Barred;
-            member.membership.tenure().end();
-            let primary = self.cluster.snapshot().primary;
-            let cut = primary.map_or(0, |primary| self.connections.sever(primary));
-            self.note(format!("its lease is over: {cut} connections to the primary have been closed"));
+            self.bar("its lease is over");
         }
+    }
+
+    /// Nothing goes to the primary any more, whatever was running there.
+    fn bar(&mut self, why: &str) {
+        let Seat::Member(member) = &mut self.seat else { return };
+        member.standing = Standing::Barred;
+        member.membership.tenure().end();
+        self.cluster.board.report(health::Event::Barred);
+        let primary = self.cluster.snapshot().primary;
+        let cut = primary.map_or(0, |primary| self.connections.sever(primary));
+        self.note(format!("{why}: {cut} connections to the primary have been closed"));
     }
 
     /// Only who was decided upon is followed.

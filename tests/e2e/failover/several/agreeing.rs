@@ -7,7 +7,7 @@ use pgpilot::demo::Scope;
 use rustix::process::Signal;
 
 use super::super::{table, until_written};
-use super::{instance, section, servers, two};
+use super::{Lease, instance, section, servers, two, wait_to_agree};
 use crate::support::etcd::Etcd;
 use crate::support::process::Process;
 use crate::support::proxy::ask;
@@ -17,7 +17,7 @@ use crate::support::{LIMIT, wait_for};
 async fn one_instance_decides_and_all_show_each_other() {
     let (servers, etcd) = (servers().await, Etcd::start().await);
     let (a, b) = two(&servers, &etcd).await;
-    let c = instance(&servers, "c", etcd.port(), "").await;
+    let c = instance(&servers, "c", etcd.port(), Lease::Long).await;
     for proxy in [&a, &b, &c] {
         wait_for("three instances", LIMIT, async || proxy.instances().len() == 3).await;
         let names: BTreeSet<_> = proxy.instances().into_iter().map(|it| it.name).collect();
@@ -46,7 +46,7 @@ async fn a_killed_primary_is_replaced_for_all() {
     a.node("pg1").kill9(Scope::Node).await.unwrap();
     until_written(&first, "INSERT INTO t VALUES (2)").await;
     until_written(&second, "INSERT INTO t VALUES (4)").await;
-    assert_eq!((a.primary(), a.epoch()), (b.primary(), b.epoch()));
+    wait_to_agree(&a, &b).await;
     assert_eq!((b.epoch(), b.leads()), (2, false), "{:#?}", b.events());
     assert_eq!(ask(&second, "SELECT sum(n) FROM t").await, "7");
     let acknowledged = a.instances().into_iter().find(|it| !it.is_this).unwrap().acknowledged;
@@ -76,15 +76,15 @@ async fn a_switchover_waits_for_transactions_of_every_instance() {
 #[tokio::test]
 async fn a_leader_that_dies_with_the_primary_is_succeeded() {
     let (servers, etcd) = (servers().await, Etcd::start().await);
-    let leader = Process::start(&servers, &section("a", etcd.port())).await;
-    let b = instance(&servers, "b", etcd.port(), "").await;
+    let leader = Process::start(&servers, &section("a", etcd.port(), Lease::Short)).await;
+    let b = instance(&servers, "b", etcd.port(), Lease::Short).await;
     let client = table(&b).await;
-    assert!(!b.leads());
     leader.signal(Signal::KILL);
     b.node("pg1").kill9(Scope::Node).await.unwrap();
     let took = until_written(&client, "INSERT INTO t VALUES (1)").await;
     println!("leader and primary killed, to the first write: {took:?}");
-    assert!(b.leads() && b.primary().as_deref() != Some("pg1"), "{:#?}", b.events());
+    assert_ne!(b.primary().as_deref(), Some("pg1"), "{:#?}", b.events());
+    b.wait_to_lead().await;
     assert_eq!(b.instances().len(), 1);
 }
 

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
 use super::super::{table, until_written};
-use super::{section, servers};
+use super::{Lease, section, servers};
 use crate::support::etcd::Etcd;
 use crate::support::process::Process;
 use crate::support::proxy::{PASSWORD, Proxy, USER, topology};
@@ -21,24 +21,25 @@ async fn an_instance_that_was_stopped_during_a_failover_writes_nothing_to_the_ol
         super::super::cut::stream_through(servers.node(replica).unwrap(), &upstream).await;
     }
     let way = Relay::start(servers.node("pg1").unwrap().port()).await;
-    let mut config = topology(&servers, &section("a", etcd.port()));
+    let mut config = topology(&servers, &section("a", etcd.port(), Lease::Short));
     config.nodes[0].replication_port = Some(config.nodes[0].port);
     config.nodes[0].port = way.port();
     let a = Proxy::configured(servers.clone(), config).await;
     a.wait_to_lead().await;
     let client = table(&a).await;
 
-    let stopped = Process::start(&servers, &section("b", etcd.port())).await;
+    let stopped = Process::start(&servers, &section("b", etcd.port(), Lease::Short)).await;
     let url = format!("host=127.0.0.1 port={} user={USER} password={PASSWORD} dbname=shop", stopped.port());
     let mut clients = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..5 {
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(connection);
         clients.push(client);
     }
-    let [begun, ending, new, other] = &clients[..] else { unreachable!() };
+    let [begun, ending, new, other, late] = &clients[..] else { unreachable!() };
     begun.batch_execute("BEGIN; INSERT INTO t VALUES (100)").await.unwrap();
     ending.batch_execute("BEGIN; INSERT INTO t VALUES (200)").await.unwrap();
+    late.batch_execute("BEGIN; INSERT INTO t VALUES (800)").await.unwrap();
     new.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
     wait_for("two instances", LIMIT, async || a.instances().len() == 2).await;
     servers.wait_caught_up(servers.node("pg1").unwrap()).await.unwrap();
@@ -67,6 +68,8 @@ async fn an_instance_that_was_stopped_during_a_failover_writes_nothing_to_the_ol
     for outcome in [new, other] {
         outcome.unwrap_or_else(|error| panic!("{error:?}\n{}", stopped.log()));
     }
+    // What was begun before is over, also for those who come back to it when all is well again.
+    assert!(late.batch_execute("COMMIT").await.is_err(), "{}", stopped.log());
     let sum = |name: &'static str| {
         let node = servers.node(name).unwrap();
         async move {
