@@ -63,8 +63,7 @@ impl App {
             Some(address) => Some(listen_tcp(address).await?),
             None => None,
         };
-        let stop = CancellationToken::new();
-        let shared = Shared::new(config, cluster, telemetry.metrics().clone(), stop)?;
+        let shared = Shared::new(config, cluster, telemetry.metrics().clone())?;
         let settings = failover::Settings::from(&**shared.config.load());
         let around = Surroundings {
             cluster: shared.cluster.clone(),
@@ -151,7 +150,7 @@ impl App {
 
     /// Stops in order: no new clients, idle clients are told to go, those in a transaction get `drain_timeout` to finish it.
     pub async fn shutdown(&self) {
-        self.shared.stop.cancel();
+        self.shared.shutdown.begin();
         self.shared.tasks.close();
         let limit = self.shared.config.load().drain_timeout;
         if tokio::time::timeout(limit, self.shared.tasks.wait()).await.is_err() {

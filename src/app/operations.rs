@@ -140,7 +140,7 @@ impl Sources for Operations {
     }
 
     fn service(&self) -> Service {
-        if self.shared.stop.is_cancelled() || self.asked_to_stop.is_cancelled() {
+        if self.shared.shutdown.has_begun() || self.asked_to_stop.is_cancelled() {
             Service::Draining
         } else if self.shared.gate.state() == Passage::Closed {
             Service::Paused

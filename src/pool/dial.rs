@@ -118,7 +118,6 @@ async fn log_in(
         tainted: false,
         last_session: 0,
         expires_at: expiry(terms.max_lifetime),
-        idle_since: Instant::now(),
         generation: terms.generation,
     };
     let parameters =

@@ -41,7 +41,7 @@ pub(super) struct Assessed {
 struct NamesWithin {
     /// The outer `None`: as before the batch.
     unnamed: Option<Option<SessionStatement>>,
-    named: HashMap<Box<[u8]>, Option<SessionStatement>>,
+    named: HashMap<Box<[u8]>, Option<SessionStatement>, foldhash::fast::RandomState>,
 }
 
 impl NamesWithin {
@@ -54,7 +54,12 @@ impl NamesWithin {
 
     /// The outer `None`: as before the batch.
     fn find(&self, name: &[u8]) -> Option<Option<&SessionStatement>> {
-        let here = if name.is_empty() { self.unnamed.as_ref() } else { self.named.get(name) };
+        let here = match name {
+            b"" => self.unnamed.as_ref(),
+            // Most batches prepare nothing.
+            _ if self.named.is_empty() => None,
+            name => self.named.get(name),
+        };
         here.map(Option::as_ref)
     }
 }

@@ -7,7 +7,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
@@ -18,6 +17,7 @@ use super::registry::Registration;
 use super::scan::Signal;
 use super::session::{Session, Transaction};
 use super::shared::{Shared, Who};
+use super::shutdown::Watch;
 use super::verdicts::Verdicts;
 use crate::cluster::Reader;
 use crate::pool::PoolHandle;
@@ -39,7 +39,7 @@ pub(super) struct Client {
     pub pools: Vec<Option<PoolHandle>>,
     /// After an error of pgpilot's own in an extended batch: everything up to the Sync is ignored.
     pub skipping: bool,
-    pub stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    pub shutdown: Watch,
 }
 
 impl Client {
@@ -104,6 +104,9 @@ impl Client {
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
         let Some(link) = self.link.as_mut() else { return };
+        if !link.is_new {
+            link.started = Instant::now();
+        }
         link.judged = assessed.first.take().filter(|_| link.dues.is_empty());
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
@@ -133,7 +136,6 @@ impl Client {
         }
         // What was merely prepared can be prepared elsewhere, too.
         link.is_new &= batch.end == BatchEnd::Flush && !assessed.executes;
-        link.started = Instant::now();
     }
 
     /// Moves bytes both ways until the server has answered everything.
@@ -241,10 +243,10 @@ impl Client {
 
     async fn wait_for_input(&mut self) -> Result<(), End> {
         let limit = self.idle_limit();
-        let Client { side, link, session, stop, transaction, .. } = self;
-        let draining = transaction.is_idle() && link.is_none();
+        let Client { side, link, session, shutdown, transaction, .. } = self;
+        let may_leave = transaction.is_idle() && link.is_none();
         let waiting = poll_fn(|cx| {
-            if draining && stop.as_mut().poll_stop(cx) {
+            if may_leave && Pin::new(&mut *shutdown).poll(cx).is_ready() {
                 return Poll::Ready(Err(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down")));
             }
             poll_move(side, link.as_mut(), &mut session.reported, Until::Input, cx).map(Ok)
@@ -365,14 +367,3 @@ impl Client {
 
 /// Replies due from one server at once, at most: a client that sends more without reading waits.
 const MAX_PIPELINE: usize = 4096;
-
-/// Whether pgpilot is to stop; registers for being told.
-trait PollStop {
-    fn poll_stop(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> bool;
-}
-
-impl PollStop for WaitForCancellationFutureOwned {
-    fn poll_stop(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> bool {
-        self.poll(cx).is_ready()
-    }
-}

@@ -196,10 +196,10 @@ impl Client {
                 now = Instant::now();
                 continue;
             }
-            match self.lease_on(node).await {
-                Ok(lease) => {
-                    let link = self.attach(lease, role, decision.reason);
-                    if role == LinkRole::Replica || self.is_primary(node) {
+            match self.lease_on(node, now).await {
+                Ok((lease, waited)) => {
+                    let link = self.attach(lease, role, decision.reason, now + waited);
+                    if link.membership.is_none() || self.is_primary(node) {
                         return Ok(link);
                     }
                     // A change of primary has begun, and may have missed this connection when it closed the others.
@@ -250,8 +250,8 @@ impl Client {
         about_the_node && demand.arrived.elapsed() < self.session.policy.primary_wait
     }
 
-    /// A connection to `node`, brought to the session's state.
-    async fn lease_on(&mut self, node: NodeId) -> Result<Lease, Denied> {
+    /// A connection to `node`, brought to the session's state, and how long it had to be waited for.
+    async fn lease_on(&mut self, node: NodeId, now: Instant) -> Result<(Lease, Duration), Denied> {
         let index = usize::from(node.0);
         if self.pools.len() <= index {
             self.pools.resize(index + 1, None);
@@ -266,17 +266,16 @@ impl Client {
         let suits = |c: &ServerConnection| {
             c.last_session == pid || Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings
         };
-        let waited = Instant::now();
-        let mut lease = self.vigil().until(pool.lease(suits)).await??;
-        self.shared.metrics.checkout(waited.elapsed());
-        settle::bring_to(&mut lease, &self.session.settings).await?;
-        Ok(lease)
+        let (mut lease, waited) = self.vigil().until(pool.lease(suits, now)).await??;
+        self.shared.metrics.checkout(waited);
+        settle::bring_to(&mut lease, &mut self.session.settings).await?;
+        Ok((lease, waited))
     }
 
-    fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason) -> Link {
+    fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Link {
         settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
         self.registration.slot.set_busy(&lease.cancel_key, lease.node);
-        let mut link = Link::new(lease, role, self.session.startup.clone(), reason, Instant::now());
+        let mut link = Link::new(lease, role, self.session.startup.clone(), reason, now);
         if role == LinkRole::Primary {
             link.membership = self.shared.membership.get().cloned();
         }

@@ -137,79 +137,79 @@ impl Side {
         false
     }
 
-    /// Writes what is ready for the client: own output first, then the front of the link's input.
-    fn poll_write(&mut self, link: Option<&mut Link>, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
-        let mut progress = false;
+    /// Writes what is ready for the client, as far as it takes it: own output first, then the front of the link's input.
+    fn write(&mut self, link: Option<&mut Link>, cx: &mut Context<'_>) -> Result<(), Gone> {
+        let mut sent = 0;
         while !self.output.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(n)) => {
-                    self.output.advance(n);
-                    progress = true;
-                    self.sent += n as u64;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Client(error))),
-                Poll::Pending => return Poll::Ready(Ok(progress)),
-            }
+            let Poll::Ready(n) = write_some(&mut self.stream, &self.output, cx).map_err(Gone::Client)? else { break };
+            self.output.advance(n);
+            sent += n;
         }
-        if let Some(link) = link {
+        if let Some(link) = link
+            && self.output.is_empty()
+        {
             while link.reply.writable() > 0 {
                 let bytes = &link.lease.input[..link.reply.writable()];
-                match Pin::new(&mut self.stream).poll_write(cx, bytes) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
-                    Poll::Ready(Ok(n)) => {
-                        progress = true;
-                        self.sent += n as u64;
-                        let Link { lease, reply, .. } = link;
-                        reply.written(&mut lease.input, n);
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Client(error))),
-                    Poll::Pending => return Poll::Ready(Ok(progress)),
-                }
+                let Poll::Ready(n) = write_some(&mut self.stream, bytes, cx).map_err(Gone::Client)? else { break };
+                sent += n;
+                let Link { lease, reply, .. } = link;
+                reply.written(&mut lease.input, n);
             }
         }
-        // TLS keeps what it has encrypted until it is flushed; for a plain socket this is nothing.
-        match Pin::new(&mut self.stream).poll_flush(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Gone::Client(error))),
-            _ => Poll::Ready(Ok(progress)),
-        }
+        self.sent += sent as u64;
+        flush(&mut self.stream, cx).map_err(Gone::Client)
     }
 }
 
 impl Link {
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
+    /// Writes what is ready for the server, as far as it takes it. Returns whether it took anything.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Gone> {
         let lease = &mut *self.lease;
         let mut progress = false;
         if !lease.output.is_empty()
             && let Some(membership) = &self.membership
             && membership.tenure().is_over()
         {
-            return Poll::Ready(Err(Gone::Server(io::Error::other("the lease of this instance is over"))));
+            return Err(Gone::Server(io::Error::other("the lease of this instance is over")));
         }
         while !lease.output.is_empty() {
-            // Not a vectored write, which for one piece is only more work.
-            match Pin::new(&mut lease.stream).poll_write(cx, &lease.output) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Server(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(n)) => {
-                    lease.output.advance(n);
-                    progress = true;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Server(error))),
-                Poll::Pending => return Poll::Ready(Ok(progress)),
-            }
+            let Poll::Ready(n) = write_some(&mut lease.stream, &lease.output, cx).map_err(Gone::Server)? else { break };
+            lease.output.advance(n);
+            progress = true;
         }
-        if progress && let Poll::Ready(Err(error)) = Pin::new(&mut lease.stream).poll_flush(cx) {
-            return Poll::Ready(Err(Gone::Server(error)));
-        }
-        Poll::Ready(Ok(progress))
+        flush(&mut lease.stream, cx).map_err(Gone::Server)?;
+        Ok(progress)
+    }
+
+    /// Whether no more is read from the server before the client has taken some of its reply.
+    fn is_full(&self) -> bool {
+        self.lease.input.len() >= SERVER_INPUT_MAX && self.reply.passable() > 0
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        let lease = &mut *self.lease;
-        if lease.input.len() >= SERVER_INPUT_MAX && self.reply.passable() > 0 {
+        if self.is_full() {
             return Poll::Pending;
         }
+        let lease = &mut *self.lease;
         fill(&mut lease.stream, &mut lease.input, READ_CHUNK, cx).map(|read| read.map(drop).map_err(Gone::Server))
+    }
+}
+
+/// Writes a part of `bytes`, at least one.
+fn write_some(stream: &mut Stream, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<Poll<usize>> {
+    // Not a vectored write, which for one piece is only more work.
+    match Pin::new(stream).poll_write(cx, bytes) {
+        Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+        Poll::Ready(written) => written.map(Poll::Ready),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+/// TLS keeps what it has encrypted until it is flushed; a plain socket keeps nothing.
+fn flush(stream: &mut Stream, cx: &mut Context<'_>) -> io::Result<()> {
+    match Pin::new(stream).poll_flush(cx) {
+        Poll::Ready(flushed) => flushed,
+        Poll::Pending => Ok(()),
     }
 }
 
@@ -239,19 +239,17 @@ pub(super) fn poll_move(
     loop {
         let mut progress = false;
         if let Some(link) = link.as_deref_mut() {
-            if let Poll::Ready(wrote) = link.poll_write(cx) {
-                let wrote = wrote?;
-                progress |= wrote;
-                // The rest may be waiting for just this, and the client for room to send more.
-                if wrote && link.lease.output.is_empty() && !side.fresh().is_empty() {
-                    return Poll::Ready(Ok(Moved::Input));
-                }
+            // The rest may be waiting for just this, and the client for room to send more.
+            if link.write(cx)? && link.lease.output.is_empty() && !side.fresh().is_empty() {
+                return Poll::Ready(Ok(Moved::Input));
             }
             // What was read earlier may have been waiting for a decision that is made now.
             if let Some(signal) = link.scan(reported).map_err(Gone::Broken)? {
                 return Poll::Ready(Ok(Moved::Signal(signal)));
             }
-            if let Poll::Ready(read) = link.poll_read(cx) {
+            // Of a server from which nothing is due, nothing is awaited before the client has its reply.
+            let awaited = until == Until::Input || !link.is_quiet();
+            if awaited && let Poll::Ready(read) = link.poll_read(cx) {
                 // A server that hangs up may have said why: the loop's next turn looks at it only if something came.
                 read?;
                 progress = true;
@@ -264,9 +262,10 @@ pub(super) fn poll_move(
                 return Poll::Ready(Ok(Moved::Input));
             }
         }
-        if let Poll::Ready(wrote) = side.poll_write(link.as_deref_mut(), cx) {
-            progress |= wrote?;
-        }
+        let was_full = link.as_deref().is_some_and(Link::is_full);
+        side.write(link.as_deref_mut(), cx)?;
+        // There may be room again for what the server has to say.
+        progress |= was_full && !link.as_deref().is_some_and(Link::is_full);
         // Within a message of the client's, the server is not in a state in which anybody else could use it.
         let within_message = matches!(side.rest, Passing::Forward(_));
         if until != Until::Input && !within_message && link.as_deref().is_some_and(Link::is_quiet) {
@@ -291,7 +290,7 @@ pub(super) fn poll_move(
 /// Safe, as [`poll_move`].
 pub(super) fn poll_attend(side: &mut Side, cx: &mut Context<'_>) -> Poll<Gone> {
     loop {
-        if let Poll::Ready(Err(gone)) = side.poll_write(None, cx) {
+        if let Err(gone) = side.write(None, cx) {
             return Poll::Ready(gone);
         }
         if let Err(gone) = ready!(side.poll_read(cx)) {

@@ -42,6 +42,8 @@ pub(super) struct Link {
     /// The last Query was sent with a statement's name changed.
     pub renamed: Option<Renamed>,
     pub started: Instant,
+    /// When the last batch had been answered.
+    pub answered: Instant,
     /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
     pub executing: bool,
     pub purpose: Purpose,
@@ -285,6 +287,7 @@ impl Link {
             preparing: Vec::new(),
             renamed: None,
             started: now,
+            answered: now,
             executing: false,
             purpose: Purpose::Any,
             judged: None,

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::gate::Gate;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
+use super::shutdown::Shutdown;
 use super::statements::Statements;
 use super::verdicts::{ShapeRow, Verdicts};
 use super::verifiers::Verifiers;
@@ -37,8 +37,8 @@ pub struct Shared {
     pub catalogues: Catalogues<CatalogueRecipe>,
     /// `None`: clients get no TLS.
     pub acceptor: ArcSwap<Option<Acceptor>>,
-    /// Cancelled when no new statement is to begin.
-    pub stop: CancellationToken,
+    /// Begun when no new transaction is to begin.
+    pub shutdown: Arc<Shutdown>,
     pub tasks: TaskTracker,
     pub(super) statements: Statements,
     pub(super) verifiers: Verifiers,
@@ -91,12 +91,7 @@ pub(super) struct Who {
 impl Shared {
     /// # Errors
     /// TLS files that cannot be used, or no randomness.
-    pub fn new(
-        config: Config,
-        cluster: Arc<Cluster>,
-        metrics: Arc<Metrics>,
-        stop: CancellationToken,
-    ) -> Result<Arc<Self>, SetupError> {
+    pub fn new(config: Config, cluster: Arc<Cluster>, metrics: Arc<Metrics>) -> Result<Arc<Self>, SetupError> {
         let mut mock = [0; 32];
         getrandom::fill(&mut mock).map_err(SetupError::Random)?;
         let pools = Pools::default();
@@ -110,7 +105,7 @@ impl Shared {
             registry: Arc::default(),
             metrics,
             catalogues,
-            stop,
+            shutdown: Arc::default(),
             tasks: TaskTracker::new(),
             statements: Statements::default(),
             verifiers: Verifiers::default(),
