@@ -15,6 +15,9 @@ use super::view::{InstanceFacts, Number, Recorded, View, instance_key, leader_ke
 /// Between two tries to watch.
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
 
+/// Between two tries to register.
+const JOIN_PAUSE: Duration = Duration::from_millis(500);
+
 impl Membership {
     pub(super) async fn keep(self: Arc<Self>) {
         let mut number = None;
@@ -27,7 +30,8 @@ impl Membership {
             };
             self.report(outcome);
             number = self.number().or(number);
-            let next = begun + self.lease / 4;
+            let pause = if self.number().is_some() { self.lease / 4 } else { JOIN_PAUSE.min(self.lease / 4) };
+            let next = begun + pause;
             loop {
                 tokio::select! {
                     () = sleep_until(next.into()) => break,

@@ -57,8 +57,10 @@ fn what_it_refuses() {
 #[test]
 fn certificates_without_https_deserve_a_second_look() {
     let look = |url: &str| {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
         let text = format!(
-            "[[nodes]]\nname = \"pg2\"\nhost = \"10.0.0.2\"\n[auth.query]\n[coordination]\netcd = [\"{url}\"]\nca = \"/dev/null\"\n"
+            "[[nodes]]\nname = \"pg2\"\nhost = \"10.0.0.2\"\n[auth.query]\n\
+             [coordination]\netcd = [\"{url}\"]\nca = \"{file}\"\n"
         );
         warnings(&parse(&with_node("", &text)).unwrap())
     };

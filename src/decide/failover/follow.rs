@@ -122,6 +122,7 @@ mod tests {
 
     /// pg1 leads, and pg2 follows it; or pg2 has been promoted on timeline 2.
     fn world(contact: Contact, second: Role) -> World {
+        let heard = if contact == Contact::Up { Hearing::Primary } else { Hearing::Nothing };
         let member = |number: u16, contact, role, timeline| Member {
             id: NodeId(number),
             name: NodeName::new(&format!("pg{}", number + 1)).unwrap(),
@@ -130,7 +131,7 @@ mod tests {
             contact,
             role,
             log: Some(Log { timeline: Timeline(timeline), end: Lsn(100), replayed: Lsn(100) }),
-            hearing: if contact == Contact::Up { Hearing::Primary } else { Hearing::Nothing },
+            hearing: if number == 1 { heard } else { Hearing::Unknown },
             applies: Applies::AtOnce,
             standby_name: String::new(),
         };

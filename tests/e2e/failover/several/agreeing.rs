@@ -88,6 +88,27 @@ async fn a_leader_that_dies_with_the_primary_is_succeeded() {
     assert_eq!(b.instances().len(), 1);
 }
 
+/// As long as whoever has called it lives.
+const HOOK: &str = "while kill -0 $PPID 2>/dev/null; do sleep 0.1; done";
+
+#[tokio::test]
+async fn a_leader_that_dies_half_way_is_succeeded_by_one_that_begins_anew() {
+    let (servers, etcd) = (servers().await, Etcd::start().await);
+    let begun = servers.directory().join("begun");
+    let hook = ["sh".to_owned(), "-c".to_owned(), format!("touch {}; {HOOK}", begun.display())];
+    let more = section("a", etcd.port(), Lease::Short)
+        .replace("[coordination]", &format!("pre_promote = {hook:?}\n[coordination]"));
+    let leader = Process::start(&servers, &more).await;
+    let b = instance(&servers, "b", etcd.port(), Lease::Short).await;
+    let client = table(&b).await;
+    b.node("pg1").kill9(Scope::Node).await.unwrap();
+    wait_for("the change to begin", LIMIT, async || begun.exists()).await;
+    leader.signal(Signal::KILL);
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    b.wait_for_event("a change of primary had been begun: it is called off").await;
+    assert!(b.epoch() > 2 && b.primary().as_deref() != Some("pg1"), "{:#?}", b.events());
+}
+
 #[tokio::test]
 async fn a_node_that_somebody_else_has_promoted_is_adopted_by_all() {
     let (servers, etcd) = (servers().await, Etcd::start().await);

@@ -17,7 +17,7 @@ use crate::support::{LIMIT, wait_for};
 
 /// For how long an instance that says nothing counts as there.
 #[derive(Debug, Clone, Copy)]
-enum Lease {
+pub(super) enum Lease {
     /// It is to end in the course of the test.
     Short,
     /// However slow the machine is, it does not end.
@@ -25,7 +25,7 @@ enum Lease {
 }
 
 /// What every instance's topology file has at its end. `etcd`: a port on this host.
-fn section(name: &str, etcd: u16, lease: Lease) -> String {
+pub(super) fn section(name: &str, etcd: u16, lease: Lease) -> String {
     let lease = match lease {
         Lease::Short => "3s",
         Lease::Long => "60s",
@@ -67,7 +67,7 @@ impl Proxy {
         self.app.operations().instances()
     }
 
-    fn leads(&self) -> bool {
+    pub(super) fn leads(&self) -> bool {
         self.instances().iter().any(|it| it.is_this && it.standing == InstanceStanding::Leader)
             && self.app.operations().failover().state != "following"
     }
