@@ -142,12 +142,12 @@ SELECT n.nspname::text, pg_catalog.pg_get_userbyid(n.nspowner)::text,
 FROM pg_catalog.pg_namespace n
 WHERE n.nspname !~ '^pg_(temp|toast)'";
 
-/// OID, category, whether it is the category's preferred type: of those that are neither arrays, domains, row types nor
+/// OID, category, whether it is the category's preferred type: of those that are neither domains, row types nor
 /// pseudo-types.
 const SCALARS: &str = r"
 SELECT t.oid::text, t.typcategory::text, t.typispreferred::text
 FROM pg_catalog.pg_type t
-WHERE t.typtype IN ('b', 'e', 'r', 'm') AND t.typcategory <> 'A'";
+WHERE t.typtype IN ('b', 'e', 'r', 'm')";
 
 /// The OIDs of source and target of the casts that happen by themselves.
 const CASTS: &str = r"
