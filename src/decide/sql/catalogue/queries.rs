@@ -50,7 +50,8 @@ impl CatalogueQuery {
 const FUNCTIONS: &str = r"
 SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname::text,
        CASE WHEN p.prokind = 'a' THEN '0 ' ELSE (p.pronargs - p.pronargdefaults)::text || ' ' END
-           || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END,
+           || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END
+           || CASE WHEN p.prokind = 'a' THEN '' ELSE ' ' || p.provariadic::text || ' ' || p.proargtypes::text END,
        e.extname::text,
        (p.pronargs = 1 AND a.typtype = 'c')::text,
        CASE WHEN g.aggfnoid IS NOT NULL THEN (
