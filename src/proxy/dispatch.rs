@@ -14,7 +14,9 @@ use super::session::Transaction;
 use super::settle;
 use super::vigil::Denied;
 use crate::config::{Consistency, PoolMode, RoutingMode};
-use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, route};
+use crate::decide::route::{
+    Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, WaitFor, route,
+};
 use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
 use crate::decide::sql::{Effects, Hint, Reason};
 use crate::pool::{Lease, LeaseError, QueryError, ServerConnection};
@@ -174,6 +176,7 @@ impl Client {
     async fn lease(&mut self, need: Need, reason: Reason, avoid: Option<NodeId>) -> Result<Link, Denied> {
         let demand = Demand { need, reason, arrived: Instant::now() };
         let mut now = demand.arrived;
+        let mut place = None;
         loop {
             let snapshot = self.snapshots.snapshot().clone();
             let decision = self.decide(&demand, &snapshot, avoid, now);
@@ -185,13 +188,21 @@ impl Client {
                 Route::Replica(node) => (node, LinkRole::Replica),
                 Route::Refuse(refusal) => return Err(refusal.into()),
                 Route::Wait(wait) => {
+                    if place.is_none() && matches!(wait, WaitFor::Primary { .. }) {
+                        place = Some(self.enter_hold()?);
+                    }
                     self.wait_change(&snapshot, wait.until()).await?;
                     now = Instant::now();
                     continue;
                 }
             };
+            if let (LinkRole::Primary, None, Some(place)) = (role, &self.pass, &place) {
+                self.wait_for_turn(place, demand.arrived).await?;
+                now = Instant::now();
+                continue;
+            }
             match self.lease_on(node, now).await {
-                Ok((lease, waited)) => return Ok(self.attach(lease, role, decision.reason, now + waited)),
+                Ok((lease, waited)) => return self.attach(lease, role, decision.reason, now + waited).await,
                 Err(Denied::Fault(fault)) if self.may_route_again(&fault, &demand) => {
                     self.shared.cluster.nudge(node);
                     let until = Instant::now() + SETTLE_DOWN;
@@ -203,7 +214,7 @@ impl Client {
         }
     }
 
-    async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
+    pub(super) async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
         let shared = self.shared.clone();
         self.vigil().until(shared.cluster.wait_change(seen, until)).await.map(drop)
     }
@@ -226,6 +237,7 @@ impl Client {
             Fault::Prepare(QueryError::Wire(_))
             | Fault::Lease(LeaseError::Timeout | LeaseError::QueueFull)
             | Fault::Refused(_)
+            | Fault::Hold(_)
             | Fault::Cancelled => false,
         };
         about_the_node && demand.arrived.elapsed() < self.session.policy.primary_wait
@@ -253,10 +265,16 @@ impl Client {
         Ok((lease, waited))
     }
 
-    fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Link {
-        settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
+    async fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Result<Link, Denied> {
         self.registration.slot.set_busy(&lease.cancel_key, lease.node);
-        Link::new(lease, role, self.session.startup.clone(), reason, now)
+        if self.registration.slot.unserved_cancels() != self.cancels_seen {
+            // It came while nobody was waiting for it, and clients say it but once.
+            self.release_slot().await;
+            lease.release(now);
+            return Err(Fault::Cancelled.into());
+        }
+        settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
+        Ok(Link::new(lease, role, self.session.startup.clone(), reason, now))
     }
 
     /// Sends the batches that a replica did not answer to another server.
@@ -394,6 +412,9 @@ impl Client {
         let slot = &self.registration.slot;
         if slot.set_idle() == Quiet::CancelOnItsWay {
             slot.wait_quiet().await;
+        }
+        if let Some(link) = &self.link {
+            link.lease.cancel_key.requests.settle();
         }
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Link {
     pub may_commit: bool,
     /// What has been sent since the last ReadyForQuery ends the transaction.
     pub ends_transaction: bool,
+    /// It has been seen to that the reply to what has been sent since then tells the truth of a commit that was cancelled.
+    pub examined: bool,
     /// A part of an extended batch has been sent, and its Sync not yet.
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
@@ -189,6 +191,11 @@ impl Reply {
         }
     }
 
+    /// Whether what the client has been sent ends with a message's end, and nothing waits to be sent.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.writable() == 0 && (self.withhold == Withhold::Yes || !matches!(self.rest, Rest::Forward(_)))
+    }
+
     /// A batch is going to be sent, or a part of one; everything before it has been answered.
     pub(super) fn begin(&mut self, withhold: Withhold) {
         self.settled = self.passable;
@@ -292,6 +299,7 @@ impl Link {
             behind: VecDeque::new(),
             may_commit: false,
             ends_transaction: false,
+            examined: false,
             batch_open: false,
             lesson: Vec::new(),
             deallocation: None,
@@ -361,6 +369,11 @@ impl Link {
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
             && self.copy_in == CopyIn::No
+    }
+
+    /// Whether the server is going to answer without anything more from the client.
+    pub(super) fn works(&self) -> bool {
+        !self.dues.is_empty() && self.copy_in == CopyIn::No && self.grant != Grant::ToEndOfBatch
     }
 
     /// COPY data came early, and everything has been answered without a COPY.

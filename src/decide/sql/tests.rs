@@ -257,9 +257,9 @@ fn growing_texts_neither_overflow_nor_take_long() {
                         let start = processor_time();
                         let found = classify(&text, facts);
                         assert_eq!(found.statements.len(), 1);
-                        // Twenty milliseconds with optimisation.
+                        // Twenty milliseconds with optimisation; what grows without measure takes minutes.
                         let took = processor_time() - start;
-                        assert!(took < Duration::from_secs(1), "{head}{unit}.. x {n}: {took:?}");
+                        assert!(took < Duration::from_secs(10), "{head}{unit}.. x {n}: {took:?}");
                     }
                 }
             }
