@@ -124,7 +124,7 @@ impl Client {
         if !link.is_new {
             link.started = Instant::now();
         }
-        link.judged = assessed.first.take().filter(|_| link.dues.is_empty());
+        link.take_up(std::mem::take(&mut assessed.executed));
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
             BatchEnd::Open => {

@@ -304,7 +304,8 @@ impl Client {
     pub(super) async fn move_on(&mut self, need: Need, why: Why) -> Result<(), End> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.shared.metrics.count(Count::Retry(why.cause()));
-        let (from, kept, judged) = (link.node(), std::mem::take(&mut link.kept), link.judged.take());
+        let (from, kept) = (link.node(), std::mem::take(&mut link.kept));
+        let (executed, behind) = (link.executed.take(), std::mem::take(&mut link.behind));
         if let Some(began) = link.began.take() {
             self.transaction = Transaction::Deferred(began);
         }
@@ -323,7 +324,7 @@ impl Client {
             Ok(link) => {
                 let link = self.link.insert(link);
                 link.grant = Grant::Bytes(kept.iter().sum());
-                link.judged = judged;
+                (link.executed, link.behind) = (executed, behind);
                 link.is_new = false;
                 if link.role == LinkRole::Replica {
                     link.kept = kept;

@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 
 use super::assess::Assessed;
 use super::deallocate::Deallocation;
-use super::judged::Judged;
+use super::judged::Executed;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
 use crate::coordination::Membership;
@@ -47,8 +47,9 @@ pub(super) struct Link {
     /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
     pub executing: bool,
     pub purpose: Purpose,
-    /// The verdict on what is under way, if that is one batch alone.
-    pub judged: Option<Arc<Judged>>,
+    /// What the batches under way execute: the one that is answered next, and those behind it.
+    pub executed: Option<Executed>,
+    pub behind: VecDeque<Executed>,
     /// What has been sent since the last ReadyForQuery may commit something.
     pub may_commit: bool,
     /// What has been sent since the last ReadyForQuery ends the transaction.
@@ -297,7 +298,8 @@ impl Link {
             answered: now,
             executing: false,
             purpose: Purpose::Any,
-            judged: None,
+            executed: None,
+            behind: VecDeque::new(),
             may_commit: false,
             ends_transaction: false,
             examined: false,
@@ -310,6 +312,15 @@ impl Link {
     }
 
     /// What is about to be sent may end a transaction, be it the client's or one of its own.
+    /// A batch, or more of an open one, is about to be sent.
+    pub(super) fn take_up(&mut self, executed: Executed) {
+        match self.behind.back_mut().or(self.executed.as_mut()) {
+            None => self.executed = Some(executed),
+            Some(batch) if self.batch_open => batch.append(executed),
+            Some(_) => self.behind.push_back(executed),
+        }
+    }
+
     pub(super) fn note_end(&mut self, assessed: &Assessed, transaction: &Transaction) {
         let commits = matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Chain));
         self.may_commit |= commits || (assessed.writes && transaction.is_idle());

@@ -154,9 +154,10 @@ impl Client {
                 shared.cluster.want_mark();
             }
             shared.metrics.statement(link.served(), link.reason, now - link.started);
-            if let Some(judged) = link.judged.take() {
-                judged.ran(link.served(), link.reason, now - link.started);
-            }
+        }
+        let next = link.behind.pop_front();
+        if let Some(executed) = std::mem::replace(&mut link.executed, next) {
+            executed.ran(link.served(), link.reason, now - link.started);
         }
         for text in std::mem::take(&mut link.lesson) {
             if !link.failed {

@@ -163,6 +163,8 @@ impl Shared {
         self.pools.update(&config, &self.cluster)?;
         self.acceptor.store(Arc::new(acceptor));
         self.verifiers.forget();
+        self.catalogues.recipe().relist(&config.routing);
+        self.catalogues.invalidate_all();
         self.config.store(Arc::new(config));
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
