@@ -147,7 +147,7 @@ async fn a_pause_can_be_waited_for_cancelled_and_left() {
 /// A proxy that reaches its only server by a relay.
 async fn far() -> (Proxy, Relay) {
     let servers = servers().await;
-    let mut config = topology(&servers, "");
+    let mut config = topology(&servers, "[pool]\nmax_server_connections = 1\n");
     let relay = Relay::tapped(config.nodes[0].port, Tap::On).await;
     config.nodes.truncate(1);
     config.nodes[0].port = relay.port();
