@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use tokio_util::task::TaskTracker;
 
 use super::gate::Gate;
+use super::hold::Hold;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
 use super::shutdown::Shutdown;
@@ -46,6 +47,7 @@ pub struct Shared {
     verdicts: Mutex<HashMap<Arc<str>, Arc<Verdicts>>>,
     /// Closed while an operator has paused pgpilot.
     pub gate: Gate,
+    pub(super) hold: Arc<Hold>,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
 }
@@ -110,6 +112,7 @@ impl Shared {
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
             gate: Gate::default(),
+            hold: Arc::default(),
             console: OnceLock::new(),
         }))
     }
@@ -159,6 +162,11 @@ impl Shared {
         self.config.store(Arc::new(config));
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
+    }
+
+    /// Clients that wait for a primary, and the bytes of what they have sent.
+    pub fn held(&self) -> (usize, usize) {
+        self.hold.counts()
     }
 
     pub(super) fn policy(&self, who: &Who) -> Policy {

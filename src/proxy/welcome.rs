@@ -88,6 +88,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 registration,
                 pools: Vec::new(),
                 skipping: false,
+                pass: None,
                 shutdown,
                 cancels_seen: 0,
                 who,

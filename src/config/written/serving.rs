@@ -74,12 +74,21 @@ section! {
         max_lag: Positive, default "\"1s\"";
         /// .. until it is less far behind than this.
         lag_recovery: Positive, unset "half of `max_lag`", example "\"500ms\"";
+        /// The same in bytes of log: a replica that lacks more of it than this gets no reads ..
+        max_lag_bytes: PositiveSize, unset "no limit", example "\"16MiB\"";
+        /// .. until it lacks less than this.
+        lag_recovery_bytes: ByteSize, unset "half of `max_lag_bytes`", example "\"8MiB\"";
         /// When every replica is too far behind: reads go to the "primary", get an "error", or are "stale".
         on_all_lagging: OnAllLagging, default "\"primary\"";
         /// How long a read may wait for a replica to catch up with its session before it goes to the primary.
         replica_wait: Duration, default "\"0\"";
         /// How long a statement may wait for a primary to appear, as during a failover.
         primary_wait: Duration, default "\"30s\"";
+        /// Clients whose statements may wait for a primary at a time. One more gets SQLSTATE 57P03 at once. When the primary
+        /// is there, they go on in their order, a few at first and at most `pool.max_server_connections` at a time.
+        max_held: Whole<0, 1_000_000>, default "10000";
+        /// The size of what these clients have sent, all together.
+        max_held_bytes: ByteSize, default "\"256MiB\"";
         /// Whether the primary shares the reads even if replicas are fit.
         reads_on_primary: bool, default "false";
         /// The zone in which pgpilot runs. Replicas of this zone are preferred.

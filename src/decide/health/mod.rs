@@ -10,11 +10,11 @@ mod record;
 mod tests;
 mod trail;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use event::*;
 
-use crate::decide::position::Timeline;
+use crate::decide::position::{Fork, Timeline};
 use crate::decide::route::{NodeId, NodeView, PrimaryMark, Role, Snapshot, State, Trouble, Writes};
 
 use following::{Following, Verdict, identify, numbered, unidentified};
@@ -26,13 +26,11 @@ const MARKS: usize = 24;
 /// Points of the primary's log for telling lag by time.
 const LOG_POINTS: usize = 256;
 
-/// Settings of the `[health]` and `[routing]` sections that the decisions need.
+/// Settings of the `[health]` section that the decisions need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Consecutive failures until a node counts as down.
     pub failures: u32,
-    pub max_lag: Duration,
-    pub lag_recovery: Duration,
 }
 
 /// The cluster as probes have shown it so far.
@@ -48,6 +46,7 @@ pub struct Health {
     epoch: u64,
     /// Held: nobody is followed anew.
     writes: Writes,
+    forks: Vec<Fork>,
     /// Where the primary's log ended, for sessions that wrote.
     marks: Trail,
     /// Up to where it was flushed, for lag.
@@ -65,6 +64,7 @@ impl Health {
             contested: Vec::new(),
             epoch: 0,
             writes: Writes::Open,
+            forks: Vec::new(),
             marks: Trail::new(MARKS),
             flushes: Trail::new(LOG_POINTS),
         }
@@ -130,6 +130,7 @@ impl Health {
             Event::Undrained { node } => self.known(node)?.drained = false,
             Event::Held => self.writes = Writes::Held,
             Event::Released => self.writes = Writes::Open,
+            Event::Forked(forks) => self.forks = forks,
             Event::Appointed { node, epoch, timeline } => {
                 self.known(node)?;
                 self.appoint(node, epoch, timeline, now, actions);
@@ -239,11 +240,11 @@ impl Health {
                 }
                 let voice = self.records[usize::from(id.0)].voice();
                 let log = PrimaryLog { trail: &self.flushes, timeline, voice };
-                self.records[index].measure(&log, &self.limits, now);
+                self.records[index].measure(&log, now);
             }
             Following::Vacant { timeline, .. } => {
                 let log = PrimaryLog { trail: &self.flushes, timeline, voice: Voice::Gone };
-                self.records[index].measure(&log, &self.limits, now);
+                self.records[index].measure(&log, now);
             }
             Following::Undecided => {}
         }
@@ -270,6 +271,9 @@ impl Health {
             // A candidate is writable for a moment before it is appointed.
             let role = if self.writes == Writes::Held && role == Role::Stray { Role::Unknown } else { role };
             let mut view = record.view(id, role, self.identity, &self.limits);
+            if let Some(trouble) = self.quarantine(record, &view) {
+                (view.state, view.trouble, view.fresh) = (State::Quarantined, Some(trouble), false);
+            }
             if self.contested.contains(&id) {
                 view.trouble = view.trouble.or(Some(Trouble::Contested));
             }
@@ -280,6 +284,15 @@ impl Health {
                 }
                 None => self.views.push(view),
             }
+        }
+    }
+
+    /// Why a node that answers must not be used: it has writes of its own, or may get some.
+    fn quarantine(&self, record: &Record, view: &NodeView) -> Option<Trouble> {
+        match (view.state, view.role) {
+            (State::Up, Role::Stray) => Some(Trouble::SecondPrimary),
+            (State::Up, Role::Replica) => record.left_at(&self.forks).map(Trouble::Diverged),
+            _ => None,
         }
     }
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::NodeName;
-use crate::decide::position::{Lsn, Timeline};
+use crate::config::{LagLimits, NodeName};
+use crate::decide::position::{Fork, Lsn, Timeline};
 
 /// A node's number while pgpilot runs: stable across reloads for the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +42,7 @@ impl Snapshot {
         let usable = match node.state {
             State::Up => true,
             State::Suspect => node.trouble == Some(Trouble::Timeout),
-            State::Unknown | State::Down | State::Removed => false,
+            State::Unknown | State::Down | State::Quarantined | State::Removed => false,
         };
         usable.then_some(node)
     }
@@ -81,6 +81,8 @@ pub struct NodeView {
     /// The newest answer to "how far have you replayed" (a replica) or "how far have you written" (a primary).
     pub position: Option<Sample>,
     pub lag: Lag,
+    /// How far behind it may be.
+    pub limits: LagLimits,
     /// Whether hysteresis currently lets reads in; always false for a node that was never measured.
     pub fresh: bool,
     /// Taken out by an operator: gets no reads. A primary keeps getting what only it can do.
@@ -101,8 +103,48 @@ impl NodeView {
             incarnation: 0,
             position: None,
             lag: Lag::default(),
+            limits: LagLimits::by_time(Duration::MAX, Duration::MAX),
             fresh: false,
             drained: false,
+        }
+    }
+}
+
+impl NodeView {
+    /// What keeps reads from a replica that lags; `None`: it is let in.
+    pub fn excess(&self) -> Option<Excess> {
+        if self.fresh {
+            return None;
+        }
+        let late = self.lag.time.is_some_and(|time| time > self.limits.recovery);
+        let long = self.lag.bytes.zip(self.limits.bytes).is_some_and(|(bytes, limits)| bytes > limits.recovery.0);
+        Some(match (late, long) {
+            (true, true) => Excess::Both,
+            (true, false) => Excess::Time,
+            (false, true) => Excess::Bytes,
+            (false, false) => Excess::Unknown,
+        })
+    }
+}
+
+/// By which measure a replica is too far behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    Time,
+    Bytes,
+    Both,
+    /// It was not measured, or not since it was lost.
+    Unknown,
+}
+
+impl Excess {
+    /// Stable, as [`Role::label`].
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Bytes => "bytes",
+            Self::Both => "time and bytes",
+            Self::Unknown => "not measured",
         }
     }
 }
@@ -133,6 +175,8 @@ pub enum State {
     /// The last probes failed, fewer than the threshold.
     Suspect,
     Down,
+    /// It answers, and has writes that the primary lacks, or may get some: nothing is sent there.
+    Quarantined,
     /// No longer in the topology file.
     Removed,
 }
@@ -157,6 +201,7 @@ impl State {
             Self::Up => "up",
             Self::Suspect => "suspect",
             Self::Down => "down",
+            Self::Quarantined => "quarantined",
             Self::Removed => "removed",
         }
     }
@@ -183,6 +228,8 @@ pub enum Trouble {
     ForeignSystem { found: u64, expected: u64 },
     /// It is writable, and another node is this cluster's primary.
     SecondPrimary,
+    /// It has replayed log behind this fork that is not part of the primary's history.
+    Diverged(Fork),
     /// It is writable, and so is another, and nothing says which of them is the primary.
     Contested,
 }
@@ -211,6 +258,9 @@ impl fmt::Display for Trouble {
                 write!(f, "belongs to another cluster: system identifier {found}, expected {expected}")
             }
             Self::SecondPrimary => f.write_str("writable, but not the primary that this cluster follows"),
+            Self::Diverged(Fork { timeline, at }) => {
+                write!(f, "has log of its own behind {at}, where timeline {} began: to be copied anew", timeline.0)
+            }
             Self::Contested => f.write_str("writable like another node, and nothing says which is the primary"),
         }
     }

@@ -126,7 +126,7 @@ async fn every_function_of_this_server_is_in_the_lists() {
     let (catalogue, lists) = (Catalogue::builtin(), FunctionLists::default());
     let names: Vec<String> = answer.cells().into_iter().flatten().flatten().collect();
     assert!(names.len() > 2_000, "{}", names.len());
-    let unknown = |name: &&String| catalogue.function(None, name, None, &lists) == Standing::Unknown;
+    let unknown = |name: &&String| catalogue.function(None, name, &lists) == Standing::Unknown;
     let unknown: Vec<&String> = names.iter().filter(unknown).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
 }
