@@ -78,7 +78,7 @@ impl Client {
             _ if !whole => return self.forward_large(header),
             _ => {}
         }
-        if header.tag == frontend::QUERY
+        if matches!(header.tag, frontend::QUERY | frontend::FUNCTION_CALL)
             && let Some(link) = self.link.as_mut()
         {
             link.note_query_within();
