@@ -134,6 +134,9 @@ impl Client {
             }
             BatchEnd::Simple | BatchEnd::Sync | BatchEnd::Flush => Grant::Bytes(batch.len),
         };
+        if batch.end == BatchEnd::Simple && link.batch_open {
+            link.note_query_within();
+        }
         link.batch_open = match batch.end {
             BatchEnd::Sync => false,
             // After an error in an extended batch, the server ignores a Query, too.

@@ -327,6 +327,12 @@ impl Link {
         self.ends_transaction |= matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Rollback));
     }
 
+    /// A Query or a FunctionCall is being sent behind extended messages, and their Sync comes behind it. PostgreSQL 18 then fails whatever comes next, once,
+    /// with "unexpected state STARTED": that must not be somebody else's, so the connection is reset before.
+    pub(super) fn note_query_within(&mut self) {
+        self.lease.tainted = true;
+    }
+
     /// A server has skipped these messages, the first one because it failed: it does not know what it knew after them.
     pub(super) fn forget_skipped(&mut self, dues: &[Due]) {
         let Self { lease, preparing, .. } = self;

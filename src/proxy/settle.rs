@@ -411,8 +411,10 @@ async fn ask(lease: &mut Lease, left: &Leftovers, settings: &Settings) -> Result
     let names: std::collections::BTreeSet<&str> = names.collect();
     let sql = inventory_sql(names);
     let rows = match lease.query(&sql).await {
-        // A limit or a request that was meant for the client's own statement.
-        Err(QueryError::Server { code: SqlState::QUERY_CANCELED, .. }) => lease.query(&sql).await?,
+        // A limit or a request that was meant for the client's own statement; or what `Link::note_query_within` tells of.
+        Err(QueryError::Server { code: SqlState::QUERY_CANCELED | SqlState::INTERNAL_ERROR, .. }) => {
+            lease.query(&sql).await?
+        }
         rows => rows?,
     };
     let user = lease.user.clone();
