@@ -11,6 +11,7 @@ use super::deallocate::Deallocation;
 use super::judged::Judged;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
+use crate::config::Consistency;
 use crate::decide::route::NodeId;
 use crate::decide::session::{Due, Dues, Kind, Settings, StatementId};
 use crate::decide::sql::{Reason, TransactionEnd};
@@ -24,6 +25,8 @@ pub(super) struct Link {
     /// What the session began with.
     pub startup: Arc<Settings>,
     pub reason: Reason,
+    /// What a hint promised the reads for which this server was chosen; `None`: what the session is promised.
+    pub promise: Option<Consistency>,
     pub dues: Dues,
     pub reply: Reply,
     pub copy_in: CopyIn,
@@ -48,6 +51,8 @@ pub(super) struct Link {
     pub judged: Option<Arc<Judged>>,
     /// What has been sent since the last ReadyForQuery may commit something.
     pub may_commit: bool,
+    /// Something that may write has been sent, and been neither committed nor rolled back.
+    pub has_written: bool,
     /// What has been sent since the last ReadyForQuery ends the transaction.
     pub ends_transaction: bool,
     /// A part of an extended batch has been sent, and its Sync not yet.
@@ -271,6 +276,7 @@ impl Link {
             role,
             startup,
             reason,
+            promise: None,
             dues: Dues::default(),
             reply: Reply::new(role),
             copy_in: CopyIn::No,
@@ -286,6 +292,7 @@ impl Link {
             purpose: Purpose::Any,
             judged: None,
             may_commit: false,
+            has_written: false,
             ends_transaction: false,
             batch_open: false,
             lesson: Vec::new(),
@@ -298,6 +305,7 @@ impl Link {
     pub(super) fn note_end(&mut self, assessed: &Assessed, transaction: &Transaction) {
         let commits = matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Chain));
         self.may_commit |= commits || (assessed.writes && transaction.is_idle());
+        self.has_written |= assessed.writes;
         self.ends_transaction |= matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Rollback));
     }
 

@@ -16,7 +16,7 @@ use super::recipe::{Loaded, lists};
 use crate::cluster::catalogue::Database;
 use crate::config::Routing;
 use crate::decide::sql::{
-    Catalogue, Classified, Facts, FunctionLists, Intent, Reason, Shape, Verdict, classify, outline, shape,
+    Catalogue, Classified, Effects, Facts, FunctionLists, Intent, Reason, Shape, Verdict, classify, outline, shape,
 };
 use crate::telemetry::{Count, Lookup, Metrics};
 
@@ -178,6 +178,9 @@ impl Verdicts {
         let has = |reason| classified.statements.iter().any(|verdict| verdict.reason == reason);
         if has(Reason::Unparsable) {
             self.metrics.count(Count::Unparsable);
+        }
+        if classified.statements.iter().any(|verdict| verdict.effects.contains(Effects::HINT_UNKNOWN)) {
+            self.metrics.count(Count::UnknownHint);
         }
         if has(Reason::UnknownFunction) {
             // It may have been made where pgpilot did not see it.
