@@ -51,14 +51,24 @@ const SECTIONS: &[(&str, View, &[&str])] = &[
     (
         "Failover",
         View::Failover,
-        &["automatic", "maintenance", "state", "epoch", "candidate", "since_ms", "last_outcome", "reason"],
+        &[
+            "automatic",
+            "maintenance",
+            "state",
+            "epoch",
+            "candidate",
+            "since_ms",
+            "quarantined",
+            "last_outcome",
+            "reason",
+        ],
     ),
     ("Where statements go", View::Routes, &["route", "reason", "statements", "percent"]),
     ("Pools", View::Pools, &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
 ];
 
 /// States of a node, and of the failover, that somebody should look at.
-const NOT_WELL: [&str; 3] = ["unknown", "suspect", "down"];
+const NOT_WELL: [&str; 4] = ["unknown", "suspect", "down", "quarantined"];
 
 /// The last events that are shown.
 const EVENTS: usize = 12;

@@ -51,8 +51,7 @@ impl App {
             Some(address) => Some(listen_tcp(address).await?),
             None => None,
         };
-        let stop = CancellationToken::new();
-        let shared = Shared::new(config, cluster, telemetry.metrics().clone(), stop)?;
+        let shared = Shared::new(config, cluster, telemetry.metrics().clone())?;
         let settings = failover::Settings::from(&**shared.config.load());
         let around = Surroundings {
             cluster: shared.cluster.clone(),
@@ -135,7 +134,7 @@ impl App {
 
     /// Stops in order: no new clients, idle clients are told to go, those in a transaction get `drain_timeout` to finish it.
     pub async fn shutdown(&self) {
-        self.shared.stop.cancel();
+        self.shared.shutdown.begin();
         self.shared.tasks.close();
         let limit = self.shared.config.load().drain_timeout;
         if tokio::time::timeout(limit, self.shared.tasks.wait()).await.is_err() {
@@ -238,5 +237,5 @@ async fn follow(shared: Arc<Shared>) {
 
 /// A node's role, and whether it is believed to answer.
 fn standing(snapshot: &Snapshot, id: crate::decide::route::NodeId) -> Option<(Role, bool)> {
-    snapshot.node(id).map(|node| (node.role, matches!(node.state, State::Up | State::Suspect)))
+    snapshot.node(id).map(|node| (node.role, matches!(node.state, State::Up | State::Suspect | State::Quarantined)))
 }

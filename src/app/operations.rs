@@ -78,6 +78,10 @@ impl Sources for Operations {
         rows
     }
 
+    fn held(&self) -> usize {
+        self.shared.held().0
+    }
+
     fn clients(&self) -> Vec<ClientRow> {
         let rows = self.shared.registry.rows().into_iter();
         rows.map(|row| ClientRow {
@@ -139,7 +143,7 @@ impl Sources for Operations {
     }
 
     fn service(&self) -> Service {
-        if self.shared.stop.is_cancelled() || self.asked_to_stop.is_cancelled() {
+        if self.shared.shutdown.has_begun() || self.asked_to_stop.is_cancelled() {
             Service::Draining
         } else if self.shared.gate.state() == Passage::Closed {
             Service::Paused

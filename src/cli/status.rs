@@ -33,7 +33,17 @@ const SECTIONS: [(&str, &str, &[&str]); 5] = [
     (
         "failover",
         "SHOW FAILOVER",
-        &["automatic", "maintenance", "state", "epoch", "candidate", "since_ms", "last_outcome", "reason"],
+        &[
+            "automatic",
+            "maintenance",
+            "state",
+            "epoch",
+            "candidate",
+            "since_ms",
+            "quarantined",
+            "last_outcome",
+            "reason",
+        ],
     ),
     ("pools", "SHOW POOLS", &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
     ("routes", "SHOW REASONS", &["route", "reason", "statements", "percent"]),

@@ -108,6 +108,7 @@ impl Board {
             | Event::Held
             | Event::Released
             | Event::Appointed { .. }
+            | Event::Forked(_)
             | Event::Remembered { .. } => None,
         };
         if let Some(count) = tally {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustls::ConnectionCommon;
 use socket2::{SockRef, Socket, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -77,19 +77,19 @@ impl Stream {
         socket.try_clone().map(Breaker)
     }
 
-    /// Looks whether there is anything to read, and consumes nothing. Asks the socket itself, not the readiness that
-    /// the runtime remembers: that lags behind by up to one turn of the event loop.
+    /// Looks whether there is anything to read, and consumes nothing. The socket itself is asked only if something has
+    /// come since it was last read from, as far as the runtime knows; that lags behind by a turn of the event loop.
     pub fn probe(&mut self) -> Liveness {
         match self {
-            Self::Tcp(socket) => probe_socket(&SockRef::from(&*socket)),
-            Self::Unix(socket) => probe_socket(&SockRef::from(&*socket)),
+            Self::Tcp(socket) => liveness(|| socket.try_io(Interest::READABLE, || peek(&SockRef::from(&*socket)))),
+            Self::Unix(socket) => liveness(|| socket.try_io(Interest::READABLE, || peek(&SockRef::from(&*socket)))),
             Self::ClientTls(stream) => {
                 let (socket, session) = stream.get_mut();
-                probe_tls(&SockRef::from(&*socket), session)
+                probe_tls(socket, session)
             }
             Self::ServerTls(stream) => {
                 let (socket, session) = stream.get_mut();
-                probe_tls(&SockRef::from(&*socket), session)
+                probe_tls(socket, session)
             }
         }
     }
@@ -128,10 +128,18 @@ pub async fn opening(socket: &TcpStream) -> io::Result<Opening> {
     })
 }
 
+fn peek(socket: &SockRef<'_>) -> io::Result<usize> {
+    socket.peek(&mut [MaybeUninit::uninit()])
+}
+
+/// Asks the socket itself.
 pub(super) fn probe_socket(socket: &SockRef<'_>) -> Liveness {
-    let mut byte = [MaybeUninit::uninit()];
+    liveness(|| peek(socket))
+}
+
+fn liveness(mut peek: impl FnMut() -> io::Result<usize>) -> Liveness {
     loop {
-        match socket.peek(&mut byte) {
+        match peek() {
             Ok(0) => return Liveness::Closed,
             Ok(_) => return Liveness::Readable,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Liveness::Quiet,
@@ -143,7 +151,7 @@ pub(super) fn probe_socket(socket: &SockRef<'_>) -> Liveness {
 
 /// Bytes on the socket need not be data: session tickets and key updates come at any time. So they are decrypted; what
 /// they turn out to hold stays in the session for the next read.
-fn probe_tls<D>(socket: &SockRef<'_>, session: &mut impl DerefMut<Target = ConnectionCommon<D>>) -> Liveness {
+fn probe_tls<D>(socket: &TcpStream, session: &mut impl DerefMut<Target = ConnectionCommon<D>>) -> Liveness {
     loop {
         match session.reader().fill_buf() {
             Ok([]) => return Liveness::Closed,
@@ -151,7 +159,7 @@ fn probe_tls<D>(socket: &SockRef<'_>, session: &mut impl DerefMut<Target = Conne
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return Liveness::Closed,
         }
-        match session.read_tls(&mut NonBlocking(socket)) {
+        match session.read_tls(&mut Arrived(socket)) {
             Ok(0) => return Liveness::Closed,
             Ok(_) if session.process_new_packets().is_err() => return Liveness::Closed,
             Ok(_) => {}
@@ -162,11 +170,12 @@ fn probe_tls<D>(socket: &SockRef<'_>, session: &mut impl DerefMut<Target = Conne
     }
 }
 
-struct NonBlocking<'a, 's>(&'a SockRef<'s>);
+/// What has come already, as a blocking reader would have it.
+struct Arrived<'a>(&'a TcpStream);
 
-impl Read for NonBlocking<'_, '_> {
+impl Read for Arrived<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&**self.0).read(buffer)
+        self.0.try_read(buffer)
     }
 }
 

@@ -43,8 +43,6 @@ pub struct ServerConnection {
     pub last_session: u64,
     /// When it is too old to be leased again.
     pub expires_at: Option<Instant>,
-    /// When it was last given back, or opened.
-    pub idle_since: Instant,
     /// Its node's pools were cleared since it was opened, if this is not the newest generation.
     pub generation: u64,
 }

@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::connection::ServerConnection;
 use super::dial::DialError;
@@ -33,10 +34,10 @@ impl Lease {
     }
 
     /// Gives the connection back. It must be idle: in sync, outside a transaction, its state known.
-    pub fn release(mut self) {
+    pub fn release(mut self, now: Instant) {
         if let Some(mut connection) = self.connection.take() {
             connection.notifications.clear();
-            self.pool.put_back(connection);
+            self.pool.put_back(connection, now);
         }
     }
 }

@@ -65,9 +65,6 @@ pub struct PoolHandle {
 /// The first waiter's pool may go without for so long before another pool's connection is closed for it.
 const STEAL_AFTER: Duration = Duration::from_millis(100);
 
-/// A connection that was in use so shortly ago is not asked whether it is still there: under load that would be one system call in seven.
-const BELIEVED_ALIVE: Duration = Duration::from_millis(1);
-
 fn limits(settings: &config::Pool) -> Limits {
     Limits {
         connections: settings.max_server_connections,
@@ -180,7 +177,7 @@ impl NodePool {
             let pool = self.lock().pools[connection.pool.0].clone();
             // A waiter that has gone away hands the connection on. There are no more of those than waiters, so this recursion ends.
             if let Err(Ok(lease)) = waiter.send(Ok(self.lease(connection, pool))) {
-                lease.release();
+                lease.release(Instant::now());
             }
         }
     }
@@ -234,35 +231,44 @@ impl PoolHandle {
         self.node.node
     }
 
-    /// Leases a connection, if possible one that `suits`, waiting for up to `checkout_timeout`.
+    /// Leases a connection, if possible one that `suits`, waiting for up to `checkout_timeout` from `now` on. Also returns how long that took.
     ///
     /// # Errors
     /// Nothing came free in time, too many wait already, or a connection could not be opened.
     ///
     /// # Cancel safety
     /// Safe: dropped while waiting, the place in the queue is given up, and a connection granted meanwhile is closed.
-    pub async fn lease(&self, suits: impl Fn(&ServerConnection) -> bool) -> Result<Lease, LeaseError> {
+    pub async fn lease(
+        &self,
+        suits: impl Fn(&ServerConnection) -> bool,
+        now: Instant,
+    ) -> Result<(Lease, Duration), LeaseError> {
+        let mut waited = Duration::ZERO;
         loop {
-            let mut lease = match self.try_lease(&suits) {
+            let mut lease = match self.try_lease(&suits, now + waited) {
                 Ok(lease) => lease,
                 Err(Waiting::Full) => return Err(LeaseError::QueueFull),
-                Err(Waiting::For(ticket, receiver)) => self.wait(ticket, receiver).await?,
+                Err(Waiting::For(ticket, receiver)) => {
+                    let lease = self.wait(ticket, receiver).await?;
+                    waited = now.elapsed();
+                    lease
+                }
             };
-            if !self.is_spent(&mut lease, Instant::now()) {
-                return Ok(lease);
+            if !self.is_spent(&mut lease, now + waited) {
+                return Ok((lease, waited));
             }
             // Dropping it closes it; the next round finds another or opens one.
         }
     }
 
-    fn try_lease(&self, suits: impl Fn(&ServerConnection) -> bool) -> Result<Lease, Waiting> {
+    fn try_lease(&self, suits: impl Fn(&ServerConnection) -> bool, now: Instant) -> Result<Lease, Waiting> {
         let mut receiver = None;
         let waiter = || {
             let (sender, waiting) = oneshot::channel();
             receiver = Some(waiting);
             sender
         };
-        let asked = self.node.lock().book.ask(self.pool.index, |c| suits(c), waiter, Instant::now());
+        let asked = self.node.lock().book.ask(self.pool.index, |c| suits(c), waiter, now);
         match asked {
             Asked::Lease(connection) => Ok(self.node.lease(connection, self.pool.clone())),
             Asked::Full => Err(Waiting::Full),
@@ -291,18 +297,16 @@ impl PoolHandle {
     fn is_spent(&self, lease: &mut Lease, now: Instant) -> bool {
         lease.generation != self.node.generation.load(Ordering::Relaxed)
             || lease.expires_at.is_some_and(|at| now >= at)
-            || (now.saturating_duration_since(lease.idle_since) > BELIEVED_ALIVE && lease.is_stale())
+            || lease.is_stale()
     }
 
-    pub(super) fn put_back(&self, mut connection: Connection) {
+    pub(super) fn put_back(&self, connection: Connection, now: Instant) {
         self.node.leased.fetch_sub(1, Ordering::Relaxed);
         if connection.generation != self.node.generation.load(Ordering::Relaxed) {
             connection.close();
             let actions = self.node.lock().book.closed(self.pool.index);
             return self.node.carry_out(actions);
         }
-        let now = Instant::now();
-        connection.idle_since = now;
         let actions = self.node.lock().book.release(self.pool.index, connection, now);
         self.node.carry_out(actions);
     }

@@ -21,7 +21,7 @@ pub enum Listener {
 pub async fn serve(listener: Listener, shared: Arc<Shared>) {
     loop {
         let arrival = tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = shared.shutdown.begins() => return,
             arrival = accept(&listener, &shared) => arrival,
         };
         match arrival {

@@ -7,17 +7,18 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
-use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
+use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, keep_reply, poll_move};
 use super::fault::End;
+use super::hold::Pass;
 use super::link::{CopyIn, Grant, Link, LinkRole, Purpose, Withhold};
 use super::registry::Registration;
 use super::scan::Signal;
 use super::session::{Session, Transaction};
 use super::shared::{Shared, Who};
+use super::shutdown::Watch;
 use super::verdicts::Verdicts;
 use crate::cluster::Reader;
 use crate::pool::PoolHandle;
@@ -39,7 +40,11 @@ pub(super) struct Client {
     pub pools: Vec<Option<PoolHandle>>,
     /// After an error of pgpilot's own in an extended batch: everything up to the Sync is ignored.
     pub skipping: bool,
-    pub stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// It has been let go after a wait for a primary, and is not done yet.
+    pub pass: Option<Pass>,
+    pub shutdown: Watch,
+    /// The unserved CancelRequests that there were when the statement at hand came: another one means it.
+    pub cancels_seen: u32,
 }
 
 impl Client {
@@ -48,6 +53,9 @@ impl Client {
         let end = loop {
             if let Err(end) = self.step().await {
                 break end;
+            }
+            if self.pass.is_some() && self.transaction.is_idle() {
+                self.pass = None;
             }
         };
         self.finish(end).await;
@@ -73,6 +81,8 @@ impl Client {
     }
 
     async fn serve(&mut self, batch: Batch) -> Result<(), End> {
+        self.cancels_seen = self.registration.slot.unserved_cancels();
+        self.keep_order();
         let assessed = {
             // Taken out for the time being, so that the frames can be read while the session changes.
             let input = std::mem::take(&mut self.side.input);
@@ -100,10 +110,20 @@ impl Client {
         self.settle().await
     }
 
+    /// What pgpilot says itself comes behind what the client has not taken yet of a server's reply.
+    fn keep_order(&mut self) {
+        if let Some(link) = self.link.as_mut().filter(|link| link.reply.passable() > 0) {
+            keep_reply(&mut self.side, link);
+        }
+    }
+
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
         let Some(link) = self.link.as_mut() else { return };
+        if !link.is_new {
+            link.started = Instant::now();
+        }
         link.judged = assessed.first.take().filter(|_| link.dues.is_empty());
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
@@ -133,7 +153,6 @@ impl Client {
         }
         // What was merely prepared can be prepared elsewhere, too.
         link.is_new &= batch.end == BatchEnd::Flush && !assessed.executes;
-        link.started = Instant::now();
     }
 
     /// Moves bytes both ways until the server has answered everything.
@@ -241,10 +260,10 @@ impl Client {
 
     async fn wait_for_input(&mut self) -> Result<(), End> {
         let limit = self.idle_limit();
-        let Client { side, link, session, stop, transaction, .. } = self;
-        let draining = transaction.is_idle() && link.is_none();
+        let Client { side, link, session, shutdown, transaction, .. } = self;
+        let may_leave = transaction.is_idle() && link.is_none();
         let waiting = poll_fn(|cx| {
-            if draining && stop.as_mut().poll_stop(cx) {
+            if may_leave && Pin::new(&mut *shutdown).poll(cx).is_ready() {
                 return Poll::Ready(Err(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down")));
             }
             poll_move(side, link.as_mut(), &mut session.reported, Until::Input, cx).map(Ok)
@@ -289,27 +308,39 @@ impl Client {
             Signal::Skipped(dues) => self.batch_skipped(&dues),
             // What the client has sent behind its statement may flow now.
             Signal::CopyIn => {}
+            Signal::Cancelled => self.commit_cancelled(),
             Signal::Error { code, fatal, len } => return self.server_error(code, fatal, len).await,
         }
         Ok(())
     }
 
+    /// A cancel request may have ended the wait of a commit for its standbys.
+    fn commit_cancelled(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| link.role == LinkRole::Primary) else { return };
+        let answer = self.shared.cluster.answer(link.node());
+        if answer.is_none_or(|answer| !answer.synchronous.is_empty()) {
+            link.doubt_commit();
+        }
+    }
+
     /// An error of pgpilot's own in place of the batch's reply.
     pub(super) fn refuse(&mut self, batch: Batch, report: &Report) -> Result<(), End> {
         self.lose_transaction();
+        self.reject(batch, report);
+        Ok(())
+    }
+
+    /// As [`Self::refuse`], and nothing else changes.
+    pub(super) fn reject(&mut self, batch: Batch, report: &Report) {
         report.put(&mut self.side.output);
+        self.side.input.advance(batch.len);
         match batch.end {
             BatchEnd::Simple | BatchEnd::Sync => {
-                self.side.input.advance(batch.len);
                 let status = self.status();
                 backend::put_ready(&mut self.side.output, status);
             }
-            BatchEnd::Flush | BatchEnd::Open => {
-                self.side.input.advance(batch.len);
-                self.skipping = true;
-            }
+            BatchEnd::Flush | BatchEnd::Open => self.skipping = true,
         }
-        Ok(())
     }
 
     /// An error of pgpilot's own in place of the reply to a whole batch that had been sent in vain.
@@ -344,6 +375,7 @@ impl Client {
             frontend::TERMINATE => return Err(End::Left),
             frontend::SYNC => {
                 self.skipping = false;
+                self.keep_order();
                 let status = self.status();
                 backend::put_ready(&mut self.side.output, status);
             }
@@ -365,14 +397,3 @@ impl Client {
 
 /// Replies due from one server at once, at most: a client that sends more without reading waits.
 const MAX_PIPELINE: usize = 4096;
-
-/// Whether pgpilot is to stop; registers for being told.
-trait PollStop {
-    fn poll_stop(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> bool;
-}
-
-impl PollStop for WaitForCancellationFutureOwned {
-    fn poll_stop(self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> bool {
-        self.poll(cx).is_ready()
-    }
-}

@@ -14,7 +14,9 @@ use super::session::Transaction;
 use super::settle;
 use super::vigil::Denied;
 use crate::config::{Consistency, PoolMode, RoutingMode};
-use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, route};
+use crate::decide::route::{
+    Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, WaitFor, route,
+};
 use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
 use crate::decide::sql::{Effects, Hint, Reason};
 use crate::pool::{Lease, LeaseError, QueryError, ServerConnection};
@@ -162,7 +164,7 @@ impl Client {
         let Some(known) = self.session.names.find(head.statement).filter(|_| !head.statement.is_empty()) else {
             return false;
         };
-        if known.stamp != self.verdicts.stamp() {
+        if known.stamp != self.verdicts.stamp() || !known.verdict.depends().is_empty() {
             return false;
         }
         let mut needs = Needs::default();
@@ -186,6 +188,7 @@ impl Client {
     /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
     async fn lease(&mut self, demand: Demand, avoid: Option<NodeId>) -> Result<Link, Denied> {
         let mut now = demand.arrived;
+        let mut place = None;
         loop {
             let snapshot = self.snapshots.snapshot().clone();
             let decision = self.decide(&demand, &snapshot, avoid, now);
@@ -197,14 +200,22 @@ impl Client {
                 Route::Replica(node) => (node, LinkRole::Replica),
                 Route::Refuse(refusal) => return Err(refusal.into()),
                 Route::Wait(wait) => {
+                    if place.is_none() && matches!(wait, WaitFor::Primary { .. }) {
+                        place = Some(self.enter_hold()?);
+                    }
                     self.wait_change(&snapshot, wait.until()).await?;
                     now = Instant::now();
                     continue;
                 }
             };
-            match self.lease_on(node).await {
-                Ok(lease) => {
-                    let link = self.attach(lease, role, decision.reason);
+            if let (LinkRole::Primary, None, Some(place)) = (role, &self.pass, &place) {
+                self.wait_for_turn(place, demand.arrived).await?;
+                now = Instant::now();
+                continue;
+            }
+            match self.lease_on(node, now).await {
+                Ok((lease, waited)) => {
+                    let link = self.attach(lease, role, decision.reason, now + waited).await?;
                     return Ok(Link { promise: demand.promise, ..link });
                 }
                 Err(Denied::Fault(fault)) if self.may_route_again(&fault, &demand) => {
@@ -218,7 +229,7 @@ impl Client {
         }
     }
 
-    async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
+    pub(super) async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
         let shared = self.shared.clone();
         self.vigil().until(shared.cluster.wait_change(seen, until)).await.map(drop)
     }
@@ -245,13 +256,14 @@ impl Client {
             Fault::Prepare(QueryError::Wire(_))
             | Fault::Lease(LeaseError::Timeout | LeaseError::QueueFull)
             | Fault::Refused(_)
+            | Fault::Hold(_)
             | Fault::Cancelled => false,
         };
         about_the_node && demand.arrived.elapsed() < self.session.policy.primary_wait
     }
 
-    /// A connection to `node`, brought to the session's state.
-    async fn lease_on(&mut self, node: NodeId) -> Result<Lease, Denied> {
+    /// A connection to `node`, brought to the session's state, and how long it had to be waited for.
+    async fn lease_on(&mut self, node: NodeId, now: Instant) -> Result<(Lease, Duration), Denied> {
         let index = usize::from(node.0);
         if self.pools.len() <= index {
             self.pools.resize(index + 1, None);
@@ -266,17 +278,22 @@ impl Client {
         let suits = |c: &ServerConnection| {
             c.last_session == pid || Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings
         };
-        let waited = Instant::now();
-        let mut lease = self.vigil().until(pool.lease(suits)).await??;
-        self.shared.metrics.checkout(waited.elapsed());
-        settle::bring_to(&mut lease, &self.session.settings).await?;
-        Ok(lease)
+        let (mut lease, waited) = self.vigil().until(pool.lease(suits, now)).await??;
+        self.shared.metrics.checkout(waited);
+        settle::bring_to(&mut lease, &mut self.session.settings).await?;
+        Ok((lease, waited))
     }
 
-    fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason) -> Link {
-        settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
+    async fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Result<Link, Denied> {
         self.registration.slot.set_busy(&lease.cancel_key, lease.node);
-        Link::new(lease, role, self.session.startup.clone(), reason, Instant::now())
+        if self.registration.slot.unserved_cancels() != self.cancels_seen {
+            // It came while nobody was waiting for it, and clients say it but once.
+            self.release_slot().await;
+            lease.release(now);
+            return Err(Fault::Cancelled.into());
+        }
+        settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
+        Ok(Link::new(lease, role, self.session.startup.clone(), reason, now))
     }
 
     /// Sends the batches that a replica did not answer to another server.
@@ -415,6 +432,9 @@ impl Client {
         let slot = &self.registration.slot;
         if slot.set_idle() == Quiet::CancelOnItsWay {
             slot.wait_quiet().await;
+        }
+        if let Some(link) = &self.link {
+            link.lease.cancel_key.requests.settle();
         }
     }
 }

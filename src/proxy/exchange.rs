@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
+use super::ending::{Ending, Pulse, put_pulse};
 use super::link::{CopyIn, Link, LinkRole};
 use super::scan::{Broken, Signal};
 use crate::net::Stream;
@@ -47,14 +48,6 @@ pub(super) enum Passing {
     Drop(usize),
 }
 
-/// Whether more can come from a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    Open,
-    /// It has said Terminate, and closed its side. What it asked for before that is done, as a server does it.
-    Goodbye,
-}
-
 /// One end has gone.
 #[derive(Debug)]
 pub(super) enum Gone {
@@ -72,6 +65,15 @@ pub(super) enum Moved {
     Signal(Signal),
     /// Everything has been sent and nothing is due.
     Quiet,
+}
+
+/// Who is to do something next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Nothing happens until the client sends something.
+    Clients,
+    /// What the client has asked for is going to be done, be there more from it or not.
+    Ours,
 }
 
 /// When to return.
@@ -103,20 +105,40 @@ impl Side {
         &self.input[self.kept..]
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        if self.ending == Ending::Goodbye || self.input.len() >= self.input_limit + self.kept {
-            return Poll::Pending;
+    fn poll_read(&mut self, turn: Turn, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        match (&mut self.ending, turn) {
+            (Ending::Open, _) if self.input.len() < self.input_limit + self.kept => {}
+            (Ending::Mute(_), Turn::Clients) => {
+                return Poll::Ready(Err(Gone::Client(io::ErrorKind::UnexpectedEof.into())));
+            }
+            _ => return Poll::Pending,
         }
-        match ready!(fill(&mut self.stream, &mut self.input, 1024, cx)) {
+        let error = match ready!(fill(&mut self.stream, &mut self.input, 1024, cx)) {
             Ok(n) => {
                 self.received += n as u64;
-                Poll::Ready(Ok(()))
+                return Poll::Ready(Ok(()));
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.has_goodbye() => {
-                self.ending = Ending::Goodbye;
-                Poll::Pending
+            Err(error) => error,
+        };
+        if error.kind() == io::ErrorKind::UnexpectedEof && self.has_goodbye() {
+            self.ending = Ending::Goodbye;
+        } else if error.kind() == io::ErrorKind::UnexpectedEof && turn == Turn::Ours {
+            self.ending = Ending::Mute(Pulse::start());
+            // Registers for the first one.
+            self.poll_pulse(None, cx);
+        } else {
+            return Poll::Ready(Err(Gone::Client(error)));
+        }
+        Poll::Pending
+    }
+
+    /// To a client that has closed its side.
+    fn poll_pulse(&mut self, link: Option<&Link>, cx: &mut Context<'_>) {
+        let Ending::Mute(pulse) = &mut self.ending else { return };
+        while pulse.poll_due(cx).is_ready() {
+            if self.output.is_empty() && link.is_none_or(|link| link.reply.is_between_messages()) {
+                put_pulse(&mut self.output);
             }
-            Err(error) => Poll::Ready(Err(Gone::Client(error))),
         }
     }
 
@@ -137,73 +159,73 @@ impl Side {
         false
     }
 
-    /// Writes what is ready for the client: own output first, then the front of the link's input.
-    fn poll_write(&mut self, link: Option<&mut Link>, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
-        let mut progress = false;
+    /// Writes what is ready for the client, as far as it takes it: own output first, then the front of the link's input.
+    fn write(&mut self, link: Option<&mut Link>, cx: &mut Context<'_>) -> Result<(), Gone> {
+        let mut sent = 0;
         while !self.output.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(n)) => {
-                    self.output.advance(n);
-                    progress = true;
-                    self.sent += n as u64;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Client(error))),
-                Poll::Pending => return Poll::Ready(Ok(progress)),
-            }
+            let Poll::Ready(n) = write_some(&mut self.stream, &self.output, cx).map_err(Gone::Client)? else { break };
+            self.output.advance(n);
+            sent += n;
         }
-        if let Some(link) = link {
+        if let Some(link) = link
+            && self.output.is_empty()
+        {
             while link.reply.writable() > 0 {
                 let bytes = &link.lease.input[..link.reply.writable()];
-                match Pin::new(&mut self.stream).poll_write(cx, bytes) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Client(io::ErrorKind::WriteZero.into()))),
-                    Poll::Ready(Ok(n)) => {
-                        progress = true;
-                        self.sent += n as u64;
-                        let Link { lease, reply, .. } = link;
-                        reply.written(&mut lease.input, n);
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Client(error))),
-                    Poll::Pending => return Poll::Ready(Ok(progress)),
-                }
+                let Poll::Ready(n) = write_some(&mut self.stream, bytes, cx).map_err(Gone::Client)? else { break };
+                sent += n;
+                let Link { lease, reply, .. } = link;
+                reply.written(&mut lease.input, n);
             }
         }
-        // TLS keeps what it has encrypted until it is flushed; for a plain socket this is nothing.
-        match Pin::new(&mut self.stream).poll_flush(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Gone::Client(error))),
-            _ => Poll::Ready(Ok(progress)),
-        }
+        self.sent += sent as u64;
+        flush(&mut self.stream, cx).map_err(Gone::Client)
     }
 }
 
 impl Link {
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Gone>> {
+    /// Writes what is ready for the server, as far as it takes it. Returns whether it took anything.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Gone> {
         let lease = &mut *self.lease;
         let mut progress = false;
         while !lease.output.is_empty() {
-            // Not a vectored write, which for one piece is only more work.
-            match Pin::new(&mut lease.stream).poll_write(cx, &lease.output) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Gone::Server(io::ErrorKind::WriteZero.into()))),
-                Poll::Ready(Ok(n)) => {
-                    lease.output.advance(n);
-                    progress = true;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Gone::Server(error))),
-                Poll::Pending => return Poll::Ready(Ok(progress)),
-            }
+            let Poll::Ready(n) = write_some(&mut lease.stream, &lease.output, cx).map_err(Gone::Server)? else { break };
+            lease.output.advance(n);
+            progress = true;
         }
-        if progress && let Poll::Ready(Err(error)) = Pin::new(&mut lease.stream).poll_flush(cx) {
-            return Poll::Ready(Err(Gone::Server(error)));
-        }
-        Poll::Ready(Ok(progress))
+        flush(&mut lease.stream, cx).map_err(Gone::Server)?;
+        Ok(progress)
+    }
+
+    /// Whether no more is read from the server before the client has taken some of its reply.
+    fn is_full(&self) -> bool {
+        self.lease.input.len() >= SERVER_INPUT_MAX && self.reply.passable() > 0
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        let lease = &mut *self.lease;
-        if lease.input.len() >= SERVER_INPUT_MAX && self.reply.passable() > 0 {
+        if self.is_full() {
             return Poll::Pending;
         }
+        let lease = &mut *self.lease;
         fill(&mut lease.stream, &mut lease.input, READ_CHUNK, cx).map(|read| read.map(drop).map_err(Gone::Server))
+    }
+}
+
+/// Writes a part of `bytes`, at least one.
+fn write_some(stream: &mut Stream, bytes: &[u8], cx: &mut Context<'_>) -> io::Result<Poll<usize>> {
+    // Not a vectored write, which for one piece is only more work.
+    match Pin::new(stream).poll_write(cx, bytes) {
+        Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+        Poll::Ready(written) => written.map(Poll::Ready),
+        Poll::Pending => Ok(Poll::Pending),
+    }
+}
+
+/// TLS keeps what it has encrypted until it is flushed; a plain socket keeps nothing.
+fn flush(stream: &mut Stream, cx: &mut Context<'_>) -> io::Result<()> {
+    match Pin::new(stream).poll_flush(cx) {
+        Poll::Ready(flushed) => flushed,
+        Poll::Pending => Ok(()),
     }
 }
 
@@ -233,19 +255,17 @@ pub(super) fn poll_move(
     loop {
         let mut progress = false;
         if let Some(link) = link.as_deref_mut() {
-            if let Poll::Ready(wrote) = link.poll_write(cx) {
-                let wrote = wrote?;
-                progress |= wrote;
-                // The rest may be waiting for just this, and the client for room to send more.
-                if wrote && link.lease.output.is_empty() && !side.fresh().is_empty() {
-                    return Poll::Ready(Ok(Moved::Input));
-                }
+            // The rest may be waiting for just this, and the client for room to send more.
+            if link.write(cx)? && link.lease.output.is_empty() && !side.fresh().is_empty() {
+                return Poll::Ready(Ok(Moved::Input));
             }
             // What was read earlier may have been waiting for a decision that is made now.
             if let Some(signal) = link.scan(reported).map_err(Gone::Broken)? {
                 return Poll::Ready(Ok(Moved::Signal(signal)));
             }
-            if let Poll::Ready(read) = link.poll_read(cx) {
+            // Of a server from which nothing is due, nothing is awaited before the client has its reply.
+            let awaited = until == Until::Input || !link.is_quiet();
+            if awaited && let Poll::Ready(read) = link.poll_read(cx) {
                 // A server that hangs up may have said why: the loop's next turn looks at it only if something came.
                 read?;
                 progress = true;
@@ -258,9 +278,11 @@ pub(super) fn poll_move(
                 return Poll::Ready(Ok(Moved::Input));
             }
         }
-        if let Poll::Ready(wrote) = side.poll_write(link.as_deref_mut(), cx) {
-            progress |= wrote?;
-        }
+        side.poll_pulse(link.as_deref(), cx);
+        let was_full = link.as_deref().is_some_and(Link::is_full);
+        side.write(link.as_deref_mut(), cx)?;
+        // There may be room again for what the server has to say.
+        progress |= was_full && !link.as_deref().is_some_and(Link::is_full);
         // Within a message of the client's, the server is not in a state in which anybody else could use it.
         let within_message = matches!(side.rest, Passing::Forward(_));
         if until != Until::Input && !within_message && link.as_deref().is_some_and(Link::is_quiet) {
@@ -269,7 +291,8 @@ pub(super) fn poll_move(
         if link.as_deref().is_some_and(Link::knows_of_no_copy) {
             return Poll::Ready(Ok(Moved::Input));
         }
-        if let Poll::Ready(read) = side.poll_read(cx) {
+        let works = until == Until::Answered && !within_message && link.as_deref().is_some_and(Link::works);
+        if let Poll::Ready(read) = side.poll_read(if works { Turn::Ours } else { Turn::Clients }, cx) {
             read?;
             return Poll::Ready(Ok(Moved::Input));
         }
@@ -285,10 +308,11 @@ pub(super) fn poll_move(
 /// Safe, as [`poll_move`].
 pub(super) fn poll_attend(side: &mut Side, cx: &mut Context<'_>) -> Poll<Gone> {
     loop {
-        if let Poll::Ready(Err(gone)) = side.poll_write(None, cx) {
+        side.poll_pulse(None, cx);
+        if let Err(gone) = side.write(None, cx) {
             return Poll::Ready(gone);
         }
-        if let Err(gone) = ready!(side.poll_read(cx)) {
+        if let Err(gone) = ready!(side.poll_read(Turn::Ours, cx)) {
             return Poll::Ready(gone);
         }
     }

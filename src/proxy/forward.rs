@@ -15,7 +15,7 @@ use super::own::name_taken;
 use super::reword::Renamed;
 use super::session::{Deferred, Session, Texts, Transaction};
 use super::statements::Statements;
-use crate::decide::session::{Fate, Kind, Origin, Statement, StatementId, server_name};
+use crate::decide::session::{Fate, Kind, Origin, ServerName, Statement, StatementId, server_name};
 use crate::decide::sql::{Classified, Intent};
 use crate::wire::backend::{self, Report};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
@@ -62,7 +62,7 @@ impl Client {
             frontend::DESCRIBE => match frontend::target(frame.tag, frame.body())? {
                 (Target::Statement, name) => {
                     if let Some(name) = known_name(link, session, name) {
-                        frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, &name);
+                        frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, name.as_bytes());
                         link.dues.push(Kind::Describe, Fate::Client);
                     }
                 }
@@ -233,7 +233,7 @@ fn teach(link: &mut Link, statement: &Arc<Statement>) {
             link.dues.push(Kind::Parse(statement.id), Fate::Us);
         }
         Origin::Sql { before, after } => {
-            frontend::put_query(&mut link.lease.output, format!("{before}{name}{after}").as_bytes());
+            frontend::put_query(&mut link.lease.output, format!("{before}{}{after}", name.as_str()).as_bytes());
             link.dues.push(Kind::Prepare(statement.id), Fate::Us);
         }
     }
@@ -268,7 +268,7 @@ fn is_refused(classified: &Classified) -> bool {
 pub(super) fn forward_bind(link: &mut Link, session: &Session, head: BindHead<'_>, rest: usize) {
     match known_name(link, session, head.statement) {
         Some(name) => {
-            BindHead::put(&mut link.lease.output, head.portal, &name, rest);
+            BindHead::put(&mut link.lease.output, head.portal, name.as_bytes(), rest);
             link.dues.push(Kind::Bind, Fate::Client);
         }
         // The caller appends the rest of the message, so there has to be a message: one that fails, too, but is skipped.
@@ -278,14 +278,14 @@ pub(super) fn forward_bind(link: &mut Link, session: &Session, head: BindHead<'_
 
 /// The server's name for what the session calls `name`, after the server has been taught it. If the session has no such statement, the server is made to
 /// fail instead.
-fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<Vec<u8>> {
+fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<ServerName> {
     let Some(SessionStatement { statement, .. }) = session.names.find(name) else {
         fail(link, &no_such_statement(name));
         return None;
     };
     if !name.is_empty() {
         teach(link, statement);
-        return Some(server_name(statement.id).into_bytes());
+        return Some(server_name(statement.id));
     }
     if link.lease.unnamed != Some(statement.id)
         && let Origin::Parse { query, types } = &statement.origin
@@ -294,7 +294,7 @@ fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<Vec<u8>
         link.dues.push(Kind::Parse(statement.id), Fate::Us);
         link.lease.unnamed = Some(statement.id);
     }
-    Some(Vec::new())
+    Some(ServerName::UNNAMED)
 }
 
 /// PREPARE and EXECUTE in a message of their own: the name in the text is replaced by the server's. Returns whether it was one that pgpilot keeps track of.
@@ -329,8 +329,8 @@ fn forward_sql_prepared(
                 end_of_own(link);
             }
             let name_there = server_name(statement.id);
-            frontend::put_query(&mut link.lease.output, format!("{before}{name_there}{after}").as_bytes());
-            link.renamed = Some(renamed(text, name_at, name, &name_there));
+            frontend::put_query(&mut link.lease.output, format!("{before}{}{after}", name_there.as_str()).as_bytes());
+            link.renamed = Some(renamed(text, name_at, name, name_there.as_bytes()));
             let number = push_query(link, session);
             link.preparing.push(Preparing { message: number, name: name.as_bytes().into(), id: statement.id });
             session.names.change(number, name.as_bytes(), Some(entry));
@@ -355,8 +355,8 @@ fn put_renamed(link: &mut Link, statement: &Arc<Statement>, text: &str, name: &s
     }
     let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
     let name_there = server_name(statement.id);
-    link.renamed = Some(renamed(text, name_at, name, &name_there));
-    frontend::put_query(&mut link.lease.output, format!("{before}{name_there}{after}").as_bytes());
+    link.renamed = Some(renamed(text, name_at, name, name_there.as_bytes()));
+    frontend::put_query(&mut link.lease.output, format!("{before}{}{after}", name_there.as_str()).as_bytes());
 }
 
 /// Extended messages of pgpilot's own before a Query need a Sync, or the Query would be skipped without a word should they fail. In a batch of the
@@ -368,7 +368,7 @@ fn end_of_own(link: &mut Link) {
     }
 }
 
-fn renamed(text: &str, name_at: &Range<usize>, name: &str, name_there: &str) -> Renamed {
+fn renamed(text: &str, name_at: &Range<usize>, name: &str, name_there: &[u8]) -> Renamed {
     let characters = |range: Range<usize>| text[range].chars().count();
     let (at, client) = (characters(0..name_at.start), characters(name_at.clone()));
     Renamed { at, client, server: name_there.len(), name: name.as_bytes().into() }

@@ -44,6 +44,8 @@ pub(super) struct Link {
     /// The last Query was sent with a statement's name changed.
     pub renamed: Option<Renamed>,
     pub started: Instant,
+    /// When the last batch had been answered.
+    pub answered: Instant,
     /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
     pub executing: bool,
     pub purpose: Purpose,
@@ -55,6 +57,8 @@ pub(super) struct Link {
     pub has_written: bool,
     /// What has been sent since the last ReadyForQuery ends the transaction.
     pub ends_transaction: bool,
+    /// It has been seen to that the reply to what has been sent since then tells the truth of a commit that was cancelled.
+    pub examined: bool,
     /// A part of an extended batch has been sent, and its Sync not yet.
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
@@ -191,6 +195,11 @@ impl Reply {
         }
     }
 
+    /// Whether what the client has been sent ends with a message's end, and nothing waits to be sent.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.writable() == 0 && (self.withhold == Withhold::Yes || !matches!(self.rest, Rest::Forward(_)))
+    }
+
     /// A batch is going to be sent, or a part of one; everything before it has been answered.
     pub(super) fn begin(&mut self, withhold: Withhold) {
         self.settled = self.passable;
@@ -288,12 +297,14 @@ impl Link {
             preparing: Vec::new(),
             renamed: None,
             started: now,
+            answered: now,
             executing: false,
             purpose: Purpose::Any,
             judged: None,
             may_commit: false,
             has_written: false,
             ends_transaction: false,
+            examined: false,
             batch_open: false,
             lesson: Vec::new(),
             deallocation: None,
@@ -355,6 +366,11 @@ impl Link {
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
             && self.copy_in == CopyIn::No
+    }
+
+    /// Whether the server is going to answer without anything more from the client.
+    pub(super) fn works(&self) -> bool {
+        !self.dues.is_empty() && self.copy_in == CopyIn::No && self.grant != Grant::ToEndOfBatch
     }
 
     /// COPY data came early, and everything has been answered without a COPY.

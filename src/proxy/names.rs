@@ -11,7 +11,7 @@ use crate::wire::frontend::Parse;
 /// As the messages that have been forwarded leave them, if none of those fails.
 #[derive(Default)]
 pub(super) struct Names {
-    named: HashMap<Box<[u8]>, SessionStatement>,
+    named: HashMap<Box<[u8]>, SessionStatement, foldhash::fast::RandomState>,
     /// The statement without a name. Servers forget it as soon as another one is parsed, be it in vain, or a Query comes.
     unnamed: Option<SessionStatement>,
     /// In the order of the messages.

@@ -28,8 +28,8 @@ use crate::wire::frontend;
 ///
 /// # Errors
 /// The server refuses a setting (a role that was revoked, for instance), or is lost. Either way the connection must be closed.
-pub(super) async fn bring_to(connection: &mut ServerConnection, wanted: &Arc<Settings>) -> Result<(), QueryError> {
-    if Arc::ptr_eq(&connection.settings, wanted) {
+pub(super) async fn bring_to(connection: &mut ServerConnection, wanted: &mut Arc<Settings>) -> Result<(), QueryError> {
+    if are_one(wanted, &mut connection.settings) {
         return Ok(());
     }
     if let Some(sql) = connection.settings.sql_to(wanted) {
@@ -41,17 +41,26 @@ pub(super) async fn bring_to(connection: &mut ServerConnection, wanted: &Arc<Set
     Ok(())
 }
 
+/// Whether two are equal. From now on they are one object, so that the next comparison is one of pointers; of two objects it is always the lower one, so that
+/// soon all equal ones are one.
+fn are_one<T: PartialEq>(ours: &mut Arc<T>, theirs: &mut Arc<T>) -> bool {
+    if Arc::ptr_eq(ours, theirs) {
+        return true;
+    }
+    if **ours != **theirs {
+        return false;
+    }
+    match Arc::as_ptr(ours).cmp(&Arc::as_ptr(theirs)) {
+        Ordering::Less => theirs.clone_from(ours),
+        Ordering::Equal | Ordering::Greater => ours.clone_from(theirs),
+    }
+    true
+}
+
 /// Tells the client of parameters that this server has otherwise than the one before.
 pub(super) fn tell_parameters(reported: &mut Arc<ParameterMap>, theirs: &mut Arc<ParameterMap>, out: &mut BytesMut) {
-    if Arc::ptr_eq(reported, theirs) {
+    if are_one(reported, theirs) {
         return;
-    }
-    if **reported == **theirs {
-        // From now on both are one object; of two it is always the lower one, so that soon all equal ones are one, and every lease compares pointers alone.
-        return match Arc::as_ptr(reported).cmp(&Arc::as_ptr(theirs)) {
-            Ordering::Less => theirs.clone_from(reported),
-            Ordering::Equal | Ordering::Greater => reported.clone_from(theirs),
-        };
     }
     for (name, value) in theirs.iter() {
         if reported.get(name) != Some(value) {
@@ -100,7 +109,7 @@ pub(super) async fn drain(mut link: Link) {
     if let Ok(Some(())) = tokio::time::timeout(DRAIN, finished).await
         && (link.status == TransactionStatus::Idle || link.lease.query("ROLLBACK").await.is_ok())
     {
-        link.lease.release();
+        link.lease.release(Instant::now());
     }
 }
 
@@ -133,6 +142,7 @@ impl Client {
             TransactionStatus::Failed => Transaction::Failed,
         };
         let now = Instant::now();
+        link.answered = now;
         if link.executing {
             session.has_run = true;
             match link.purpose {
@@ -257,7 +267,7 @@ impl Client {
             return Ok(());
         }
         let Some(link) = self.link.as_mut() else { return Ok(()) };
-        if let Err(error) = bring_to(&mut link.lease, &self.session.settings).await {
+        if let Err(error) = bring_to(&mut link.lease, &mut self.session.settings).await {
             return self.inventory_failed(&error);
         }
         tell_parameters(&mut self.session.reported, &mut link.lease.parameters, &mut self.side.output);
@@ -315,7 +325,8 @@ impl Client {
             link.lease.settings = Arc::new(Settings::default());
             link.lease.tainted = false;
         }
-        link.lease.release();
+        let Link { lease, answered, .. } = link;
+        lease.release(answered);
         Ok(())
     }
 
@@ -334,15 +345,13 @@ impl Client {
         if let Some(link) = self.link.take() {
             self.abandon(link).await;
         }
-        let goodbye = async {
-            let Side { stream, output, .. } = &mut self.side;
-            while !output.is_empty() {
-                stream.write_buf(output).await?;
-            }
-            stream.shutdown().await
-        };
-        // A client that does not read is not waited for.
-        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        let Side { stream, output, .. } = &mut self.side;
+        let patience = if matches!(end, End::Left) { LAST_WORDS } else { GOODBYE };
+        while !output.is_empty() {
+            // A client that does not read is not waited for.
+            let Ok(Ok(_)) = tokio::time::timeout(patience, stream.write_buf(output)).await else { break };
+        }
+        let _ = tokio::time::timeout(GOODBYE, stream.shutdown()).await;
         match end {
             End::Left => tracing::debug!(user = %self.who.user, "client left"),
             end => {
@@ -376,7 +385,7 @@ impl Client {
                 link.lease.unnamed = None;
                 link.lease.settings = Arc::new(Settings::default());
                 link.lease.tainted = false;
-                link.lease.release();
+                link.lease.release(Instant::now());
             }
         });
     }
@@ -392,6 +401,8 @@ impl Client {
 }
 
 const GOODBYE: Duration = Duration::from_secs(1);
+/// What a client had asked for before it left is worth more patience.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// A client that owes so much reading is not served further.
 const OUTPUT_MAX: usize = 64 * 1024;
 

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::gate::Gate;
+use super::hold::Hold;
 use super::lost_writes::LostWrites;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
+use super::shutdown::Shutdown;
 use super::statements::Statements;
 use super::verdicts::{ShapeRow, Verdicts};
 use super::verifiers::Verifiers;
@@ -37,8 +38,8 @@ pub struct Shared {
     pub catalogues: Catalogues<CatalogueRecipe>,
     /// `None`: clients get no TLS.
     pub acceptor: ArcSwap<Option<Acceptor>>,
-    /// Cancelled when no new statement is to begin.
-    pub stop: CancellationToken,
+    /// Begun when no new transaction is to begin.
+    pub shutdown: Arc<Shutdown>,
     pub tasks: TaskTracker,
     pub(super) statements: Statements,
     pub(super) lost_writes: LostWrites,
@@ -48,6 +49,7 @@ pub struct Shared {
     verdicts: Mutex<HashMap<Arc<str>, Arc<Verdicts>>>,
     /// Closed while an operator has paused pgpilot.
     pub gate: Gate,
+    pub(super) hold: Arc<Hold>,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
 }
@@ -90,12 +92,7 @@ pub(super) struct Who {
 impl Shared {
     /// # Errors
     /// TLS files that cannot be used, or no randomness.
-    pub fn new(
-        config: Config,
-        cluster: Arc<Cluster>,
-        metrics: Arc<Metrics>,
-        stop: CancellationToken,
-    ) -> Result<Arc<Self>, SetupError> {
+    pub fn new(config: Config, cluster: Arc<Cluster>, metrics: Arc<Metrics>) -> Result<Arc<Self>, SetupError> {
         let mut mock = [0; 32];
         getrandom::fill(&mut mock).map_err(SetupError::Random)?;
         let pools = Pools::default();
@@ -109,7 +106,7 @@ impl Shared {
             registry: Arc::default(),
             metrics,
             catalogues,
-            stop,
+            shutdown: Arc::default(),
             tasks: TaskTracker::new(),
             statements: Statements::default(),
             lost_writes: LostWrites::default(),
@@ -118,6 +115,7 @@ impl Shared {
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
             gate: Gate::default(),
+            hold: Arc::default(),
             console: OnceLock::new(),
         }))
     }
@@ -167,6 +165,11 @@ impl Shared {
         self.config.store(Arc::new(config));
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
+    }
+
+    /// Clients that wait for a primary, and the bytes of what they have sent.
+    pub fn held(&self) -> (usize, usize) {
+        self.hold.counts()
     }
 
     pub(super) fn policy(&self, who: &Who) -> Policy {

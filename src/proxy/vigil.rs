@@ -1,22 +1,22 @@
 //! Waiting on behalf of a client, with an eye on the client: it may leave, or cancel its statement, and pgpilot may be stopped.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::Poll;
-
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::client::Client;
 use super::exchange::{Gone, Side, poll_attend};
 use super::fault::{End, Fault};
 use super::registry::Slot;
+use super::shutdown::Watch;
 use crate::wire::SqlState;
 
 /// What is watched while a client waits.
 pub(super) struct Vigil<'a> {
     side: &'a mut Side,
     slot: &'a Slot,
-    stop: &'a mut Pin<Box<WaitForCancellationFutureOwned>>,
+    shutdown: &'a mut Watch,
+    cancels_seen: u32,
 }
 
 /// Why a statement that waited is not going to run.
@@ -33,7 +33,8 @@ impl<T: Into<Fault>> From<T> for Denied {
 
 impl Client {
     pub(super) fn vigil(&mut self) -> Vigil<'_> {
-        Vigil { side: &mut self.side, slot: &self.registration.slot, stop: &mut self.stop }
+        let Self { side, registration, shutdown, cancels_seen, .. } = self;
+        Vigil { side, slot: &registration.slot, shutdown, cancels_seen: *cancels_seen }
     }
 }
 
@@ -48,16 +49,16 @@ impl Vigil<'_> {
         if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(what.as_mut().poll(cx))).await {
             return Ok(done);
         }
-        let Self { side, slot, stop } = self;
+        let Self { side, slot, shutdown, cancels_seen } = self;
         tokio::select! {
             biased;
             done = what => Ok(done),
-            () = slot.cancelled() => Err(Fault::Cancelled.into()),
+            () = slot.cancelled(cancels_seen) => Err(Fault::Cancelled.into()),
             gone = poll_fn(|cx| poll_attend(side, cx)) => Err(Denied::End(match gone {
                 Gone::Client(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => End::ClientLost(error),
                 _ => End::Left,
             })),
-            () = stop => Err(Denied::End(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down"))),
+            () = shutdown => Err(Denied::End(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down"))),
         }
     }
 }

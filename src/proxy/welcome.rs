@@ -77,7 +77,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
             backend::put_ready(out, TransactionStatus::Idle);
             let verdicts = shared.verdicts(&who.database);
             let snapshots = shared.cluster.reader();
-            let stop = Box::pin(shared.stop.clone().cancelled_owned());
+            let shutdown = shared.shutdown.watch();
             let mut client = Client {
                 verdicts,
                 snapshots,
@@ -88,7 +88,9 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 registration,
                 pools: Vec::new(),
                 skipping: false,
-                stop,
+                pass: None,
+                shutdown,
+                cancels_seen: 0,
                 who,
                 shared: shared.clone(),
             };
@@ -198,17 +200,17 @@ async fn ask(who: &Who, wanted: &Settings, shared: &Arc<Shared>) -> Result<Greet
         nodes.sort_unstable();
         for (_, node) in nodes {
             let Some(pool) = shared.pools.handle(node, who) else { continue };
-            let settings = Arc::new(wanted.clone());
-            match pool.lease(|c| *c.settings == *settings).await {
-                Ok(mut lease) => {
-                    if let Err(error) = settle::bring_to(&mut lease, &settings).await {
+            let mut settings = Arc::new(wanted.clone());
+            match pool.lease(|c| *c.settings == *settings, Instant::now()).await {
+                Ok((mut lease, _)) => {
+                    if let Err(error) = settle::bring_to(&mut lease, &mut settings).await {
                         match error {
                             QueryError::Server { code, message } => return Err(Report::fatal(code, message)),
                             _ => continue,
                         }
                     }
                     let parameters = lease.parameters.clone();
-                    lease.release();
+                    lease.release(Instant::now());
                     return Ok(Greeting { settings: wanted.clone(), parameters });
                 }
                 Err(LeaseError::Dial(error)) if !error.is_about_the_node() => {

@@ -107,6 +107,10 @@ impl Sources for Fake {
         vec![PoolRow { node: NodeId(1), user: "<app>".into(), database: "db".into(), counts }]
     }
 
+    fn held(&self) -> usize {
+        0
+    }
+
     fn clients(&self) -> Vec<ClientRow> {
         vec![ClientRow {
             pid: 42,
@@ -134,7 +138,7 @@ impl Sources for Fake {
 
     fn classify(&self, sql: &str, _database: &str) -> Classified {
         let (catalogue, overrides) = (Catalogue::builtin(), FunctionLists::default());
-        classify(sql, &Facts { catalogue: &catalogue, overrides: &overrides, max_parse: 1 << 16 })
+        classify(sql, &Facts::new(&catalogue, &overrides, 1 << 16))
     }
 
     fn shapes(&self) -> Vec<ShapeRow> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::elect::{Choice, Terms, elect};
 use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
-use super::machine::{Machine, Phase};
+use super::machine::{Machine, Phase, Rules};
 use super::repair::Way;
 use super::world::Contact;
 use super::{Guards, Log, Progress};
@@ -44,7 +44,9 @@ enum Treatment {
 pub(super) enum Step {
     /// A hook may forbid it.
     Approving,
-    /// Switchover: transactions end.
+    /// Switchover: what can be done before anybody has to wait.
+    Readying,
+    /// Switchover: nobody begins anything, and transactions end.
     Quiescing,
     /// Switchover: the old primary stops.
     Stopping,
@@ -83,6 +85,7 @@ impl Step {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Approving => "approving",
+            Self::Readying => "readying",
             Self::Quiescing => "quiescing",
             Self::Stopping => "stopping",
             Self::CatchingUp => "catching up",
@@ -102,6 +105,12 @@ impl Change {
         let (purpose, proof, abandoned) = (Purpose::Failover, Proof::Attempted, BTreeSet::new());
         let treatment = Treatment::Stopped;
         Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, abandoned }
+    }
+
+    pub(super) fn deadline(&self, rules: &Rules) -> Option<Instant> {
+        let before_promotion =
+            matches!(self.step, Step::Approving | Step::Readying | Step::Quiescing | Step::Stopping | Step::CatchingUp);
+        (self.purpose == Purpose::Switchover && before_promotion).then(|| self.begun + rules.switchover_timeout)
     }
 
     pub(super) fn candidate(&self) -> Option<NodeId> {
@@ -125,7 +134,9 @@ impl Machine {
         self.record.epoch += 1;
         self.record.progress = Progress::Preparing;
         actions.record = Some(Writing::First(self.record.clone()));
-        actions.routing = Some(Routing::Hold);
+        if purpose == Purpose::Failover {
+            actions.routing = Some(Routing::Hold);
+        }
         actions.jobs.push(Job::Approve { old, candidate: terms.to });
         let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
         // An earlier switchover may have left it read-only, and that is not undone yet.
@@ -137,7 +148,8 @@ impl Machine {
     /// The world has changed, or some time has passed.
     pub(super) fn change_seen(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = &mut self.phase else { return };
-        let overdue = now.saturating_duration_since(change.begun) >= self.rules.switchover_timeout;
+        // The jobs of the other steps end by this time themselves, and say why they did not succeed.
+        let overdue = change.deadline(&self.rules).is_some_and(|at| at <= now);
         match &mut change.step {
             Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if change.purpose == Purpose::Failover => {
                 let live = self
@@ -165,6 +177,12 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         match (&mut change.step, job) {
             (Step::Approving, Job::Approve { .. }) => self.approved(outcome, now, actions),
+            (Step::Readying, Job::Ready { node, .. }) => {
+                // Without it, it only takes longer.
+                change.step = Step::Quiescing;
+                actions.routing = Some(Routing::Hold);
+                actions.jobs.push(Job::Quiesce { node });
+            }
             (Step::Quiescing, Job::Quiesce { .. }) => match outcome {
                 Ok(_) => {
                     let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
@@ -229,8 +247,8 @@ impl Machine {
         match (outcome, change.purpose) {
             (Err(why), _) => self.undo(format!("pre_promote forbids it: {why}"), now, actions),
             (Ok(_), Purpose::Switchover) => {
-                change.step = Step::Quiescing;
-                actions.jobs.push(Job::Quiesce { node });
+                change.step = Step::Readying;
+                actions.jobs.push(Job::Ready { node, to: change.terms.to.unwrap_or(node) });
             }
             (Ok(_), Purpose::Failover) => {
                 let jobs = [Job::Sever { node }, Job::Fence { node }];
@@ -334,6 +352,8 @@ impl Machine {
         self.record.primary = self.world.node(node).map(|node| node.name.clone());
         self.record.timeline = timeline;
         self.record.progress = Progress::Steady;
+        self.record.changed_at = Some(self.clock.unix_at(now));
+        self.record.fork(timeline, switched_at);
         actions.record = Some(Writing::Also(self.record.clone()));
         let epoch = self.record.epoch;
         actions.routing = Some(Routing::Appoint { node, epoch, timeline });
@@ -414,13 +434,16 @@ impl Machine {
     fn all_undone(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
         let Step::Undoing { why, .. } = change.step else { return };
-        if !self.repairs.wants(change.old) {
-            // Else there is something left to be undone, also by another pgpilot.
+        let ended = if self.repairs.wants(change.old) {
+            // There is something left to be undone, also by another pgpilot.
+            Ended::Failed
+        } else {
             self.record.progress = Progress::Steady;
-        }
+            Ended::CalledOff
+        };
         actions.record = Some(Writing::Also(self.record.clone()));
         actions.routing = Some(Routing::Release);
-        actions.ended = Some((change.purpose, Ended::CalledOff));
+        actions.ended = Some((change.purpose, ended));
         self.last = Some(format!("called off: {why}"));
         actions.answers.extend(change.ticket.map(|ticket| (ticket, Err(why))));
         self.back_to_steady(now);

@@ -37,6 +37,8 @@ pub type Outcome = Result<Fact, String>;
 pub enum Job {
     /// The hook that may forbid a promotion.
     Approve { old: NodeId, candidate: Option<NodeId> },
+    /// Does what makes a switchover short, while all goes on: it may fail.
+    Ready { node: NodeId, to: NodeId },
     /// Closes pgpilot's connections to a node, also those in use.
     Sever { node: NodeId },
     /// Makes sure that a node accepts no commit any more.
@@ -97,7 +99,7 @@ pub struct Actions {
     pub jobs: Vec<Job>,
     pub notes: Vec<Note>,
     pub answers: Vec<(Ticket, Result<String, String>)>,
-    /// A change of primary is over.
+    /// A change of primary is over, or was refused.
     pub ended: Option<(Purpose, Ended)>,
     /// When to report [`Event::Seen`] again, unless something else comes first.
     pub wake: Option<Instant>,
@@ -136,8 +138,12 @@ pub enum Purpose {
 pub enum Ended {
     /// There is a new primary.
     Done,
-    /// The old one stays.
+    /// The old one stays, as it was before.
     CalledOff,
+    /// A guard stood in the way: nothing was begun.
+    Refused,
+    /// Given up half-way: somebody has to see to it.
+    Failed,
 }
 
 /// Something that operators should know.

@@ -6,6 +6,7 @@
 
 mod change;
 pub mod conninfo;
+mod detection;
 mod elect;
 mod event;
 mod machine;
@@ -16,12 +17,15 @@ mod repair;
 mod simulation;
 mod suspicion;
 mod synchronous;
+#[cfg(test)]
+mod tests;
 mod world;
 
+pub use detection::Pace;
 pub use elect::Unelectable;
 pub use event::{Actions, Ended, Event, Fact, Job, Note, Outcome, Proof, Purpose, Routing, Severity, Ticket, Writing};
-pub use machine::{Machine, Rules, Status};
+pub use machine::{Machine, Rules, Status, WallClock};
 pub use order::{Guards, Maintenance, Order, Run};
 pub use record::{Progress, Record};
 pub use synchronous::Synchronous;
-pub use world::{Applies, Contact, Hearing, Log, Member, Profile, World, Zone};
+pub use world::{Applies, Contact, Hearing, History, Log, Member, Profile, World, Zone};

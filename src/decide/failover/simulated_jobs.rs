@@ -8,7 +8,11 @@ use crate::decide::route::{NodeId, Role};
 impl Simulation {
     pub(super) fn carry_out(&mut self, job: Job) -> Outcome {
         match job {
-            Job::Approve { .. } | Job::Sever { .. } | Job::Quiesce { .. } | Job::Announce { .. } => Ok(Fact::Done),
+            Job::Approve { .. }
+            | Job::Ready { .. }
+            | Job::Sever { .. }
+            | Job::Quiesce { .. }
+            | Job::Announce { .. } => Ok(Fact::Done),
             Job::Fence { node } => self.fence(node),
             Job::Seal { node } => {
                 let server = self.at(node)?;

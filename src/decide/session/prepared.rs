@@ -27,22 +27,54 @@ pub enum Origin {
 pub const SERVER_NAME_PREFIX: &str = "pgpilot_";
 
 /// The name under which servers know a statement. It is unlike any that a client would choose.
-pub fn server_name(id: StatementId) -> String {
-    format!("{SERVER_NAME_PREFIX}{}", id.0)
+pub fn server_name(id: StatementId) -> ServerName {
+    let mut name = ServerName { bytes: [0; ServerName::MAX], begin: ServerName::MAX };
+    let mut rest = id.0.get();
+    while rest > 0 {
+        name.begin -= 1;
+        name.bytes[name.begin] = b"0123456789"[(rest % 10) as usize];
+        rest /= 10;
+    }
+    name.begin -= SERVER_NAME_PREFIX.len();
+    name.bytes[name.begin..][..SERVER_NAME_PREFIX.len()].copy_from_slice(SERVER_NAME_PREFIX.as_bytes());
+    name
+}
+
+/// A name that needs no memory of its own: one is written for every Bind.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerName {
+    bytes: [u8; Self::MAX],
+    begin: usize,
+}
+
+impl ServerName {
+    /// The prefix, and as many digits as a number of 64 bits can have.
+    const MAX: usize = SERVER_NAME_PREFIX.len() + 20;
+
+    /// No name, which is that of the unnamed statement.
+    pub const UNNAMED: Self = Self { bytes: [0; Self::MAX], begin: Self::MAX };
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[self.begin..]
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).expect("digits behind a prefix are UTF-8")
+    }
 }
 
 /// The statements that one server connection knows, with a limit: the least recently used one is closed.
 #[derive(Debug)]
 pub struct ServerStatements {
     /// Statement to the tick of its last use.
-    known: HashMap<StatementId, u64>,
+    known: HashMap<StatementId, u64, foldhash::fast::RandomState>,
     tick: u64,
     limit: usize,
 }
 
 impl ServerStatements {
     pub fn new(limit: usize) -> Self {
-        Self { known: HashMap::new(), tick: 0, limit: limit.max(1) }
+        Self { known: HashMap::default(), tick: 0, limit: limit.max(1) }
     }
 
     /// Whether the server knows it; notes the use.
@@ -100,6 +132,15 @@ impl ServerStatements {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_a_prefix_and_a_number() {
+        for number in [1, 90, u64::MAX] {
+            let name = server_name(StatementId(NonZeroU64::new(number).unwrap()));
+            assert_eq!(name.as_str(), format!("pgpilot_{number}"));
+        }
+        assert_eq!(ServerName::UNNAMED.as_bytes(), b"");
+    }
 
     #[test]
     fn the_least_recently_used_statement_makes_room() {

@@ -20,6 +20,7 @@ pub struct Verdict {
     pub effects: Effects,
     /// What the comments around it ask for.
     pub hints: Hints,
+    pub depends: Depends,
     /// Session settings that functions in the statement change by name (`set_config('x', .., false)`); SET names its own in the intent.
     pub settings: Box<[Box<str>]>,
 }
@@ -32,6 +33,7 @@ impl Verdict {
             object: None,
             effects: Effects::empty(),
             hints: Hints::default(),
+            depends: Depends::empty(),
             settings: Box::default(),
         }
     }
@@ -55,6 +57,11 @@ impl Verdict {
 }
 
 impl Classified {
+    /// What any of its verdicts depends on.
+    pub fn depends(&self) -> Depends {
+        self.statements.iter().fold(Depends::empty(), |all, verdict| all | verdict.depends)
+    }
+
     /// One verdict for a whole text that cannot be classified.
     pub fn opaque(reason: Reason) -> Self {
         Classified { statements: Box::new([Verdict::opaque(reason)]) }
@@ -206,6 +213,20 @@ bitflags::bitflags! {
         const ALONE = 1 << 10;
         /// What must be assumed of a statement that pgpilot does not understand.
         const ANYTHING = Self::SETTINGS.bits() | Self::PINS.bits() | Self::UNPINS.bits() | Self::CATALOGUE.bits();
+    }
+}
+
+bitflags::bitflags! {
+    /// What a verdict depends on besides the words of its text and the catalogue: with another of these it may be
+    /// another one.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Depends: u8 {
+        /// The session's `search_path`, and its role.
+        const PATH = 1;
+        /// The types that a Parse message gives its parameters.
+        const PARAMETERS = 1 << 1;
+        /// The types of constants, which texts of one shape need not share.
+        const LITERALS = 1 << 2;
     }
 }
 

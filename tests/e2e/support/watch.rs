@@ -31,7 +31,7 @@ pub(crate) fn settings(servers: &LocalCluster, interval: Duration) -> Settings {
         priority: 100,
         replication_host: None,
         replication_port: None,
-        lag: LagLimits::by_time(Duration::from_secs(1), Duration::from_millis(500)),
+        lag: LagLimits::by_time(MAX_LAG, Duration::from_millis(500)),
         tls: tls.clone(),
     };
     Settings {
@@ -49,6 +49,7 @@ pub(crate) fn settings(servers: &LocalCluster, interval: Duration) -> Settings {
 }
 
 pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
+pub(crate) const MAX_LAG: Duration = Duration::from_secs(1);
 
 /// The usual beginning: the primary is pg1, and both replicas are in use.
 pub(crate) async fn watched(servers: &LocalCluster) -> Arc<Cluster> {
