@@ -42,7 +42,7 @@ impl LostWrites {
                 tracing::warn!(pid, user, database, %position, %kept, unsaid, "what a session wrote was lost with the old primary");
             }
             Loss::Unknown { kept } => {
-                tracing::info!(pid, user, database, %kept, unsaid, "what a session wrote last may have been lost with the old primary");
+                tracing::debug!(pid, user, database, %kept, unsaid, "what a session wrote last may have been lost with the old primary");
             }
             Loss::Token { position, kept } => {
                 tracing::warn!(pid, user, database, %position, %kept, unsaid, "the position that a session waits for was lost with the old primary");
