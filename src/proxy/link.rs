@@ -12,6 +12,7 @@ use super::judged::Judged;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
 use crate::config::Consistency;
+use crate::coordination::Membership;
 use crate::decide::route::NodeId;
 use crate::decide::session::{Due, Dues, Kind, Settings, StatementId};
 use crate::decide::sql::{Reason, TransactionEnd};
@@ -67,6 +68,8 @@ pub(super) struct Link {
     pub deallocation: Option<Deallocation>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
+    /// On a primary: whose lease has to be good for anything to be sent. `None`: pgpilot is alone.
+    pub membership: Option<Arc<Membership>>,
 }
 
 /// A PREPARE under way.
@@ -309,6 +312,7 @@ impl Link {
             lesson: Vec::new(),
             deallocation: None,
             began: None,
+            membership: None,
         }
     }
 
