@@ -11,6 +11,7 @@ use super::deallocate::Deallocation;
 use super::judged::Executed;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
+use crate::config::Consistency;
 use crate::coordination::Membership;
 use crate::decide::route::NodeId;
 use crate::decide::session::{Due, Dues, Kind, Settings, StatementId};
@@ -25,6 +26,8 @@ pub(super) struct Link {
     /// What the session began with.
     pub startup: Arc<Settings>,
     pub reason: Reason,
+    /// What a hint promised the reads for which this server was chosen; `None`: what the session is promised.
+    pub promise: Option<Consistency>,
     pub dues: Dues,
     pub reply: Reply,
     pub copy_in: CopyIn,
@@ -52,6 +55,8 @@ pub(super) struct Link {
     pub behind: VecDeque<Executed>,
     /// What has been sent since the last ReadyForQuery may commit something.
     pub may_commit: bool,
+    /// Something that may write has been sent, and been neither committed nor rolled back.
+    pub has_written: bool,
     /// What has been sent since the last ReadyForQuery ends the transaction.
     pub ends_transaction: bool,
     /// It has been seen to that the reply to what has been sent since then tells the truth of a commit that was cancelled.
@@ -284,6 +289,7 @@ impl Link {
             role,
             startup,
             reason,
+            promise: None,
             dues: Dues::default(),
             reply: Reply::new(role),
             copy_in: CopyIn::No,
@@ -301,6 +307,7 @@ impl Link {
             executed: None,
             behind: VecDeque::new(),
             may_commit: false,
+            has_written: false,
             ends_transaction: false,
             examined: false,
             batch_open: false,
@@ -324,6 +331,7 @@ impl Link {
     pub(super) fn note_end(&mut self, assessed: &Assessed, transaction: &Transaction) {
         let commits = matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Chain));
         self.may_commit |= commits || (assessed.writes && transaction.is_idle());
+        self.has_written |= assessed.writes;
         self.ends_transaction |= matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Rollback));
     }
 

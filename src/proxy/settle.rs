@@ -149,6 +149,13 @@ impl Client {
                 Purpose::Any if !link.is_replica() => session.freshness.wrote(now),
                 _ => session.freshness.read_from(link.node(), now),
             }
+            if link.has_written && status == TransactionStatus::Idle {
+                if !link.failed {
+                    session.freshness.committed(now);
+                }
+                // What has been sent behind it may have written, too.
+                link.has_written = !link.dues.is_empty();
+            }
             let asks = transaction.is_idle() && session.policy.consistency == Consistency::Session;
             if asks && session.freshness.wants_mark() {
                 shared.cluster.want_mark();

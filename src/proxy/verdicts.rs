@@ -16,7 +16,9 @@ use super::recent::Recent;
 use super::recipe::Loaded;
 use crate::cluster::catalogue::Database;
 use crate::config::Routing;
-use crate::decide::sql::{Asker, Classified, Depends, Facts, Intent, Reason, Shape, Verdict, classify, outline, shape};
+use crate::decide::sql::{
+    Asker, Classified, Depends, Effects, Facts, Intent, Reason, Shape, Verdict, classify, outline, shape,
+};
 use crate::telemetry::{Count, Lookup, Metrics};
 
 /// The verdicts of one database.
@@ -199,6 +201,9 @@ impl Verdicts {
         let has = |reason| classified.statements.iter().any(|verdict| verdict.reason == reason);
         if has(Reason::Unparsable) {
             self.metrics.count(Count::Unparsable);
+        }
+        if classified.statements.iter().any(|verdict| verdict.effects.contains(Effects::HINT_UNKNOWN)) {
+            self.metrics.count(Count::UnknownHint);
         }
         if has(Reason::UnknownFunction) {
             // It may have been made where pgpilot did not see it.
