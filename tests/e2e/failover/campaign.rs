@@ -3,8 +3,8 @@
 //! `PGPILOT_SOAK_ROUNDS` says how many; `./dev soak failover` runs it for long.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pgpilot::decide::failover::{Order, Run};
@@ -33,8 +33,39 @@ enum Fault {
 #[derive(Default)]
 struct Seen {
     stop: AtomicBool,
-    /// Grows with each acknowledged write.
-    acknowledged: AtomicU64,
+    stall: Mutex<Stall>,
+}
+
+/// The longest time in which nobody's write was acknowledged, since it was begun to look.
+#[derive(Clone, Copy)]
+struct Stall {
+    last: Instant,
+    longest: Duration,
+    acknowledged: u64,
+}
+
+impl Default for Stall {
+    fn default() -> Self {
+        Self { last: Instant::now(), longest: Duration::ZERO, acknowledged: 0 }
+    }
+}
+
+impl Seen {
+    fn acknowledge(&self) {
+        let mut stall = self.stall.lock().unwrap();
+        let now = Instant::now();
+        stall.longest = stall.longest.max(now - stall.last);
+        stall.last = now;
+        stall.acknowledged += 1;
+    }
+
+    fn begin(&self) {
+        *self.stall.lock().unwrap() = Stall::default();
+    }
+
+    fn stall(&self) -> Stall {
+        *self.stall.lock().unwrap()
+    }
 }
 
 /// Writes numbers of its own, and returns those that were acknowledged.
@@ -43,7 +74,7 @@ async fn write(client: Client, first: i64, seen: Arc<Seen>) -> Vec<i64> {
     while !seen.stop.load(Ordering::Relaxed) {
         if client.execute("INSERT INTO written VALUES ($1)", &[&next]).await.is_ok() {
             acknowledged.push(next);
-            seen.acknowledged.fetch_add(1, Ordering::Relaxed);
+            seen.acknowledge();
         }
         assert!(!client.is_closed(), "pgpilot has closed a client's connection");
         next += WRITERS;
@@ -83,7 +114,7 @@ async fn strike(proxy: &Proxy, fault: Fault, primary: &str) {
     }
 }
 
-/// Returns how long each change took, from the blow to the next acknowledged write.
+/// Returns for how long no write was acknowledged because of each change.
 #[allow(clippy::print_stdout, reason = "what was measured is what it is run for")]
 async fn campaign(rounds: usize, fault_of: impl Fn(usize) -> Fault) -> Vec<(Fault, Duration)> {
     let stage = with_hooks(plain().synchronous(1), "").await;
@@ -107,13 +138,12 @@ async fn campaign(rounds: usize, fault_of: impl Fn(usize) -> Fault) -> Vec<(Faul
     let mut times = Vec::new();
     for round in 0..rounds {
         let (old, fault) = (proxy.primary().unwrap(), fault_of(round));
-        let begun = Instant::now();
+        seen.begin();
         strike(proxy, fault, &old).await;
         proxy.wait_for_another_than(&old).await;
-        let before = seen.acknowledged.load(Ordering::Relaxed);
-        wait_for("a write to be acknowledged", LIMIT, async || seen.acknowledged.load(Ordering::Relaxed) > before)
-            .await;
-        times.push((fault, begun.elapsed()));
+        let before = seen.stall().acknowledged;
+        wait_for("a write to be acknowledged", LIMIT, async || seen.stall().acknowledged > before).await;
+        times.push((fault, seen.stall().longest));
         // Whole again: three nodes, of which two follow.
         proxy.wait_for_replicas(2).await;
     }
@@ -154,6 +184,6 @@ async fn soak() {
         own.sort_unstable();
         let Some(last) = own.len().checked_sub(1) else { continue };
         let at = |percent: usize| own[last * percent / 100];
-        println!("{fault:?}: {} times, median {:?}, p99 {:?}, longest {:?}", own.len(), at(50), at(99), at(100));
+        println!("{fault:?}: {} times, no write for: median {:?}, p99 {:?}, longest {:?}", own.len(), at(50), at(99), at(100));
     }
 }
