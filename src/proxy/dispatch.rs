@@ -152,7 +152,7 @@ impl Client {
         let Some(known) = self.session.names.find(head.statement).filter(|_| !head.statement.is_empty()) else {
             return false;
         };
-        if known.stamp != self.verdicts.stamp() {
+        if known.stamp != self.verdicts.stamp() || !known.verdict.depends().is_empty() {
             return false;
         }
         let mut needs = Needs::default();
@@ -202,7 +202,7 @@ impl Client {
                 continue;
             }
             match self.lease_on(node, now).await {
-                Ok((lease, waited)) => return Ok(self.attach(lease, role, decision.reason, now + waited)),
+                Ok((lease, waited)) => return self.attach(lease, role, decision.reason, now + waited).await,
                 Err(Denied::Fault(fault)) if self.may_route_again(&fault, &demand) => {
                     self.shared.cluster.nudge(node);
                     let until = Instant::now() + SETTLE_DOWN;
@@ -214,7 +214,7 @@ impl Client {
         }
     }
 
-    async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
+    pub(super) async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
         let shared = self.shared.clone();
         self.vigil().until(shared.cluster.wait_change(seen, until)).await.map(drop)
     }
@@ -265,10 +265,16 @@ impl Client {
         Ok((lease, waited))
     }
 
-    fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Link {
-        settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
+    async fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Result<Link, Denied> {
         self.registration.slot.set_busy(&lease.cancel_key, lease.node);
-        Link::new(lease, role, self.session.startup.clone(), reason, now)
+        if self.registration.slot.unserved_cancels() != self.cancels_seen {
+            // It came while nobody was waiting for it, and clients say it but once.
+            self.release_slot().await;
+            lease.release(now);
+            return Err(Fault::Cancelled.into());
+        }
+        settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
+        Ok(Link::new(lease, role, self.session.startup.clone(), reason, now))
     }
 
     /// Sends the batches that a replica did not answer to another server.

@@ -184,6 +184,12 @@ async fn soak() {
         own.sort_unstable();
         let Some(last) = own.len().checked_sub(1) else { continue };
         let at = |percent: usize| own[last * percent / 100];
-        println!("{fault:?}: {} times, no write for: median {:?}, p99 {:?}, longest {:?}", own.len(), at(50), at(99), at(100));
+        println!(
+            "{fault:?}: {} times, no write for: median {:?}, p99 {:?}, longest {:?}",
+            own.len(),
+            at(50),
+            at(99),
+            at(100)
+        );
     }
 }
