@@ -55,7 +55,7 @@ use pgpilot::decide::health::Stage;
 use pgpilot::decide::route::{NodeId, State};
 use pgpilot::demo::{Builder, Hooks, LocalCluster};
 use pgpilot::telemetry::Count;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
 
 use crate::support::proxy::{Proxy, recipe, topology};
 use crate::support::{LIMIT, wait_for};
@@ -105,6 +105,20 @@ async fn successor(servers: &Arc<LocalCluster>, section: &str) -> Proxy {
     })
     .await;
     Proxy { app: started.unwrap(), servers: servers.clone() }
+}
+
+/// A client of a pgpilot that may be in the middle of something else.
+async fn client_of(proxy: &Proxy) -> Client {
+    let mut client = None;
+    wait_for("a login", LIMIT * 2, async || {
+        if let Ok((connected, connection)) = tokio_postgres::connect(&proxy.url(), NoTls).await {
+            tokio::spawn(connection);
+            client = Some(connected);
+        }
+        client.is_some()
+    })
+    .await;
+    client.unwrap()
 }
 
 /// Writes the record of a pgpilot that was killed in epoch 7, which pg1 had begun as the primary.
