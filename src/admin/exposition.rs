@@ -1,6 +1,6 @@
 //! `/metrics`: the gauges, read when somebody looks.
 
-use super::sources::{Service, Sources};
+use super::sources::{InstanceStanding, Service, Sources};
 use super::views::{node_name, present, takes_reads};
 use crate::decide::failover::Maintenance;
 use crate::decide::route::{NodeView, Role, State};
@@ -20,6 +20,7 @@ pub(super) fn metrics(sources: &dyn Sources) -> String {
     sheet.gauge(&names::FAILOVER_AUTOMATIC, &[], f64::from(failover.automatic));
     sheet.gauge(&names::FAILOVER_EPOCH, &[], float(failover.epoch));
     sheet.gauge(&names::MAINTENANCE, &[], f64::from(failover.maintenance == Maintenance::On));
+    instances(&mut sheet, sources);
     present(&snapshot).for_each(|view| node(&mut sheet, sources, view));
     let mut waiting = 0;
     for pool in sources.pools() {
@@ -43,6 +44,19 @@ pub(super) fn metrics(sources: &dyn Sources) -> String {
         sheet.gauge(&names::PINNED, &[pin.label()], float(pinned as u64));
     }
     sources.telemetry().render(sheet)
+}
+
+fn instances(sheet: &mut Sheet, sources: &dyn Sources) {
+    let all = sources.instances();
+    for standing in [InstanceStanding::Alone, InstanceStanding::Leader, InstanceStanding::Follower] {
+        let count = all.iter().filter(|instance| instance.standing == standing).count();
+        sheet.gauge(&names::INSTANCES, &[standing.label()], float(count as u64));
+    }
+    let leads = all.iter().any(|it| it.is_this && it.standing != InstanceStanding::Follower);
+    sheet.gauge(&names::LEADS, &[], f64::from(leads));
+    if let Some(lease) = sources.lease() {
+        sheet.gauge(&names::LEASE, &[], lease.as_secs_f64());
+    }
 }
 
 fn node(sheet: &mut Sheet, sources: &dyn Sources, node: &NodeView) {

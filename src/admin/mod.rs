@@ -25,6 +25,6 @@ mod views;
 pub use command::COMMANDS;
 pub use console::{ConsoleUser, Level};
 pub use sources::{
-    Action, CatalogueRow, ClientRow, FailoverStatus, NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow,
-    ServerState, Service, ShapeRow, ShapeRuns, Sources,
+    Action, CatalogueRow, ClientRow, FailoverStatus, InstanceRow, InstanceStanding, NodeFacts, Outcome, Performed,
+    PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources,
 };

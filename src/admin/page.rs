@@ -63,6 +63,7 @@ const SECTIONS: &[(&str, View, &[&str])] = &[
             "reason",
         ],
     ),
+    ("Instances", View::Instances, &["instance", "standing", "this", "address", "acknowledged"]),
     ("Where statements go", View::Routes, &["route", "reason", "statements", "percent"]),
     ("Pools", View::Pools, &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
 ];

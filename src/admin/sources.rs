@@ -51,6 +51,12 @@ pub trait Sources: Send + Sync + 'static {
 
     fn failover(&self) -> FailoverStatus;
 
+    /// Those before the same nodes that agree with this one, and itself.
+    fn instances(&self) -> Vec<InstanceRow>;
+
+    /// For how long this instance may write if it cannot renew its lease; `None`: it needs none.
+    fn lease(&self) -> Option<Duration>;
+
     /// Does what an operator asks for, and returns when it is done: `Pause` when no statement runs any more, `Reload`
     /// when the new settings are in force, `Order` when the new primary is open, or everything is as it was. `Shutdown` only
     /// begins.
@@ -143,6 +149,39 @@ pub struct FailoverStatus {
     pub last: Option<String>,
     /// Why it is in this state.
     pub reason: Option<String>,
+}
+
+/// One of several instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRow {
+    /// `None`: it is alone.
+    pub number: Option<u16>,
+    pub name: String,
+    /// Where the others reach it.
+    pub address: String,
+    pub version: String,
+    /// The epoch of the last change of primary that it has acknowledged.
+    pub acknowledged: u64,
+    pub standing: InstanceStanding,
+    pub is_this: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceStanding {
+    Alone,
+    /// It decides.
+    Leader,
+    Follower,
+}
+
+impl InstanceStanding {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

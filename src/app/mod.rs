@@ -17,6 +17,7 @@ use crate::admin::{Sources, http};
 use crate::cluster::failover::{self, Failover, Past, Surroundings};
 use crate::cluster::{Cluster, Settings};
 use crate::config::{Config, Listen};
+use crate::coordination::Membership;
 use crate::decide::route::{Role, Snapshot, State};
 use crate::proxy::{self, Listener, Shared};
 use crate::telemetry::{Telemetry, Topic};
@@ -44,9 +45,20 @@ impl App {
     /// A listener cannot be bound, or TLS files cannot be used.
     pub async fn start(config: Config, file: Option<PathBuf>) -> anyhow::Result<App> {
         let telemetry = Arc::new(Telemetry::new());
-        let past = Past::open(&config.failover)?;
-        let cluster = Cluster::start(&Settings::from(&config), past.memory().as_ref());
+        let alone = if config.coordination.is_none() { Some(Past::open(&config.failover)?) } else { None };
         let listeners = bind(&config).await?;
+        let membership = match &config.coordination {
+            Some(settings) => {
+                let address = listeners.iter().find_map(|(_, address)| *address);
+                Some(Membership::new(settings, address).context("coordination")?)
+            }
+            None => None,
+        };
+        let past = alone.unwrap_or_else(|| {
+            let membership = membership.clone();
+            Past::shared(membership.expect("without coordination there is a past of one's own"))
+        });
+        let cluster = Cluster::start(&Settings::from(&config), past.memory().as_ref());
         let http = match config.metrics.listen {
             Some(address) => Some(listen_tcp(address).await?),
             None => None,
@@ -77,6 +89,10 @@ impl App {
             telemetry,
         };
         let _ = shared.console.set(Box::new(Door(operations.clone())));
+        if let Some(membership) = membership {
+            let _ = shared.membership.set(membership.clone());
+            app.background.extend(membership.start());
+        }
         app.spawn(keep_house(shared.clone()));
         app.spawn(follow(shared.clone()));
         if let Some(listener) = http {
@@ -145,6 +161,9 @@ impl App {
         }
         for (_, pool) in self.shared.pools.all() {
             pool.clear();
+        }
+        if let Some(membership) = self.shared.membership.get() {
+            membership.leave().await;
         }
     }
 }

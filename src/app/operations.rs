@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
-    Action, CatalogueRow, ClientRow, ConsoleUser, FailoverStatus, Level, NodeFacts, Outcome, Performed, PoolRow,
-    Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources, console,
+    Action, CatalogueRow, ClientRow, ConsoleUser, FailoverStatus, InstanceRow, InstanceStanding, Level, NodeFacts,
+    Outcome, Performed, PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources, console,
 };
 use crate::cluster::failover::{self, Connections, Failover};
 use crate::config::Config;
+use crate::coordination::{Membership, State};
 use crate::decide::route::{NodeId, Snapshot};
 use crate::decide::sql::Classified;
 use crate::proxy::{Console, ConsoleLevel, ConsoleVisit, Passage, Shared};
@@ -154,6 +155,7 @@ impl Sources for Operations {
 
     fn failover(&self) -> FailoverStatus {
         let status = self.failover.status();
+        let trouble = self.shared.membership.get().and_then(|membership| membership.state().trouble);
         FailoverStatus {
             automatic: self.shared.config.load().failover.automatic,
             maintenance: status.maintenance,
@@ -162,8 +164,45 @@ impl Sources for Operations {
             candidate: status.candidate,
             since: status.since.map(|since| since.elapsed()),
             last: status.last,
-            reason: status.reason,
+            reason: status.reason.or(trouble),
         }
+    }
+
+    fn instances(&self) -> Vec<InstanceRow> {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let Some(membership) = self.shared.membership.get() else {
+            let standing = InstanceStanding::Alone;
+            let (name, address) = (Membership::host_name(), String::new());
+            return vec![InstanceRow {
+                number: None,
+                name,
+                address,
+                version,
+                acknowledged: 0,
+                standing,
+                is_this: true,
+            }];
+        };
+        let State { view, session, .. } = membership.state();
+        let leader = view.leader.as_ref().map(|leader| leader.number);
+        let rows = view.instances.iter().map(|(&number, instance)| {
+            let leads = leader == Some(number);
+            let facts = instance.facts.clone();
+            InstanceRow {
+                number: Some(number.0),
+                name: facts.name,
+                address: facts.address,
+                version: facts.version,
+                acknowledged: facts.acknowledged,
+                standing: if leads { InstanceStanding::Leader } else { InstanceStanding::Follower },
+                is_this: session.is_some_and(|own| own.number == number),
+            }
+        });
+        rows.collect()
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        self.shared.membership.get().map(|membership| membership.tenure().remaining())
     }
 
     fn perform(&self, action: Action) -> Performed<'_> {

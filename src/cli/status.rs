@@ -11,7 +11,7 @@ use super::output::{self, Rows};
 use super::remote::Console;
 
 /// What is shown: title, command, and the columns that fit a terminal.
-const SECTIONS: [(&str, &str, &[&str]); 5] = [
+const SECTIONS: [(&str, &str, &[&str]); 6] = [
     ("service", "SHOW VERSION", &["version", "state", "primary", "epoch"]),
     (
         "nodes",
@@ -45,6 +45,7 @@ const SECTIONS: [(&str, &str, &[&str]); 5] = [
             "reason",
         ],
     ),
+    ("instances", "SHOW INSTANCES", &["instance", "number", "standing", "this", "address", "acknowledged"]),
     ("pools", "SHOW POOLS", &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
     ("routes", "SHOW REASONS", &["route", "reason", "statements", "percent"]),
 ];

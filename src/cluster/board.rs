@@ -109,6 +109,10 @@ impl Board {
             | Event::Released
             | Event::Appointed { .. }
             | Event::Forked(_)
+            | Event::Recorded { .. }
+            | Event::Bound { .. }
+            | Event::Barred
+            | Event::Admitted
             | Event::Remembered { .. } => None,
         };
         if let Some(count) = tally {

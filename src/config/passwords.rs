@@ -80,7 +80,8 @@ impl<'v> Vault<'v> {
         }
     }
 
-    fn named(&self, sources: &Sources<'_>, findings: &mut Findings<'_>) -> Option<Secret> {
+    /// The password that a section names itself.
+    pub(super) fn named(&self, sources: &Sources<'_>, findings: &mut Findings<'_>) -> Option<Secret> {
         let section = sources.section;
         let places: Vec<_> = sources.places().collect();
         if places.len() > 1 {

@@ -34,6 +34,7 @@ pub(super) fn resolve(
         metrics: Metrics { listen: root.metrics.listen.value.0 },
         pool: pool(&root.pool),
         routing: routing(&root.routing),
+        coordination: resolver.coordination(root.coordination.as_ref()),
         health,
         failover,
         nodes,
@@ -177,6 +178,29 @@ impl Resolver<'_, '_> {
             post_promote: self.command(&failover.post_promote),
             hook_timeout: failover.hook_timeout.value.0,
         }
+    }
+
+    fn coordination(&mut self, written: Option<&written::Coordination>) -> Option<Coordination> {
+        let written = written?;
+        let etcd = written.etcd.value.as_ref()?;
+        let sources = sources!("coordination", written);
+        let password = if sources.written() { self.vault.named(&sources, self.findings) } else { None };
+        let tls = ServerTls {
+            mode: SslMode::VerifyFull,
+            ca: self.readable("coordination.ca", &written.ca),
+            certificate: self.readable("coordination.certificate", &written.certificate),
+            key: self.private("coordination.key", &written.key),
+        };
+        Some(Coordination {
+            etcd: values(&etcd.0).into_iter().map(|url| url.0).collect(),
+            prefix: written.prefix.value.0.clone(),
+            name: value(&written.name),
+            advertise: value(&written.advertise).map(|peer| peer.0),
+            lease: written.lease.value.0,
+            user: value(&written.user),
+            password,
+            tls,
+        })
     }
 
     /// An argument vector. A program whose path is relative is one beside the topology file, as are all files it names.

@@ -1,5 +1,6 @@
 //! The settings, checked and complete: what the rest of pgpilot reads.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Config {
     pub routing: Routing,
     pub health: Health,
     pub failover: Failover,
+    /// `None`: this instance is alone.
+    pub coordination: Option<Coordination>,
     pub nodes: Vec<Node>,
     pub zones: Vec<Zone>,
     pub users: Vec<User>,
@@ -57,6 +60,7 @@ impl Config {
             ("metrics.listen", self.metrics.listen != new.metrics.listen),
             ("admin.socket", self.admin.socket != new.admin.socket),
             ("failover.state_file", self.failover.state_file != new.failover.state_file),
+            ("coordination", self.coordination != new.coordination),
         ];
         changes.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
     }
@@ -345,6 +349,54 @@ impl Failover {
         ];
         commands.into_iter().filter(|(_, command)| !command.is_empty()).map(|(key, command)| (key, command.as_slice()))
     }
+}
+
+/// How several instances agree.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Coordination {
+    /// Tried in turn; not empty.
+    pub etcd: Vec<EtcdEndpoint>,
+    /// What the names of all keys begin with; ends with a slash.
+    pub prefix: String,
+    /// `None`: the host's name.
+    pub name: Option<String>,
+    /// Host and port under which the other instances reach this one; `None`: to be found out.
+    pub advertise: Option<String>,
+    /// An instance that cannot renew it for so long counts as gone.
+    pub lease: Duration,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    /// For `https` alone.
+    pub tls: ServerTls,
+}
+
+/// A member of an etcd cluster, as its clients reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdEndpoint {
+    pub scheme: Scheme,
+    /// A name or an address, without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for EtcdEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scheme, host, port } = self;
+        let scheme = match scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        };
+        match host.contains(':') {
+            true => write!(f, "{scheme}://[{host}]:{port}"),
+            false => write!(f, "{scheme}://{host}:{port}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
 }
 
 #[derive(Debug, Clone, PartialEq)]

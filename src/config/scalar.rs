@@ -10,7 +10,8 @@ use toml::de::DeValue;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::resolved::{
-    AuthMethod, ConnectionKind, Consistency, Listen, LogFormat, OnAllLagging, PoolMode, RoutingMode, SslMode,
+    AuthMethod, ConnectionKind, Consistency, EtcdEndpoint, Listen, LogFormat, OnAllLagging, PoolMode, RoutingMode,
+    Scheme, SslMode,
 };
 use super::units::{ByteSize, NodeName, Secret, parse_duration};
 use super::value::{Echo, Scalar, near};
@@ -135,6 +136,47 @@ text!(Host, "text", "a host name, an address, or a directory with a Unix socket"
     }
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     if host.chars().all(allowed) { Ok(Self(host.to_owned())) } else { Err("".into()) }
+});
+
+/// Where a member of an etcd cluster listens for its clients.
+#[derive(Debug, Clone)]
+pub(super) struct EtcdUrl(pub(super) EtcdEndpoint);
+text!(EtcdUrl, "URL", "\"http://host:port\" or \"https://host:port\"", |text| {
+    let (scheme, place) = match text.split_once("://") {
+        Some(("http", place)) => (Scheme::Http, place),
+        Some(("https", place)) => (Scheme::Https, place),
+        _ => return Err("".into()),
+    };
+    let (host, port) = host_and_port(place.strip_suffix('/').unwrap_or(place)).ok_or("")?;
+    Ok(Self(EtcdEndpoint { scheme, host, port }))
+});
+
+/// Where other instances of pgpilot reach this one.
+#[derive(Debug, Clone)]
+pub(super) struct Peer(pub(super) String);
+text!(Peer, "host and port", "\"host:port\", as in \"10.0.0.21:6432\" or \"[fd00::21]:6432\"", |text| {
+    host_and_port(text).map(|_| Self(text.to_owned())).ok_or("".into())
+});
+
+/// A host, without the brackets of an IPv6 address, and a port.
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|&port| port > 0)?;
+    let host = match host.strip_prefix('[') {
+        Some(address) => address.strip_suffix(']').filter(|address| address.parse::<std::net::Ipv6Addr>().is_ok())?,
+        None => host,
+    };
+    let named = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let sound = host.parse::<IpAddr>().is_ok() || (!host.is_empty() && host.chars().all(named));
+    sound.then(|| (host.to_owned(), port))
+}
+
+/// The beginning of keys in etcd.
+#[derive(Debug, Clone)]
+pub(super) struct Prefix(pub(super) String);
+text!(Prefix, "text", "text that ends with \"/\", as in \"/pgpilot/\"", |text| match filled(text)?.ends_with('/') {
+    true => Ok(Self(text.to_owned())),
+    false => Err("".into()),
 });
 
 /// Names one user or database; the catch-all of pg_hba.conf is left out instead.

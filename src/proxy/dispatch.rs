@@ -201,8 +201,23 @@ impl Client {
                 now = Instant::now();
                 continue;
             }
+            if role == LinkRole::Primary && self.shared.is_barred() {
+                // It has just been stopped for a while, and does not know yet what has happened meanwhile.
+                self.wait_change(&snapshot, now + SETTLE_DOWN).await?;
+                now = Instant::now();
+                continue;
+            }
             match self.lease_on(node, now).await {
-                Ok((lease, waited)) => return self.attach(lease, role, decision.reason, now + waited).await,
+                Ok((lease, waited)) => {
+                    let link = self.attach(lease, role, decision.reason, now + waited).await?;
+                    if link.membership.is_none() || self.is_primary(node) {
+                        return Ok(link);
+                    }
+                    // A change of primary has begun, and may have missed this connection when it closed the others.
+                    drop(link);
+                    self.release_slot().await;
+                    now = Instant::now();
+                }
                 Err(Denied::Fault(fault)) if self.may_route_again(&fault, &demand) => {
                     self.shared.cluster.nudge(node);
                     let until = Instant::now() + SETTLE_DOWN;
@@ -212,6 +227,10 @@ impl Client {
                 Err(denied) => return Err(denied),
             }
         }
+    }
+
+    fn is_primary(&mut self, node: NodeId) -> bool {
+        self.snapshots.snapshot().usable_primary().is_some_and(|primary| primary.id == node)
     }
 
     pub(super) async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
@@ -274,7 +293,11 @@ impl Client {
             return Err(Fault::Cancelled.into());
         }
         settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
-        Ok(Link::new(lease, role, self.session.startup.clone(), reason, now))
+        let mut link = Link::new(lease, role, self.session.startup.clone(), reason, now);
+        if role == LinkRole::Primary {
+            link.membership = self.shared.membership.get().cloned();
+        }
+        Ok(link)
     }
 
     /// Sends the batches that a replica did not answer to another server.

@@ -188,6 +188,12 @@ impl Link {
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, Gone> {
         let lease = &mut *self.lease;
         let mut progress = false;
+        if !lease.output.is_empty()
+            && let Some(membership) = &self.membership
+            && membership.tenure().is_over()
+        {
+            return Err(Gone::Server(io::Error::other("the lease of this instance is over")));
+        }
         while !lease.output.is_empty() {
             let Poll::Ready(n) = write_some(&mut lease.stream, &lease.output, cx).map_err(Gone::Server)? else { break };
             lease.output.advance(n);

@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::io::read_buf;
 
+use super::cancel;
 use super::fault::End;
 use super::shared::Shared;
 use super::verifiers::Age;
@@ -131,8 +132,8 @@ async fn receive(arrival: Arrival, shared: &Arc<Shared>) -> Result<Option<(Visit
             },
             // GSSAPI encryption is not offered; the client goes on with TLS or in clear.
             Startup::Gss => visitor.send(&mut BytesMut::from(&b"N"[..])).await?,
-            Startup::Cancel { pid, key } => {
-                shared.registry.cancel(pid, key).await;
+            Startup::Cancel { pid, key, via } => {
+                cancel::arrived(shared, pid, key, via).await;
                 return Ok(None);
             }
             Startup::Start { .. } => return Ok(Some((visitor, packet))),

@@ -11,6 +11,7 @@ use super::deallocate::Deallocation;
 use super::judged::Judged;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
+use crate::coordination::Membership;
 use crate::decide::route::NodeId;
 use crate::decide::session::{Due, Dues, Kind, Settings, StatementId};
 use crate::decide::sql::{Reason, TransactionEnd};
@@ -62,6 +63,8 @@ pub(super) struct Link {
     pub deallocation: Option<Deallocation>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
+    /// On a primary: whose lease has to be good for anything to be sent. `None`: pgpilot is alone.
+    pub membership: Option<Arc<Membership>>,
 }
 
 /// A PREPARE under way.
@@ -302,6 +305,7 @@ impl Link {
             lesson: Vec::new(),
             deallocation: None,
             began: None,
+            membership: None,
         }
     }
 

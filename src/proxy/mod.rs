@@ -4,6 +4,7 @@
 mod accept;
 mod assess;
 mod batch;
+mod cancel;
 mod client;
 mod contexts;
 mod deallocate;

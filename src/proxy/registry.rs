@@ -9,6 +9,7 @@ use std::time::Instant;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
+use crate::coordination::Number;
 use crate::decide::route::NodeId;
 use crate::decide::session::Pin;
 use crate::pool::CancelKey;
@@ -38,6 +39,24 @@ pub(super) struct Slot {
 /// Protocol 3.0 has room for four bytes; 3.2 for more.
 pub(super) const SECRET: usize = 32;
 const SECRET_3_0: usize = 4;
+
+/// A process id is positive. Of its 31 bits the upper ones are the instance's number, if there are several.
+const OWN_BITS: u32 = 21;
+const OWN_MASK: u32 = (1 << OWN_BITS) - 1;
+const _: () = assert!((Number::MAX as u32) < 1 << (31 - OWN_BITS));
+
+/// Which of several instances has given out this process id.
+pub(super) fn instance_of(pid: u32) -> Option<Number> {
+    let number = u16::try_from(pid >> OWN_BITS).ok()?;
+    (1..=Number::MAX).contains(&number).then_some(Number(number))
+}
+
+/// Whether a cancel request was about a session of this instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Addressee {
+    Here,
+    Unknown,
+}
 
 #[derive(Debug, Clone)]
 pub struct ClientInfo {
@@ -108,15 +127,25 @@ impl Registry {
         slots.iter().filter(|slot| slot.sever(node)).count()
     }
 
-    /// Enters a session. `version`: of its protocol, which says how long its secret may be.
-    pub(super) fn register(self: &Arc<Self>, info: ClientInfo, version: i32) -> Result<Registration, getrandom::Error> {
+    /// Enters a session. `version`: of its protocol, which says how long its secret may be; `instance`: this one among
+    /// several.
+    pub(super) fn register(
+        self: &Arc<Self>,
+        info: ClientInfo,
+        version: i32,
+        instance: Option<Number>,
+    ) -> Result<Registration, getrandom::Error> {
         let length = if version >= PROTOCOL_3_2 { SECRET } else { SECRET_3_0 };
         let mut secret = vec![0; length].into_boxed_slice();
         getrandom::fill(&mut secret)?;
         let mut sessions = self.lock();
         let pid = loop {
-            let pid = self.next.fetch_add(1, Ordering::Relaxed) & 0x7fff_ffff;
-            if pid != 0 && !sessions.contains_key(&pid) {
+            let next = self.next.fetch_add(1, Ordering::Relaxed);
+            let pid = match instance {
+                None => next & 0x7fff_ffff,
+                Some(Number(number)) => u32::from(number) << OWN_BITS | (next & OWN_MASK),
+            };
+            if pid & OWN_MASK != 0 && !sessions.contains_key(&pid) {
                 break pid;
             }
         };
@@ -136,15 +165,16 @@ impl Registry {
 
     /// Carries a CancelRequest to the server that works for the session, or to the session itself if it waits for one. The key has to be right. As
     /// PostgreSQL, tells nobody how it went.
-    pub(super) async fn cancel(&self, pid: u32, key: &[u8]) {
+    pub(super) async fn cancel(&self, pid: u32, key: &[u8]) -> Addressee {
         let slot = self.lock().get(&pid).cloned();
-        let Some(slot) = slot.filter(|slot| slot.has_key(key)) else { return };
-        let Some(target) = slot.begin_cancel() else { return };
+        let Some(slot) = slot.filter(|slot| slot.has_key(key)) else { return Addressee::Unknown };
+        let Some(target) = slot.begin_cancel() else { return Addressee::Here };
         let arriving = Arriving(slot);
         if let Err(error) = target.send().await {
             tracing::debug!(pid, %error, "a cancel request did not reach the server");
         }
         drop(arriving);
+        Addressee::Here
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Slot>>> {

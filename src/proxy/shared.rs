@@ -19,6 +19,7 @@ use super::verifiers::Verifiers;
 use super::welcome::Greetings;
 use crate::cluster::{Catalogues, Cluster};
 use crate::config::{Clients, Config, PoolMode};
+use crate::coordination::Membership;
 use crate::decide::auth::{Credential, MockSecret};
 use crate::decide::route::{NodeId, Policy};
 use crate::net::Stream;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub(super) hold: Arc<Hold>,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
+    /// This instance among several; set once by the composition root, unless pgpilot is alone.
+    pub membership: OnceLock<Arc<Membership>>,
 }
 
 /// The admin console, as the proxy sees it.
@@ -114,6 +117,7 @@ impl Shared {
             gate: Gate::default(),
             hold: Arc::default(),
             console: OnceLock::new(),
+            membership: OnceLock::new(),
         }))
     }
 
@@ -167,6 +171,11 @@ impl Shared {
     /// Clients that wait for a primary, and the bytes of what they have sent.
     pub fn held(&self) -> (usize, usize) {
         self.hold.counts()
+    }
+
+    /// This instance has no lease, so nothing may be sent to the primary, whatever the snapshot says.
+    pub(super) fn is_barred(&self) -> bool {
+        self.membership.get().is_some_and(|membership| membership.tenure().is_over())
     }
 
     pub(super) fn policy(&self, who: &Who) -> Policy {

@@ -67,7 +67,8 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 application,
                 since: Instant::now(),
             };
-            let Ok(registration) = shared.registry.register(info, request.version) else { return };
+            let instance = shared.membership.get().and_then(|membership| membership.number());
+            let Ok(registration) = shared.registry.register(info, request.version, instance) else { return };
             let mut side = Side::new(stream, input);
             let out = &mut side.output;
             for (name, value) in session.reported.iter() {

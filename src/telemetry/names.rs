@@ -117,6 +117,14 @@ metrics! {
     SWITCHOVERS = "pgpilot_switchovers_total", Counter, Count, ["outcome"],
         "Switchovers by outcome: done, refused, rolled_back, failed";
 
+    // Several instances.
+    INSTANCES = "pgpilot_instances", Gauge, Count, ["standing"],
+        "Instances that agree about the primary, by standing: alone, leader, follower";
+    LEADS = "pgpilot_leads", Gauge, Count, [],
+        "1 if this instance decides about the primary";
+    LEASE = "pgpilot_lease_remaining_seconds", Gauge, Seconds, [],
+        "For how long this instance may write if it cannot renew its lease";
+
     // pgpilot itself.
     INFO = "pgpilot_info", Gauge, Count, ["version"],
         "Always 1";

@@ -12,6 +12,8 @@ pub const PROTOCOL_3_2: i32 = 3 << 16 | 2;
 const CANCEL: i32 = 1234 << 16 | 5678;
 const SSL: i32 = 1234 << 16 | 5679;
 const GSS: i32 = 1234 << 16 | 5680;
+/// Between instances of pgpilot alone: no version of PostgreSQL's protocol and none of its special codes has this number.
+const PASSED_ON: i32 = 1234 << 16 | 26_432;
 
 /// A cancel key may have up to this many bytes in protocol 3.2; in 3.0 it has four.
 pub const MAX_CANCEL_KEY: usize = 256;
@@ -20,9 +22,18 @@ pub const MAX_CANCEL_KEY: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Startup<'a> {
     Start { version: i32, parameters: Vec<(&'a str, &'a str)> },
-    Cancel { pid: u32, key: &'a [u8] },
+    Cancel { pid: u32, key: &'a [u8], via: Via },
     Ssl,
     Gss,
+}
+
+/// Who sends a cancel request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// The client itself.
+    Client,
+    /// Another instance of pgpilot, to which the client had sent it. It is not to be passed on again.
+    Instance,
 }
 
 /// The length of the packet at the start of `bytes`, its own four bytes included; `None` when fewer than four are there.
@@ -47,11 +58,12 @@ impl<'a> Startup<'a> {
         let mut body = Body::new(b'-', packet);
         body.i32()?;
         match body.i32()? {
-            CANCEL => {
+            code @ (CANCEL | PASSED_ON) => {
+                let via = if code == CANCEL { Via::Client } else { Via::Instance };
                 let pid = body.i32()?.cast_unsigned();
                 let key = body.rest();
                 if (4..=MAX_CANCEL_KEY).contains(&key.len()) {
-                    Ok(Self::Cancel { pid, key })
+                    Ok(Self::Cancel { pid, key, via })
                 } else {
                     Err(WireError::Field('-'))
                 }
@@ -88,8 +100,15 @@ pub fn put_startup(out: &mut BytesMut, version: i32, parameters: &[(&str, &str)]
 }
 
 pub fn put_cancel(out: &mut BytesMut, pid: u32, key: &[u8]) {
+    put_cancel_via(out, pid, key, Via::Client);
+}
+
+pub fn put_cancel_via(out: &mut BytesMut, pid: u32, key: &[u8], via: Via) {
     packet(out, |out| {
-        out.put_i32(CANCEL);
+        out.put_i32(match via {
+            Via::Client => CANCEL,
+            Via::Instance => PASSED_ON,
+        });
         out.put_u32(pid);
         out.put_slice(key);
     });
@@ -167,8 +186,11 @@ mod tests {
             assert!(Startup::parse(&out[..cut]).is_err(), "cut at {cut}");
         }
         out.clear();
-        put_cancel(&mut out, 7, b"abcd");
-        assert_eq!(Startup::parse(&out), Ok(Startup::Cancel { pid: 7, key: b"abcd" }));
+        for via in [Via::Client, Via::Instance] {
+            out.clear();
+            put_cancel_via(&mut out, 7, b"abcd", via);
+            assert_eq!(Startup::parse(&out), Ok(Startup::Cancel { pid: 7, key: b"abcd", via }));
+        }
         out.clear();
         put_ssl_request(&mut out);
         assert_eq!(Startup::parse(&out), Ok(Startup::Ssl));

@@ -171,6 +171,23 @@ impl Sources for Fake {
         *self.service.lock().unwrap()
     }
 
+    fn instances(&self) -> Vec<InstanceRow> {
+        let row = |number: u16, standing| InstanceRow {
+            number: Some(number),
+            name: format!("proxy-{number}"),
+            address: format!("10.0.1.{number}:6432"),
+            version: "0.1.0".into(),
+            acknowledged: 8,
+            standing,
+            is_this: number == 2,
+        };
+        vec![row(1, InstanceStanding::Leader), row(2, InstanceStanding::Follower)]
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        Some(Duration::from_millis(3500))
+    }
+
     fn failover(&self) -> FailoverStatus {
         self.failover.lock().unwrap().clone()
     }

@@ -2,6 +2,7 @@
 
 mod counts;
 mod failover;
+mod instances;
 mod nodes;
 mod pools;
 mod routes;
@@ -30,13 +31,14 @@ pub(super) enum View {
     Catalogues,
     Pins,
     Failover,
+    Instances,
     Events,
     Version,
     Help,
 }
 
 impl View {
-    pub(super) const ALL: [View; 15] = [
+    pub(super) const ALL: [View; 16] = [
         View::Nodes,
         View::Pools,
         View::Clients,
@@ -49,6 +51,7 @@ impl View {
         View::Catalogues,
         View::Pins,
         View::Failover,
+        View::Instances,
         View::Events,
         View::Version,
         View::Help,
@@ -68,6 +71,7 @@ impl View {
             Self::Catalogues => "catalogues",
             Self::Pins => "pins",
             Self::Failover => "failover",
+            Self::Instances => "instances",
             Self::Events => "events",
             Self::Version => "version",
             Self::Help => "help",
@@ -92,6 +96,7 @@ impl View {
             Self::Catalogues => routes::CATALOGUES,
             Self::Config => settings::CONFIG,
             Self::Failover => failover::FAILOVER,
+            Self::Instances => instances::INSTANCES,
             Self::Events => service::EVENTS,
             Self::Version => service::VERSION,
             Self::Help => service::HELP,
@@ -112,6 +117,7 @@ impl View {
             Self::Catalogues => routes::catalogues(sources),
             Self::Config => settings::config(&sources.config()),
             Self::Failover => failover::failover(sources),
+            Self::Instances => instances::instances(sources),
             Self::Events => service::events(sources),
             Self::Version => service::version(sources),
             Self::Help => service::help(),

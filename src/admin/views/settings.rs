@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::admin::table::{Column, Value, text};
 use crate::config::{
-    Admin, Auth, AuthQuery, AuthRule, ClientTls, Clients, Config, Database, Failover, Health, LagLimits, Listen, Log,
-    Metrics, Node, Pool, Routing, Secret, ServerTls, User, Zone, show_duration,
+    Admin, Auth, AuthQuery, AuthRule, ClientTls, Clients, Config, Coordination, Database, Failover, Health, LagLimits,
+    Listen, Log, Metrics, Node, Pool, Routing, Secret, ServerTls, User, Zone, show_duration,
 };
 
 pub(super) const CONFIG: &[Column] = &[text("key"), text("value")];
@@ -23,6 +23,7 @@ pub(super) fn config(config: &Config) -> Vec<Vec<Value>> {
         routing,
         health,
         failover,
+        coordination,
         nodes,
         zones,
         users,
@@ -48,6 +49,7 @@ pub(super) fn config(config: &Config) -> Vec<Vec<Value>> {
     routes(&mut list, routing);
     probes(&mut list, health);
     failing_over(&mut list, failover);
+    coordination.iter().for_each(|it| coordinating(&mut list, it));
     nodes.iter().for_each(|it| node(&mut list, it));
     zones.iter().for_each(|Zone { name, lag }| list.lag(&format!("zones.{name}"), *lag));
     users.iter().for_each(|it| user(&mut list, it));
@@ -263,6 +265,21 @@ fn failing_over(list: &mut List, failover: &Failover) {
     list.all("failover.pre_promote", pre_promote);
     list.all("failover.post_promote", post_promote);
     list.time("failover.hook_timeout", *hook_timeout);
+}
+
+fn coordinating(list: &mut List, coordination: &Coordination) {
+    let Coordination { etcd, prefix, name, advertise, lease, user, password, tls } = coordination;
+    list.all("coordination.etcd", etcd);
+    list.put("coordination.prefix", prefix);
+    list.maybe("coordination.name", name.as_ref());
+    list.maybe("coordination.advertise", advertise.as_ref());
+    list.time("coordination.lease", *lease);
+    list.maybe("coordination.user", user.as_ref());
+    list.secret("coordination.password", password.as_ref());
+    let ServerTls { mode: _, ca, certificate, key } = tls;
+    for (what, path) in [("ca", ca), ("certificate", certificate), ("key", key)] {
+        list.maybe(format!("coordination.{what}"), path.as_ref().map(|path| path.display()));
+    }
 }
 
 fn node(list: &mut List, node: &Node) {

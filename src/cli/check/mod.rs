@@ -17,7 +17,8 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Rows;
 use crate::cli::{block_on, file, output};
 use crate::cluster::{ControlError, connect_control};
-use crate::config::{AuthQuery, Config, Health, Node};
+use crate::config::{AuthQuery, Config, Coordination, Health, Node};
+use crate::coordination::{EtcdError, Membership};
 
 /// How much something matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,13 +147,34 @@ async fn servers(config: &Config, findings: &mut Findings) {
         }
     }
     of_cluster(config, &known, findings);
-    if config.failover.in_use() {
+    if config.failover.in_use() || config.coordination.is_some() {
         failover::check(config, findings).await;
+    }
+    if let Some(settings) = &config.coordination {
+        coordination(settings, findings).await;
     }
     if let Some(query) = &config.auth.query {
         let primary = known.iter().find(|(_, _, facts)| !facts.recovering).or(known.first());
         if let Some((node, ..)) = primary {
             auth_query(config, node, query, findings).await;
+        }
+    }
+}
+
+async fn coordination(settings: &Coordination, findings: &mut Findings) {
+    const ABOUT: &str = "coordination";
+    let found = match Membership::new(settings, None) {
+        Ok(membership) => membership.others().await,
+        Err(error) => return findings.add(Grade::Bad, ABOUT, error.to_string()),
+    };
+    match found {
+        Ok(names) if names.is_empty() => findings.add(Grade::Good, ABOUT, "etcd answers; no instance runs"),
+        Ok(names) => {
+            findings.add(Grade::Good, ABOUT, format!("etcd answers; instances that run: {}", names.join(", ")))
+        }
+        Err(error) => {
+            let unreachable = matches!(error, EtcdError::Unreachable(_));
+            findings.add(if unreachable { Grade::Unreachable } else { Grade::Bad }, ABOUT, error.to_string());
         }
     }
 }

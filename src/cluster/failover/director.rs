@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{Id, JoinSet, spawn_blocking};
+use tokio::task::{Id, JoinSet};
 use tokio::time::{sleep_until, timeout_at};
 use tracing::{info, warn};
 
+use super::seat::Seat;
 use super::workshop::{Facts, REJOIN, Workshop};
-use super::{Connections, Settings, Surroundings};
+use super::{Connections, Keeper, Settings, Surroundings};
 use crate::cluster::Cluster;
 use crate::config;
-use crate::coordination::Store;
+use crate::coordination::Membership;
 use crate::decide::failover::{
     Ended, Event, Fact, Job, Machine, Note, Order, Outcome, Purpose, Record, Routing, Severity, Status, Ticket, World,
     Writing,
@@ -34,14 +35,14 @@ pub(super) struct Request {
 
 /// Feeds the machine, and sees to what it asks for.
 pub(super) struct Director {
-    cluster: Arc<Cluster>,
-    machine: Machine,
-    store: Arc<Store>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) machine: Machine,
+    pub(super) seat: Seat,
     settings: watch::Receiver<Settings>,
-    connections: Arc<dyn Connections>,
+    pub(super) connections: Arc<dyn Connections>,
     workshop: Arc<Workshop>,
     requests: mpsc::Receiver<Request>,
-    waiting: HashMap<Ticket, oneshot::Sender<Result<String, String>>>,
+    pub(super) waiting: HashMap<Ticket, oneshot::Sender<Result<String, String>>>,
     tickets: Ticket,
     /// At most one of a kind for each node.
     jobs: JoinSet<Outcome>,
@@ -57,7 +58,7 @@ impl Director {
     pub(super) fn new(
         around: Surroundings,
         machine: Machine,
-        store: Store,
+        keeper: Keeper,
         settings: watch::Receiver<Settings>,
         requests: mpsc::Receiver<Request>,
         status: watch::Sender<Status>,
@@ -66,7 +67,7 @@ impl Director {
         Self {
             cluster,
             machine,
-            store: Arc::new(store),
+            seat: Seat::new(keeper),
             settings,
             connections,
             workshop: Arc::default(),
@@ -87,13 +88,18 @@ impl Director {
     /// # Cancel safety
     /// Jobs end where they are; the record says what has been decided.
     pub(super) async fn run(mut self, record: Record) {
-        self.step(Event::Restored(record)).await;
+        match self.seat {
+            Seat::Alone(_) => self.step(Event::Restored(record)).await,
+            // Until it is known what was decided, and that this instance counts.
+            Seat::Member(_) => self.cluster.board.report(health::Event::Barred),
+        }
         loop {
             let looked = Instant::now();
             let snapshot = self.cluster.snapshot();
             let world = self.world(&snapshot, looked);
             self.step(Event::Seen(world)).await;
-            let steady = self.status.borrow().state == "steady";
+            self.attend().await;
+            let steady = matches!(self.status.borrow().state, "steady" | "following");
             let calm = looked + if steady { CALM } else { Duration::ZERO };
             if !steady {
                 // What the replicas said a moment ago is too old now.
@@ -101,6 +107,7 @@ impl Director {
             }
             tokio::select! {
                 () = change(&self.cluster, &snapshot, self.wake, calm) => {}
+                () = self.seat.turn() => {}
                 Some(ended) = self.jobs.join_next_with_id() => {
                     let (id, outcome) = match ended {
                         Ok((id, outcome)) => (id, outcome),
@@ -134,7 +141,7 @@ impl Director {
     }
 
     /// Tells the machine something, and does what it asks for.
-    async fn step(&mut self, event: Event) {
+    pub(super) async fn step(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let actions = self.machine.on(event, Instant::now());
@@ -143,13 +150,21 @@ impl Director {
                 self.tell(note);
             }
             if let Some(writing) = actions.record
-                && let Err((writing, error)) = self.write_down(writing).await
+                && let Err(error) = self.seat.write_down(&writing).await
             {
+                if let Seat::Member(_) = self.seat {
+                    // It may be there all the same, or somebody else's is: what is there counts.
+                    self.give_up(&error);
+                    break;
+                }
                 let required = matches!(writing, Writing::First(_));
                 events.push_back(Event::NotRecorded(writing, error));
                 if required {
                     continue;
                 }
+            }
+            if let (Some(epoch), Seat::Member(member)) = (actions.acknowledge, &self.seat) {
+                member.membership.acknowledge(epoch);
             }
             if let Some(routing) = actions.routing {
                 self.route(routing);
@@ -166,6 +181,7 @@ impl Director {
             }
         }
         self.tell_forks();
+        self.bind();
         let status = self.machine.status();
         self.status.send_if_modified(|old| {
             let changed = *old != status;
@@ -182,33 +198,43 @@ impl Director {
         }
     }
 
-    async fn write_down(&self, writing: Writing) -> Result<(), (Writing, String)> {
-        let (store, to_write) = (self.store.clone(), writing.clone());
-        let write = move || match &to_write {
-            Writing::First(record) | Writing::Also(record) => store.store(record).map_err(|error| error.to_string()),
-        };
-        let written = spawn_blocking(write).await.unwrap_or_else(|error| Err(error.to_string()));
-        written.map_err(|error| (writing, error))
-    }
-
     fn route(&self, routing: Routing) {
+        if let Routing::Follow { node, .. } = routing
+            && let Some(old) = self.cluster.snapshot().primary.filter(|&old| old != node)
+        {
+            // This instance may have missed how that one was left.
+            self.connections.sever(old);
+        }
         self.cluster.board.report(match routing {
             Routing::Hold => health::Event::Held,
             Routing::Release => health::Event::Released,
             Routing::Appoint { node, epoch, timeline } => health::Event::Appointed { node, epoch, timeline },
+            Routing::Follow { node, epoch, timeline } => health::Event::Recorded { node, epoch, timeline },
         });
         self.cluster.snapshot().nodes.iter().for_each(|node| self.cluster.nudge(node.id));
     }
 
+    /// Jobs that are under way end where they are, and nobody hears of it.
+    pub(super) fn abandon_jobs(&mut self) {
+        self.jobs.abort_all();
+        self.names.clear();
+    }
+
     fn begin(&mut self, job: Job) {
         let settings = self.settings.borrow().clone();
-        let (deadline, hook_limit) = self.limits(job, &settings.failover);
+        let office = match &self.seat {
+            Seat::Alone(_) => None,
+            Seat::Member(member) => member.reign.clone().map(|reign| (member.membership.clone(), reign)),
+        };
+        let (deadline, hook_limit) =
+            self.limits(job, office.as_ref().map(|(membership, _)| membership), &settings.failover);
         let facts = Facts {
             epoch: self.machine.record().epoch,
             snapshot: self.cluster.snapshot(),
             cluster: self.cluster.clone(),
             connections: self.connections.clone(),
             settings,
+            office,
             deadline,
             hook_limit,
         };
@@ -237,7 +263,12 @@ impl Director {
     }
 
     /// Until when a job has to be done, and how long a hook may take for it.
-    fn limits(&self, job: Job, settings: &config::Failover) -> (Instant, Duration) {
+    fn limits(
+        &self,
+        job: Job,
+        membership: Option<&Arc<Membership>>,
+        settings: &config::Failover,
+    ) -> (Instant, Duration) {
         let now = Instant::now();
         let until = |limit: Duration| {
             let deadline = now + limit;
@@ -250,6 +281,11 @@ impl Director {
                 (now + end.saturating_duration_since(now) / 2, Duration::ZERO)
             }
             Job::Quiesce { .. } => (until(settings.switchover_timeout), Duration::ZERO),
+            // Who does not answer has to be known to be gone.
+            Job::Agree { .. } => {
+                let patience = membership.map_or(Duration::ZERO, |membership| membership.patience());
+                (now + patience + settings.step_timeout, Duration::ZERO)
+            }
             Job::Approve { .. } | Job::Stop { .. } | Job::CatchUp { .. } => {
                 let hook = until(settings.hook_timeout).saturating_duration_since(now);
                 (until(settings.step_timeout), hook)
@@ -266,7 +302,7 @@ impl Director {
             Ended::Failed => Ending::Failed,
         };
         self.metrics.count(match purpose {
-            Purpose::Failover => Count::Failover(ending),
+            Purpose::Failover | Purpose::Adoption => Count::Failover(ending),
             Purpose::Switchover => Count::Switchover(ending),
         });
     }

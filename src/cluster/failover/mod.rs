@@ -1,12 +1,13 @@
 //! Carrying out changes of primary.
 //!
 //! - [`Failover`]: what the rest of pgpilot holds; `director`: feeds the machine of
-//!   [`decide::failover`](crate::decide::failover) and sees to what it asks for.
+//!   [`decide::failover`](crate::decide::failover) and sees to what it asks for; `seat`: whether this instance decides.
 //! - `workshop`: one job from beginning to end; `server`: what is done on one server by SQL; `hook`: the operators'
 //!   commands.
 
 mod director;
 mod hook;
+mod seat;
 mod server;
 mod workshop;
 
@@ -18,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Cluster, Memory};
 use crate::config::{self, Config};
-use crate::coordination::{StateFile, StateFileError, Store};
+use crate::coordination::{Membership, StateFile, StateFileError, Store};
 use crate::decide::failover::{Machine, Order, Profile, Progress, Record, Rules, Status, WallClock, Zone};
 use crate::decide::route::{NodeId, Writes};
 use crate::telemetry::Metrics;
@@ -91,11 +92,16 @@ impl Settings {
     }
 }
 
-/// What was decided before pgpilot was started.
-#[derive(Debug)]
+/// What was decided before pgpilot was started, and where decisions are written down.
 pub struct Past {
-    store: Store,
+    keeper: Keeper,
     record: Record,
+}
+
+/// Who writes decisions down.
+enum Keeper {
+    Alone(Store),
+    Member(Arc<Membership>),
 }
 
 impl Past {
@@ -109,7 +115,12 @@ impl Past {
             None => Store::Memory,
         };
         let record = store.load()?;
-        Ok(Self { store, record })
+        Ok(Self { keeper: Keeper::Alone(store), record })
+    }
+
+    /// Several instances decide together: what they have decided is yet to be learnt.
+    pub fn shared(membership: Arc<Membership>) -> Self {
+        Self { keeper: Keeper::Member(membership), record: Record::default() }
     }
 
     /// The primary that it tells of.
@@ -130,13 +141,13 @@ pub struct Failover {
 impl Failover {
     /// Begins to watch over the primary, until the handle is dropped. Needs to be called within a runtime.
     pub fn start(around: Surroundings, settings: Settings, past: Past) -> (Self, AbortOnDropHandle<()>) {
-        let Past { store, record } = past;
+        let Past { keeper, record } = past;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let machine = Machine::new(settings.rules(), WallClock { unix, at: Instant::now() });
         let (orders, requests) = mpsc::channel(ORDERS);
         let (status, seen) = watch::channel(machine.status());
         let (settings, changed) = watch::channel(settings);
-        let director = Director::new(around, machine, store, changed, requests, status);
+        let director = Director::new(around, machine, keeper, changed, requests, status);
         let task = AbortOnDropHandle::new(tokio::spawn(director.run(record)));
         (Self { orders, status: seen, settings }, task)
     }

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout_at};
 
 use super::hook::{self, Hook};
 use super::server::Server;
 use super::{Connections, Deadline, Settings};
 use crate::cluster::Cluster;
 use crate::config;
+use crate::coordination::{Membership, Reign};
 use crate::decide::failover::{Contact, Fact, Job, Outcome, Profile, Proof};
 use crate::decide::position::WalGeometry;
 use crate::decide::route::{NodeId, Role, Snapshot, State};
@@ -40,6 +41,8 @@ pub(super) struct Facts {
     pub(super) cluster: Arc<Cluster>,
     pub(super) connections: Arc<dyn Connections>,
     pub(super) settings: Settings,
+    /// By which right this instance acts, if it is one of several and decides.
+    pub(super) office: Option<(Arc<Membership>, Arc<Reign>)>,
     pub(super) deadline: Instant,
     /// For a hook other than that for rejoining.
     pub(super) hook_limit: Duration,
@@ -51,6 +54,7 @@ impl Workshop {
             // They only look, or may not wait.
             Job::Approve { .. }
             | Job::Ready { .. }
+            | Job::Agree { .. }
             | Job::Sever { .. }
             | Job::Quiesce { .. }
             | Job::Announce { .. } => None,
@@ -68,6 +72,7 @@ impl Workshop {
             Some(bench) => Some(bench.acquire().await.map_err(|error| error.to_string())?),
             None => None,
         };
+        facts.check_office()?;
         match job {
             Job::Approve { old, candidate } => {
                 facts.hook(Hook::PrePromote, candidate.unwrap_or(old), old, candidate).await
@@ -81,6 +86,7 @@ impl Workshop {
                 facts.connections.sever(node);
                 Ok(Fact::Done)
             }
+            Job::Agree { .. } => facts.agree().await,
             Job::Quiesce { node } => facts.quiesce(node).await,
             Job::Fence { node } => facts.fence(node).await,
             Job::Seal { node } => facts.server(node).await?.seal().await.map(Fact::Sealed),
@@ -99,7 +105,11 @@ impl Workshop {
                 self.keep(node, server);
                 Ok(Fact::Sealed(log))
             }
-            Job::Promote { node } => self.server(node, facts).await?.promote().await,
+            Job::Promote { node } => {
+                let server = self.server(node, facts).await?;
+                facts.check_office()?;
+                server.promote().await
+            }
             Job::Follow { node, primary } => facts.follow(node, primary).await,
             Job::Rejoin { node, primary } => facts.rejoin(node, primary).await,
         }
@@ -157,6 +167,23 @@ impl Facts {
 
     async fn server(&self, id: NodeId) -> Result<Server, String> {
         Server::connect(&self.settings, self.node(id)?, Deadline(self.deadline)).await
+    }
+
+    /// Whether this instance may still act on what was decided.
+    fn check_office(&self) -> Result<(), String> {
+        match &self.office {
+            Some((membership, _)) if membership.tenure().is_over() => Err("the lease is over".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn agree(&self) -> Outcome {
+        let Some((membership, reign)) = &self.office else { return Ok(Fact::Done) };
+        let agreed = timeout_at(self.deadline.into(), membership.agreed(reign, self.epoch)).await;
+        agreed.map(|()| Fact::Done).map_err(|_| {
+            let missing = membership.missing(reign, self.epoch);
+            format!("these instances have not acknowledged that they write nothing any more: {}", missing.join(", "))
+        })
     }
 
     fn has(&self, hook: Hook) -> bool {

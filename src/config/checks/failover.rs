@@ -8,9 +8,9 @@ use crate::config::written::Root;
 pub(super) fn check(root: &Root, config: &Config, findings: &mut Findings<'_>) {
     let written = &root.failover;
     let automatic = written.automatic.value;
-    if automatic && written.state_file.value.is_none() {
+    if automatic && written.state_file.value.is_none() && root.coordination.is_none() {
         findings.contradiction(&[written.automatic.place, written.state_file.place], || {
-            "failover.automatic needs failover.state_file, to remember what was decided".to_owned()
+            "failover.automatic needs failover.state_file or [coordination], to remember what was decided".to_owned()
         });
     }
     if written.require_fence.value && written.fence_command.value.0.is_empty() {

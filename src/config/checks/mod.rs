@@ -1,5 +1,6 @@
 //! What is right value by value and wrong together.
 
+mod coordination;
 mod failover;
 mod lag;
 
@@ -28,6 +29,7 @@ pub(in crate::config) fn check(root: &Root, config: &Config, findings: &mut Find
     rules(root, config, findings);
     logins(root, config, findings);
     failover::check(root, config, findings);
+    coordination::check(root, findings);
 }
 
 fn limits(root: &Root, findings: &mut Findings<'_>) {

@@ -61,7 +61,7 @@ fn what_it_needs() {
     for (sections, expected) in [
         (
             "[failover]\nautomatic = true",
-            "6:13: failover.automatic needs failover.state_file, to remember what was decided",
+            "6:13: failover.automatic needs failover.state_file or [coordination], to remember what was decided",
         ),
         (
             "[failover]\nrequire_fence = true",

@@ -1,3 +1,4 @@
+mod coordination;
 mod failover;
 mod files;
 mod passwords;

@@ -378,7 +378,7 @@ fn columns_count_characters() {
     one("zähler = { ä = 1 }", "", "1:2: not TOML: invalid unquoted key, expected letters, numbers, `-`, `_`");
     assert_eq!(
         problems(&format!("\"ü\" = 1\n{NODE}zone = 'ä'; x = 1\n"))[0],
-        "1:1: unknown key ü; expected one of listen, workers, drain_timeout, passfile, nodes, zones, server_tls, health, failover, auth, users, databases, routing, pool, clients, tls, admin, metrics, log"
+        "1:1: unknown key ü; expected one of listen, workers, drain_timeout, passfile, nodes, zones, server_tls, health, failover, coordination, auth, users, databases, routing, pool, clients, tls, admin, metrics, log"
     );
     assert_eq!(
         problems("nodes = [{ name = 'ääää', host = 1 }]")[1],

@@ -81,6 +81,8 @@ fn what_a_reload_cannot_change() {
         "listen = \"0.0.0.0:1\"\nworkers = 1",
         "[metrics]\nlisten = \"off\"\n[admin]\nsocket = \"/run/p\"\n[failover]\nstate_file = \"s\"",
     );
+    let several = parse(&with_node("", "[coordination]\netcd = [\"http://e:1\"]")).unwrap();
+    assert_eq!(old.changes_needing_restart(&several), ["coordination"]);
     assert_eq!(
         old.changes_needing_restart(&parse(&new).unwrap()),
         ["listen", "workers", "metrics.listen", "admin.socket", "failover.state_file"]

@@ -13,7 +13,8 @@ section! {
     /// directory of this file, one without any in PATH. What it is about stands in its environment. It is to be
     /// idempotent; exit status 0 means: done, and proven.
     Failover [] {
-        /// Whether a replica is promoted without being asked when the primary is lost. Needs `state_file`.
+        /// Whether a replica is promoted without being asked when the primary is lost. Needs `state_file`, or
+        /// `[coordination]`.
         automatic: bool, default "false";
         /// A primary that is silent (time-outs) for so long is taken for lost, if the replicas do not hear it either.
         detect_after: Positive, default "\"2s\"";
@@ -41,8 +42,8 @@ section! {
         password_env: String, unset "none", example "\"PGPILOT_FAILOVER_PASSWORD\"";
         /// The file that holds the password, on one line.
         password_file: PathBuf, unset "none; without a password anywhere, `passfile` is looked into", example "\"failover.password\"";
-        /// Where a single pgpilot keeps the record of its decisions; locked against a second one. A change needs a
-        /// restart.
+        /// Where an instance that is alone keeps the record of its decisions; locked against a second one. A change needs
+        /// a restart.
         state_file: PathBuf, unset "no record, and so no automatic failover", example "\"/var/lib/pgpilot/failover.state\"";
         /// Makes sure that the old primary can neither commit nor be reached; empty: none.
         fence_command: List<String>, default "[]";

@@ -3,6 +3,7 @@
 //! The sample file and the reference are made from these declarations; the explanations are Markdown without links.
 
 mod access;
+mod coordination;
 mod failover;
 mod servers;
 mod serving;
@@ -17,6 +18,7 @@ use super::section::{Absent, Nested, Opt, Section, Written, absent, field, secti
 use super::value::{At, OneOrMore, Value};
 
 pub(super) use access::{Admin, Auth, AuthQuery, Rule, Tls};
+pub(super) use coordination::Coordination;
 pub(super) use failover::Failover;
 pub(super) use servers::{Database, Health, Node, ServerTls, User, Zone};
 pub(super) use serving::{Clients, Log, Metrics, Pool, Routing};
@@ -33,6 +35,7 @@ section! {
         server_tls: ServerTls,
         health: Health,
         failover: Failover,
+        coordination: Option<Coordination>,
         auth: Auth,
         users: Vec<User>,
         databases: Vec<Database>,

@@ -24,7 +24,7 @@ pub(super) struct Change {
     pub(super) begun: Instant,
     pub(super) step: Step,
     /// Whose order it is; `None`: nobody's.
-    ticket: Option<Ticket>,
+    pub(super) ticket: Option<Ticket>,
     proof: Proof,
     treatment: Treatment,
     /// Candidates that were given up, and are proven to be fenced.
@@ -46,13 +46,15 @@ pub(super) enum Step {
     Approving,
     /// Switchover: what can be done before anybody has to wait.
     Readying,
-    /// Switchover: nobody begins anything, and transactions end.
-    Quiescing,
+    /// Switchover: nobody begins anything, and transactions end, at every instance.
+    Quiescing {
+        waiting: BTreeSet<Job>,
+    },
     /// Switchover: the old primary stops.
     Stopping,
     /// Switchover: the candidate gets the end of the log.
     CatchingUp,
-    /// Failover: pgpilot's connections to the old primary are closed, and it is fenced.
+    /// Failover: every instance's connections to the old primary are closed, and it is fenced.
     Fencing {
         waiting: BTreeSet<Job>,
     },
@@ -86,7 +88,7 @@ impl Step {
         match self {
             Self::Approving => "approving",
             Self::Readying => "readying",
-            Self::Quiescing => "quiescing",
+            Self::Quiescing { .. } => "quiescing",
             Self::Stopping => "stopping",
             Self::CatchingUp => "catching up",
             Self::Fencing { .. } => "fencing",
@@ -108,8 +110,10 @@ impl Change {
     }
 
     pub(super) fn deadline(&self, rules: &Rules) -> Option<Instant> {
-        let before_promotion =
-            matches!(self.step, Step::Approving | Step::Readying | Step::Quiescing | Step::Stopping | Step::CatchingUp);
+        let before_promotion = matches!(
+            self.step,
+            Step::Approving | Step::Readying | Step::Quiescing { .. } | Step::Stopping | Step::CatchingUp
+        );
         (self.purpose == Purpose::Switchover && before_promotion).then(|| self.begun + rules.switchover_timeout)
     }
 
@@ -131,11 +135,8 @@ impl Machine {
         now: Instant,
         actions: &mut Actions,
     ) {
-        self.record.epoch += 1;
-        self.record.progress = Progress::Preparing;
-        actions.record = Some(Writing::First(self.record.clone()));
-        if purpose == Purpose::Failover {
-            actions.routing = Some(Routing::Hold);
+        if purpose != Purpose::Switchover {
+            self.prepare(purpose, actions);
         }
         actions.jobs.push(Job::Approve { old, candidate: terms.to });
         let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
@@ -145,13 +146,45 @@ impl Machine {
         self.phase = Phase::Changing(Box::new(change));
     }
 
+    /// From now on nobody begins anything: other instances learn it from the record.
+    fn prepare(&mut self, purpose: Purpose, actions: &mut Actions) {
+        self.record.epoch += 1;
+        (self.record.purpose, self.record.progress) = (purpose, Progress::Preparing);
+        actions.record = Some(Writing::First(self.record.clone()));
+        actions.routing = Some(Routing::Hold);
+    }
+
+    fn quiesce(&mut self, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let jobs = [Job::Quiesce { node: change.old }, Job::Agree { node: change.old }];
+        change.step = Step::Quiescing { waiting: jobs.into_iter().collect() };
+        actions.jobs.extend(jobs);
+        self.prepare(Purpose::Switchover, actions);
+    }
+
+    /// Takes a node that somebody else has promoted for the primary, once nobody writes to the old one any more.
+    pub(super) fn adopt(&mut self, old: NodeId, new: NodeId, now: Instant, actions: &mut Actions) {
+        if self.not_before.is_some_and(|at| now < at) {
+            return;
+        }
+        let terms = Terms { waived: Guards::all(), to: Some(new), max_data_loss: u64::MAX };
+        actions.alarm(Some(new), "has been promoted by somebody else: it becomes the primary");
+        self.begin(Purpose::Adoption, old, terms, None, now, actions);
+        // Nothing is left to be approved of, and the old primary is no business of ours yet.
+        let jobs = [Job::Sever { node: old }, Job::Agree { node: old }];
+        actions.jobs = jobs.to_vec();
+        if let Phase::Changing(change) = &mut self.phase {
+            change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
+        }
+    }
+
     /// The world has changed, or some time has passed.
     pub(super) fn change_seen(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = &mut self.phase else { return };
         // The jobs of the other steps end by this time themselves, and say why they did not succeed.
         let overdue = change.deadline(&self.rules).is_some_and(|at| at <= now);
         match &mut change.step {
-            Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if change.purpose == Purpose::Failover => {
+            Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if change.purpose != Purpose::Switchover => {
                 let live = self
                     .world
                     .node(change.old)
@@ -160,7 +193,7 @@ impl Machine {
                     self.undo("the primary answers again".to_owned(), now, actions);
                 }
             }
-            Step::Quiescing | Step::CatchingUp if overdue => {
+            Step::Quiescing { .. } | Step::CatchingUp if overdue => {
                 let what = change.step.label();
                 self.undo(format!("it was still {what} when its time was over"), now, actions);
             }
@@ -177,21 +210,21 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         match (&mut change.step, job) {
             (Step::Approving, Job::Approve { .. }) => self.approved(outcome, now, actions),
-            (Step::Readying, Job::Ready { node, .. }) => {
-                // Without it, it only takes longer.
-                change.step = Step::Quiescing;
-                actions.routing = Some(Routing::Hold);
-                actions.jobs.push(Job::Quiesce { node });
-            }
-            (Step::Quiescing, Job::Quiesce { .. }) => match outcome {
-                Ok(_) => {
-                    let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
-                    change.step = Step::Stopping;
-                    change.treatment = Treatment::Stopped;
-                    actions.jobs.push(Job::Stop { node, to });
+            // Without it, it only takes longer.
+            (Step::Readying, Job::Ready { .. }) => self.quiesce(actions),
+            (Step::Quiescing { waiting }, job) if waiting.contains(&job) => {
+                waiting.remove(&job);
+                match outcome {
+                    Ok(_) if waiting.is_empty() => {
+                        let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
+                        change.step = Step::Stopping;
+                        change.treatment = Treatment::Stopped;
+                        actions.jobs.push(Job::Stop { node, to });
+                    }
+                    Ok(_) => {}
+                    Err(why) => self.undo(why, now, actions),
                 }
-                Err(why) => self.undo(why, now, actions),
-            },
+            }
             (Step::Stopping, Job::Stop { to, .. }) => match outcome {
                 Ok(Fact::Stopped(lsn)) => {
                     change.step = Step::CatchingUp;
@@ -205,8 +238,12 @@ impl Machine {
                 Ok(_) => {}
                 Err(why) => self.undo(why, now, actions),
             },
-            (Step::Fencing { waiting }, Job::Sever { .. } | Job::Fence { .. }) => {
+            (Step::Fencing { waiting }, job) if waiting.contains(&job) => {
                 waiting.remove(&job);
+                if let (Job::Agree { .. }, Err(why)) = (job, &outcome) {
+                    // Somebody may still write there.
+                    return self.undo(why.clone(), now, actions);
+                }
                 let done = waiting.is_empty();
                 match outcome {
                     Ok(Fact::Fenced(proof)) => change.proof = proof,
@@ -250,8 +287,8 @@ impl Machine {
                 change.step = Step::Readying;
                 actions.jobs.push(Job::Ready { node, to: change.terms.to.unwrap_or(node) });
             }
-            (Ok(_), Purpose::Failover) => {
-                let jobs = [Job::Sever { node }, Job::Fence { node }];
+            (Ok(_), Purpose::Failover | Purpose::Adoption) => {
+                let jobs = [Job::Sever { node }, Job::Agree { node }, Job::Fence { node }];
                 // A fence stops it, too, one way or the other.
                 change.treatment = Treatment::Stopped;
                 change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
@@ -265,6 +302,11 @@ impl Machine {
         let unproven = change.proof != Proof::Proven && !change.terms.waived.contains(Guards::FENCE);
         if self.rules.require_fence && unproven {
             return self.undo("the old primary is not proven to be fenced".to_owned(), now, actions);
+        }
+        if let (Purpose::Adoption, Some(candidate)) = (change.purpose, change.terms.to) {
+            // It is a primary already, and its log is what it is.
+            let log = Log { timeline: self.record.timeline, ..Log::default() };
+            return self.promote(Choice { candidate, log }, now, actions);
         }
         self.seal(now, actions);
     }
@@ -300,7 +342,8 @@ impl Machine {
         // Those that follow already when the promotion comes go over to the new timeline by themselves.
         self.repairs.forget();
         let others = self.world.replicas().map(|node| node.id).filter(|&id| id != choice.candidate);
-        others.for_each(|id| self.repairs.want(id, Way::Follow, now));
+        let others: Vec<_> = if change.purpose == Purpose::Adoption { Vec::new() } else { others.collect() };
+        others.into_iter().for_each(|id| self.repairs.want(id, Way::Follow, now));
         self.repairs.begin(choice.candidate, now, actions);
     }
 
@@ -366,7 +409,9 @@ impl Machine {
             took.as_millis()
         );
         actions.alarm(Some(node), text.clone());
-        self.repairs.want(change.old, Way::Rejoin, now);
+        if change.purpose != Purpose::Adoption {
+            self.repairs.want(change.old, Way::Rejoin, now);
+        }
         change.abandoned.iter().for_each(|&id| self.repairs.want(id, Way::Rejoin, now));
         self.world.primary = Some(node);
         self.world.timeline = timeline;

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Log, Order, Record, World};
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::NodeId;
@@ -11,8 +13,11 @@ pub type Ticket = u64;
 
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// What was written down last, at the start of pgpilot. Comes first.
+    /// What was written down last: this instance decides from now on. A single one does so from its start.
     Restored(Record),
+    /// Another instance decides, or none: this is what was decided last. To be told at the start, when there is news, and
+    /// when this instance decides no longer; jobs that are under way have been given up.
+    Followed(Record),
     /// The cluster as it is now. To be told when it changes, and when [`Actions::wake`] has come.
     Seen(World),
     /// A job has ended.
@@ -39,8 +44,10 @@ pub enum Job {
     Approve { old: NodeId, candidate: Option<NodeId> },
     /// Does what makes a switchover short, while all goes on: it may fail.
     Ready { node: NodeId, to: NodeId },
-    /// Closes pgpilot's connections to a node, also those in use.
+    /// Closes this instance's connections to a node, also those in use.
     Sever { node: NodeId },
+    /// Waits until every other instance has acknowledged that nothing of it writes to the node any more, or is gone.
+    Agree { node: NodeId },
     /// Makes sure that a node accepts no commit any more.
     Fence { node: NodeId },
     /// Cuts a replica off from its sender, so that its log does not grow any more.
@@ -101,6 +108,8 @@ pub struct Actions {
     pub answers: Vec<(Ticket, Result<String, String>)>,
     /// A change of primary is over, or was refused.
     pub ended: Option<(Purpose, Ended)>,
+    /// The instance that decides is to be told that this one writes nothing any more, as this epoch's change asks.
+    pub acknowledge: Option<u64>,
     /// When to report [`Event::Seen`] again, unless something else comes first.
     pub wake: Option<Instant>,
 }
@@ -123,15 +132,20 @@ pub enum Routing {
     Release,
     /// To this node, which is the primary of `epoch`.
     Appoint { node: NodeId, epoch: u64, timeline: Timeline },
+    /// .. and to no other, whatever the nodes say: so it was decided elsewhere.
+    Follow { node: NodeId, epoch: u64, timeline: Timeline },
 }
 
 /// Why the primary is changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Purpose {
     /// The old primary is lost.
+    #[default]
     Failover,
     /// It hands over.
     Switchover,
+    /// Somebody else has promoted a node, and the old primary is lost, or none any more.
+    Adoption,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::change::{Change, Step};
 use super::elect::{Choice, Terms, Unelectable, elect};
 use super::event::{Actions, Ended, Event, Job, Outcome, Purpose, Routing, Ticket, Writing};
+use super::follow::{ELSEWHERE, Obedience};
 use super::repair::Repairs;
 use super::suspicion::{Refusal, Suspicion, Testimony, testimony};
 use super::world::{Contact, World};
@@ -69,7 +70,7 @@ pub struct Machine {
     /// What the last change came to.
     pub(super) last: Option<String>,
     /// The record could not be written: when to try again.
-    unsaved: Option<Instant>,
+    pub(super) unsaved: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -81,6 +82,8 @@ pub(super) enum Phase {
     Steady,
     Suspect(Suspicion),
     Changing(Box<Change>),
+    /// Another instance decides.
+    Following(Obedience),
 }
 
 /// What operators see.
@@ -134,6 +137,7 @@ impl Machine {
                     actions.routing = Some(Routing::Hold);
                 }
             }
+            Event::Followed(record) => self.followed(record, now, &mut actions),
             Event::Seen(world) => self.seen(world, now, &mut actions),
             Event::Ended { job, outcome } => self.ended(job, outcome, now, &mut actions),
             Event::NotRecorded(writing, why) => self.not_recorded(&writing, &why, now, &mut actions),
@@ -158,6 +162,7 @@ impl Machine {
         let (state, candidate, since, reason) = match &self.phase {
             Phase::Asleep | Phase::Waking => ("starting", None, None, None),
             Phase::Steady => ("steady", None, None, None),
+            Phase::Following(_) => ("following", None, None, None),
             Phase::Suspect(suspicion) => ("suspect", None, Some(suspicion.since), suspicion.blocked.clone()),
             Phase::Changing(change) => (change.step.label(), change.candidate(), Some(change.begun), None),
         };
@@ -173,6 +178,8 @@ impl Machine {
             Phase::Waking => self.wake_up(now, actions),
             Phase::Steady | Phase::Suspect(_) => self.take_note(actions),
             Phase::Changing(_) => self.change_seen(now, actions),
+            Phase::Following(Obedience::Due) => self.obey(actions),
+            Phase::Following(Obedience::Done) => {}
         }
     }
 
@@ -195,6 +202,7 @@ impl Machine {
     fn wake_up(&mut self, now: Instant, actions: &mut Actions) {
         let Some(name) = self.record.primary.clone() else {
             self.phase = Phase::Steady;
+            actions.routing = Some(Routing::Release);
             return self.take_note(actions);
         };
         let Some(primary) = self.world.find(&name) else {
@@ -270,6 +278,9 @@ impl Machine {
     }
 
     fn ended(&mut self, job: Job, outcome: Outcome, now: Instant, actions: &mut Actions) {
+        if let Phase::Following(_) = self.phase {
+            return self.let_go(job, &outcome, actions);
+        }
         let error = outcome.as_ref().err().map(String::as_str);
         match job {
             Job::Follow { node, primary } | Job::Rejoin { node, primary } => {
@@ -300,6 +311,9 @@ impl Machine {
         if self.unsaved.is_some_and(|at| at <= now) {
             self.unsaved = None;
             actions.record = Some(Writing::Also(self.record.clone()));
+        }
+        if let Some((old, new)) = self.successor() {
+            return self.adopt(old, new, now, actions);
         }
         let (Some(primary), Some(contact)) = (self.world.primary, self.world.primary_contact()) else {
             self.phase = Phase::Steady;
@@ -383,6 +397,7 @@ impl Machine {
 
     fn ordered(&mut self, order: Order, ticket: Ticket, now: Instant, actions: &mut Actions) {
         let answer = match order {
+            Order::Maintenance(_) if matches!(self.phase, Phase::Following(_)) => Err(ELSEWHERE.to_owned()),
             Order::Maintenance(maintenance) => {
                 self.record.maintenance = maintenance;
                 actions.record = Some(Writing::Also(self.record.clone()));
@@ -470,12 +485,13 @@ impl Machine {
                 self.record.epoch
             )),
             Phase::Asleep | Phase::Waking => Err("pgpilot has only just started".to_owned()),
+            Phase::Following(_) => Err(ELSEWHERE.to_owned()),
         }
     }
 
     fn next_look(&self, now: Instant) -> Instant {
         let own = match &self.phase {
-            Phase::Asleep | Phase::Waking | Phase::Steady => now + IDLE_LOOK,
+            Phase::Asleep | Phase::Waking | Phase::Steady | Phase::Following(_) => now + IDLE_LOOK,
             Phase::Suspect(_) | Phase::Changing(_) => now + LOOK,
         };
         [Some(own), self.repairs.next(), self.unsaved].into_iter().flatten().min().unwrap_or(own).max(now + LOOK / 10)

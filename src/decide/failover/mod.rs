@@ -2,13 +2,14 @@
 //!
 //! [`Machine`] is told what the cluster looks like ([`World`]), what became of the jobs that it gave out, and what
 //! operators ask for ([`Order`]). It answers with what is to be written down first ([`Record`]), which jobs are to be
-//! done then, and where statements go meanwhile. `elect` says who may be promoted; `synchronous` which commits are safe.
+//! done then, and where statements go meanwhile. Of several instances one decides; the machines of the others `follow`. `elect` says who may be promoted; `synchronous` which commits are safe.
 
 mod change;
 pub mod conninfo;
 mod detection;
 mod elect;
 mod event;
+mod follow;
 mod machine;
 mod order;
 mod record;

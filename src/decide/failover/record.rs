@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Maintenance;
+use super::{Maintenance, Purpose};
 use crate::config::NodeName;
 use crate::decide::position::{Fork, Lsn, Timeline};
 
@@ -19,6 +19,9 @@ pub struct Record {
     /// The primary's `synchronous_standby_names`, when it was last heard.
     pub synchronous: String,
     pub maintenance: Maintenance,
+    /// Why the primary is changed, or was last.
+    #[serde(default)]
+    pub purpose: Purpose,
     pub progress: Progress,
     /// When the last change of primary ended: seconds since 1970, by the clock of whoever carried it out.
     #[serde(default)]

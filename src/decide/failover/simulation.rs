@@ -404,7 +404,7 @@ impl Simulation {
         match actions.routing {
             Some(Routing::Hold) => pilot.held = true,
             Some(Routing::Release) => pilot.held = false,
-            Some(Routing::Appoint { node, epoch, timeline }) => {
+            Some(Routing::Appoint { node, epoch, timeline } | Routing::Follow { node, epoch, timeline }) => {
                 pilot.held = false;
                 (pilot.primary, pilot.epoch, pilot.timeline) = (index(node), epoch, timeline.0);
             }

@@ -49,7 +49,7 @@ pub struct Member {
 }
 
 /// What a replica has of the write-ahead log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Log {
     pub timeline: Timeline,
     /// What it has on disk. The last record may be there in part only.

@@ -52,6 +52,20 @@ pub enum Event {
     },
     /// Where the timelines of this cluster's history began, as far as that is known.
     Forked(Vec<Fork>),
+    /// Several instances have decided that `node` is the primary of `epoch`, and writes `timeline`: nobody else is followed
+    /// until they decide otherwise. A change that was under way has ended.
+    Recorded {
+        node: NodeId,
+        epoch: u64,
+        timeline: Timeline,
+    },
+    /// Only this node may be followed; `None`: any, as the nodes themselves tell.
+    Bound {
+        node: Option<NodeId>,
+    },
+    /// This instance has no lease: it sends nothing to the primary.
+    Barred,
+    Admitted,
     /// The node that was the primary, and the timeline that it wrote, when this was last written down. Comes before
     /// anybody is followed.
     Remembered {

@@ -42,8 +42,10 @@ pub(super) enum Verdict {
 }
 
 impl Following {
-    pub(super) fn judge(self, records: &[Record], identity: Option<u64>) -> Verdict {
+    /// `bound`: the only node that may be followed, if others have decided that.
+    pub(super) fn judge(self, records: &[Record], identity: Option<u64>, bound: Option<NodeId>) -> Verdict {
         let Some(identity) = identity else { return Verdict::Keep };
+        let allowed = |id: NodeId| bound.is_none_or(|bound| bound == id);
         match self {
             Self::Node { id, timeline } => {
                 let record = &records[usize::from(id.0)];
@@ -55,19 +57,19 @@ impl Following {
                     None if record.answer().is_some() => Verdict::StepDown { was: id, timeline },
                     Some(now) if record.holds_on() && now > timeline => Verdict::Follow { id, timeline: now },
                     Some(_) if record.holds_on() => Verdict::Keep,
-                    _ => elect(records, identity, |_, claimed| claimed > timeline),
+                    _ => elect(records, identity, |id, claimed| claimed > timeline && allowed(id)),
                 }
             }
             // The old primary itself may come back on the timeline that it wrote.
             Self::Vacant { was, timeline } => {
                 let gone = records[usize::from(was.0)].is_removed();
                 elect(records, identity, |id, claimed| {
-                    claimed > timeline || (claimed == timeline && (gone || id == was))
+                    allowed(id) && (claimed > timeline || (claimed == timeline && (gone || id == was)))
                 })
             }
             Self::Undecided => {
                 let asked_all = records.iter().all(Record::is_proven);
-                if asked_all { elect(records, identity, |_, _| true) } else { Verdict::Keep }
+                if asked_all { elect(records, identity, |id, _| allowed(id)) } else { Verdict::Keep }
             }
         }
     }

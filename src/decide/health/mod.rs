@@ -47,6 +47,10 @@ pub struct Health {
     /// Held: nobody is followed anew.
     writes: Writes,
     forks: Vec<Fork>,
+    /// This instance's own: without a lease it may not write, whatever the nodes do.
+    permission: Writes,
+    /// The only node that may be followed; `None`: any.
+    bound: Option<NodeId>,
     /// Where the primary's log ended, for sessions that wrote.
     marks: Trail,
     /// Up to where it was flushed, for lag.
@@ -65,6 +69,8 @@ impl Health {
             epoch: 0,
             writes: Writes::Open,
             forks: Vec::new(),
+            permission: Writes::Open,
+            bound: None,
             marks: Trail::new(MARKS),
             flushes: Trail::new(LOG_POINTS),
         }
@@ -105,7 +111,7 @@ impl Health {
         Snapshot {
             epoch: self.epoch,
             primary,
-            writes: self.writes,
+            writes: if self.permission == Writes::Held { Writes::Held } else { self.writes },
             timeline,
             nodes: self.views.clone(),
             marks: self.marks.points().iter().map(mark).collect(),
@@ -133,8 +139,17 @@ impl Health {
             Event::Forked(forks) => self.forks = forks,
             Event::Appointed { node, epoch, timeline } => {
                 self.known(node)?;
+                self.bound = self.bound.and(Some(node));
                 self.appoint(node, epoch, timeline, now, actions);
             }
+            Event::Recorded { node, epoch, timeline } => {
+                self.known(node)?;
+                self.bound = Some(node);
+                self.recorded(node, epoch, timeline, now, actions);
+            }
+            Event::Bound { node } => self.bound = node,
+            Event::Barred => self.permission = Writes::Held,
+            Event::Admitted => self.permission = Writes::Open,
             Event::Remembered { node, timeline } => {
                 self.known(node)?;
                 if self.following == Following::Undecided {
@@ -182,6 +197,22 @@ impl Health {
         self.take(id, timeline, actions);
     }
 
+    /// Follows the node that others have made the primary.
+    fn recorded(&mut self, id: NodeId, epoch: u64, timeline: Timeline, now: Instant, actions: &mut Actions) {
+        self.writes = Writes::Open;
+        match self.following {
+            Following::Node { id: current, timeline: known } if current == id && known >= timeline => {}
+            _ if self.records[usize::from(id.0)].answer().is_some() => {
+                self.appoint(id, epoch, timeline, now, actions);
+            }
+            // As soon as it says so itself.
+            _ => {
+                self.following = Following::Vacant { was: id, timeline };
+                self.epoch = self.epoch.max(epoch.saturating_sub(1));
+            }
+        }
+    }
+
     fn take(&mut self, id: NodeId, timeline: Timeline, actions: &mut Actions) {
         self.begin_epoch();
         self.following = Following::Node { id, timeline };
@@ -196,7 +227,7 @@ impl Health {
         if self.writes == Writes::Held {
             return;
         }
-        let verdict = self.following.judge(&self.records, self.identity);
+        let verdict = self.following.judge(&self.records, self.identity, self.bound);
         let contested = match &verdict {
             Verdict::Contested(nodes) => nodes.clone(),
             _ if self.identity.is_none() => unidentified(&self.records),

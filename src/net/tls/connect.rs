@@ -55,21 +55,7 @@ impl Connector {
         if mode == SslMode::Disable {
             return Ok(Self { mode, tls: None });
         }
-        let provider = provider();
-        let verifier = Verifier::new(trust(settings)?, provider.signature_verification_algorithms);
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Certificate)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut tls = match (&settings.certificate, &settings.key) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(certificate), Some(key)) => {
-                let identity = Identity::load(certificate, key)?;
-                builder.with_client_auth_cert(identity.chain, identity.key).map_err(TlsError::Certificate)?
-            }
-            _ => return Err(TlsError::NoCertificate),
-        };
+        let mut tls = client_config(settings)?;
         tls.alpn_protocols = vec![ALPN.to_vec()];
         // PostgreSQL does not resume sessions.
         tls.resumption = Resumption::disabled();
@@ -134,6 +120,25 @@ impl Connector {
 impl Secured {
     fn plain(socket: TcpStream) -> Self {
         Self { stream: Stream::Tcp(socket), channel_binding: None }
+    }
+}
+
+/// What is verified, and as whom we come.
+pub(super) fn client_config(settings: &ServerTls) -> Result<ClientConfig, TlsError> {
+    let provider = provider();
+    let verifier = Verifier::new(trust(settings)?, provider.signature_verification_algorithms);
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Certificate)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    match (&settings.certificate, &settings.key) {
+        (None, None) => Ok(builder.with_no_client_auth()),
+        (Some(certificate), Some(key)) => {
+            let identity = Identity::load(certificate, key)?;
+            builder.with_client_auth_cert(identity.chain, identity.key).map_err(TlsError::Certificate)
+        }
+        _ => Err(TlsError::NoCertificate),
     }
 }
 

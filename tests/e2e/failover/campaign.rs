@@ -1,18 +1,23 @@
 //! One change of primary after the other, under a workload that notes what was acknowledged.
 //!
-//! `PGPILOT_SOAK_ROUNDS` says how many; `./dev soak failover` runs it for long.
+//! `PGPILOT_SOAK_ROUNDS` says how many, `PGPILOT_SOAK_INSTANCES` before how many instances; `./dev soak failover` runs it
+//! for long.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pgpilot::decide::failover::{Order, Run};
-use pgpilot::demo::Scope;
+use pgpilot::demo::{Hooks, Scope};
 use tokio_postgres::Client;
 
-use super::{plain, with_hooks};
-use crate::support::proxy::{Proxy, ask};
+use super::several::{self, Lease};
+use super::{Theatre, attentive, plain, with_hooks};
+use crate::support::etcd::Etcd;
+use crate::support::proxy::{Proxy, ask, topology};
+use crate::support::relay::Relay;
 use crate::support::{LIMIT, wait_for};
 
 const WRITERS: i64 = 6;
@@ -27,6 +32,66 @@ enum Fault {
     Freeze,
     /// Not a fault: the primary hands over.
     Switchover,
+    /// The instance that decides loses etcd at the moment in which the primary dies.
+    Leader,
+}
+
+/// The servers, and the instances before them.
+struct Stage {
+    proxies: Vec<Proxy>,
+    /// To etcd, one for each instance; none, if there is a single one.
+    ways: Vec<Relay>,
+    _etcd: Option<Etcd>,
+    _hooks: Hooks,
+}
+
+impl Stage {
+    async fn single() -> Self {
+        let Theatre { proxy, _hooks } = with_hooks(plain().synchronous(1), "").await;
+        Self { proxies: vec![proxy], ways: Vec::new(), _etcd: None, _hooks }
+    }
+
+    async fn several(count: usize) -> Self {
+        let servers = Arc::new(attentive(plain().synchronous(1)).start().await.unwrap());
+        let hooks = servers.serve_hooks(Path::new(env!("CARGO_BIN_EXE_pgpilot"))).unwrap();
+        let command = hooks.command();
+        let commands = format!(
+            "fence_command = {command:?}\ndemote_command = {command:?}\nrejoin_command = {command:?}\n[coordination]"
+        );
+        let etcd = Etcd::start().await;
+        let (mut proxies, mut ways) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let way = Relay::start(etcd.port()).await;
+            let section = several::section(&format!("i{number}"), way.port(), Lease::Short);
+            let section = section.replace("[coordination]", &commands);
+            proxies.push(Proxy::configured(servers.clone(), topology(&servers, &section)).await);
+            ways.push(way);
+        }
+        Self { proxies, ways, _etcd: Some(etcd), _hooks: hooks }
+    }
+
+    /// Which instance decides.
+    async fn leader(&self) -> usize {
+        if self.ways.is_empty() {
+            return 0;
+        }
+        let mut leader = None;
+        wait_for("an instance that decides", LIMIT, async || {
+            leader = self.proxies.iter().position(Proxy::leads);
+            leader.is_some()
+        })
+        .await;
+        leader.unwrap()
+    }
+
+    /// A connection through each in turn.
+    async fn connect(&self, number: usize) -> Client {
+        self.proxies[number % self.proxies.len()].connect().await
+    }
+
+    fn events(&self) -> Vec<Vec<String>> {
+        self.proxies.iter().map(Proxy::events).collect()
+    }
 }
 
 /// What the workload has seen.
@@ -101,25 +166,29 @@ async fn transfer(client: Client, seed: u64, seen: Arc<Seen>) {
     }
 }
 
-async fn strike(proxy: &Proxy, fault: Fault, primary: &str) {
+async fn strike(stage: &Stage, fault: Fault, primary: &str) {
+    let leader = stage.leader().await;
+    let proxy = &stage.proxies[leader];
     let node = proxy.node(primary);
     match fault {
+        Fault::Leader => {
+            stage.ways[leader].cut();
+            node.kill9(Scope::Node).await.unwrap();
+        }
         Fault::Kill => node.kill9(Scope::Node).await.unwrap(),
         Fault::Freeze => node.freeze(Scope::Node).await.unwrap(),
         Fault::Switchover => {
             let order = Order::Switchover { to: None, run: Run::Real };
             let told = proxy.order(order).await;
-            assert!(told.is_ok(), "{told:?}: {:#?}", proxy.events());
+            assert!(told.is_ok(), "{told:?}: {:#?}", stage.events());
         }
     }
 }
 
 /// Returns for how long no write was acknowledged because of each change.
 #[allow(clippy::print_stdout, reason = "what was measured is what it is run for")]
-async fn campaign(rounds: usize, fault_of: impl Fn(usize) -> Fault) -> Vec<(Fault, Duration)> {
-    let stage = with_hooks(plain().synchronous(1), "").await;
-    let proxy = &stage.proxy;
-    let client = proxy.connect().await;
+async fn campaign(stage: &Stage, rounds: usize, fault_of: impl Fn(usize) -> Fault) -> Vec<(Fault, Duration)> {
+    let client = stage.connect(0).await;
     client
         .batch_execute("CREATE TABLE written (n bigint); CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint)")
         .await
@@ -129,23 +198,35 @@ async fn campaign(rounds: usize, fault_of: impl Fn(usize) -> Fault) -> Vec<(Faul
     let seen = Arc::new(Seen::default());
     let mut writers = Vec::new();
     for first in 0..WRITERS {
-        writers.push(tokio::spawn(write(proxy.connect().await, first, seen.clone())));
+        writers.push(tokio::spawn(write(stage.connect(writers.len()).await, first, seen.clone())));
     }
     let mut tellers = Vec::new();
     for seed in 0..TELLERS {
-        tellers.push(tokio::spawn(transfer(proxy.connect().await, seed as u64, seen.clone())));
+        tellers.push(tokio::spawn(transfer(stage.connect(seed).await, seed as u64, seen.clone())));
     }
     let mut times = Vec::new();
     for round in 0..rounds {
-        let (old, fault) = (proxy.primary().unwrap(), fault_of(round));
+        let mut primary = None;
+        wait_for("a primary", LIMIT, async || {
+            primary = stage.proxies[0].primary();
+            primary.is_some()
+        })
+        .await;
+        let (old, fault) = (primary.unwrap(), fault_of(round));
         seen.begin();
-        strike(proxy, fault, &old).await;
-        proxy.wait_for_another_than(&old).await;
+        strike(stage, fault, &old).await;
+        let changed = async || stage.proxies.iter().filter_map(Proxy::primary).any(|new| new != old);
+        let in_time = tokio::time::timeout(LIMIT * 2, wait_for("another primary", LIMIT * 3, changed)).await;
+        assert!(in_time.is_ok(), "{old} stays the primary: {:#?}", stage.events());
         let before = seen.stall().acknowledged;
         wait_for("a write to be acknowledged", LIMIT, async || seen.stall().acknowledged > before).await;
         times.push((fault, seen.stall().longest));
         // Whole again: three nodes, of which two follow.
-        proxy.wait_for_replicas(2).await;
+        stage.ways.iter().for_each(Relay::mend);
+        for proxy in &stage.proxies {
+            proxy.wait_for_another_than(&old).await;
+            proxy.wait_for_replicas(2).await;
+        }
     }
     seen.stop.store(true, Ordering::Relaxed);
     let mut acknowledged = Vec::new();
@@ -158,7 +239,7 @@ async fn campaign(rounds: usize, fault_of: impl Fn(usize) -> Fault) -> Vec<(Faul
     let rows = client.query("/* pgpilot: primary */ SELECT n FROM written", &[]).await.unwrap();
     let there: HashSet<i64> = rows.iter().map(|row| row.get(0)).collect();
     let lost: Vec<_> = acknowledged.iter().filter(|n| !there.contains(n)).collect();
-    assert!(lost.is_empty(), "{} of {} are lost: {lost:?}: {:#?}", lost.len(), acknowledged.len(), proxy.events());
+    assert!(lost.is_empty(), "{} of {} are lost: {lost:?}: {:#?}", lost.len(), acknowledged.len(), stage.events());
     assert!(acknowledged.len() > rounds, "{} acknowledged", acknowledged.len());
     let sum = ask(&client, "/* pgpilot: primary */ SELECT sum(balance) FROM accounts").await;
     assert_eq!(sum, (ACCOUNTS * DEPOSIT).to_string(), "money was made or lost");
@@ -169,7 +250,8 @@ async fn campaign(rounds: usize, fault_of: impl Fn(usize) -> Fault) -> Vec<(Faul
 /// With one of two standbys in each commit, nothing that was acknowledged is lost, whenever the primary dies.
 #[tokio::test]
 async fn with_synchronous_replication_no_acknowledged_commit_is_lost() {
-    campaign(3, |round| if round == 1 { Fault::Switchover } else { Fault::Kill }).await;
+    let stage = Stage::single().await;
+    campaign(&stage, 3, |round| if round == 1 { Fault::Switchover } else { Fault::Kill }).await;
 }
 
 #[tokio::test]
@@ -177,9 +259,14 @@ async fn with_synchronous_replication_no_acknowledged_commit_is_lost() {
 async fn soak() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let rounds = number("PGPILOT_SOAK_ROUNDS").unwrap_or(200);
-    let all = [Fault::Kill, Fault::Kill, Fault::Switchover, Fault::Freeze];
-    let times = campaign(rounds, |round| all[round % all.len()]).await;
-    for fault in [Fault::Kill, Fault::Freeze, Fault::Switchover] {
+    let one = [Fault::Kill, Fault::Kill, Fault::Switchover, Fault::Freeze];
+    let several = [Fault::Kill, Fault::Leader, Fault::Switchover, Fault::Freeze];
+    let (stage, all) = match number("PGPILOT_SOAK_INSTANCES").unwrap_or(1) {
+        0 | 1 => (Stage::single().await, one),
+        count => (Stage::several(count).await, several),
+    };
+    let times = campaign(&stage, rounds, |round| all[round % all.len()]).await;
+    for fault in [Fault::Kill, Fault::Freeze, Fault::Switchover, Fault::Leader] {
         let mut own: Vec<_> = times.iter().filter(|(it, _)| *it == fault).map(|(_, time)| *time).collect();
         own.sort_unstable();
         let Some(last) = own.len().checked_sub(1) else { continue };

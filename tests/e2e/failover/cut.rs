@@ -29,7 +29,7 @@ pub(super) async fn cluster() -> Arc<LocalCluster> {
 }
 
 /// Has a replica stream through a relay.
-async fn stream_through(replica: &Node, relay: &Relay) {
+pub(super) async fn stream_through(replica: &Node, relay: &Relay) {
     let conninfo = replica.value("SHOW primary_conninfo").await.unwrap().unwrap();
     // The last value of a keyword counts.
     replica.set("primary_conninfo", &format!("{conninfo} port={}", relay.port())).await.unwrap();

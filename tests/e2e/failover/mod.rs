@@ -43,6 +43,7 @@ mod handing_over;
 mod held;
 mod interrupted;
 mod losing;
+mod several;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! What end-to-end tests have in common.
 
+pub(crate) mod etcd;
 pub(crate) mod plain;
 pub(crate) mod process;
 pub(crate) mod proxy;
