@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use pgpilot::demo::Scope;
 use pgpilot::demo::account::Account;
 
