@@ -36,6 +36,7 @@ pub(super) fn metrics(sources: &dyn Sources) -> String {
         waiting += pool.counts.waiting;
     }
     sheet.gauge(&names::CLIENTS_WAITING, &[], float(waiting as u64));
+    sheet.gauge(&names::CLIENTS_HELD, &[], float(sources.held() as u64));
     let clients = sources.clients();
     sheet.gauge(&names::CLIENTS, &[], float(clients.len() as u64));
     for pin in Pin::ALL {
@@ -63,7 +64,7 @@ fn node(sheet: &mut Sheet, sources: &dyn Sources, node: &NodeView) {
     for role in [Role::Unknown, Role::Primary, Role::Replica, Role::Stray] {
         sheet.gauge(&names::NODE_ROLE, &[name, role.label()], f64::from(node.role == role));
     }
-    for state in [State::Unknown, State::Up, State::Suspect, State::Down] {
+    for state in [State::Unknown, State::Up, State::Suspect, State::Down, State::Quarantined] {
         sheet.gauge(&names::NODE_STATE, &[name, state.label()], f64::from(node.state == state));
     }
     sheet.gauge(&names::NODE_READS, &[name], f64::from(takes_reads(node)));

@@ -51,7 +51,17 @@ const SECTIONS: &[(&str, View, &[&str])] = &[
     (
         "Failover",
         View::Failover,
-        &["automatic", "maintenance", "state", "epoch", "candidate", "since_ms", "last_outcome", "reason"],
+        &[
+            "automatic",
+            "maintenance",
+            "state",
+            "epoch",
+            "candidate",
+            "since_ms",
+            "quarantined",
+            "last_outcome",
+            "reason",
+        ],
     ),
     ("Instances", View::Instances, &["instance", "standing", "this", "address", "acknowledged"]),
     ("Where statements go", View::Routes, &["route", "reason", "statements", "percent"]),
@@ -59,7 +69,7 @@ const SECTIONS: &[(&str, View, &[&str])] = &[
 ];
 
 /// States of a node, and of the failover, that somebody should look at.
-const NOT_WELL: [&str; 3] = ["unknown", "suspect", "down"];
+const NOT_WELL: [&str; 4] = ["unknown", "suspect", "down", "quarantined"];
 
 /// The last events that are shown.
 const EVENTS: usize = 12;

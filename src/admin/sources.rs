@@ -32,6 +32,9 @@ pub trait Sources: Send + Sync + 'static {
 
     fn clients(&self) -> Vec<ClientRow>;
 
+    /// Clients that wait for a primary.
+    fn held(&self) -> usize;
+
     /// Server connections one by one.
     fn servers(&self) -> Vec<ServerRow>;
 

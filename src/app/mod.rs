@@ -256,5 +256,5 @@ async fn follow(shared: Arc<Shared>) {
 
 /// A node's role, and whether it is believed to answer.
 fn standing(snapshot: &Snapshot, id: crate::decide::route::NodeId) -> Option<(Role, bool)> {
-    snapshot.node(id).map(|node| (node.role, matches!(node.state, State::Up | State::Suspect)))
+    snapshot.node(id).map(|node| (node.role, matches!(node.state, State::Up | State::Suspect | State::Quarantined)))
 }

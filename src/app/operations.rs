@@ -79,6 +79,10 @@ impl Sources for Operations {
         rows
     }
 
+    fn held(&self) -> usize {
+        self.shared.held().0
+    }
+
     fn clients(&self) -> Vec<ClientRow> {
         let rows = self.shared.registry.rows().into_iter();
         rows.map(|row| ClientRow {

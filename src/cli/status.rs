@@ -33,7 +33,17 @@ const SECTIONS: [(&str, &str, &[&str]); 6] = [
     (
         "failover",
         "SHOW FAILOVER",
-        &["automatic", "maintenance", "state", "epoch", "candidate", "since_ms", "last_outcome", "reason"],
+        &[
+            "automatic",
+            "maintenance",
+            "state",
+            "epoch",
+            "candidate",
+            "since_ms",
+            "quarantined",
+            "last_outcome",
+            "reason",
+        ],
     ),
     ("instances", "SHOW INSTANCES", &["instance", "number", "standing", "this", "address", "acknowledged"]),
     ("pools", "SHOW POOLS", &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),

@@ -112,6 +112,7 @@ impl Board {
             | Event::Bound { .. }
             | Event::Barred
             | Event::Admitted
+            | Event::Forked(_)
             | Event::Remembered { .. } => None,
         };
         if let Some(count) = tally {

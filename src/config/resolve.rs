@@ -309,6 +309,8 @@ fn routing(routing: &written::Routing) -> Routing {
         on_all_lagging: routing.on_all_lagging.value,
         replica_wait: routing.replica_wait.value,
         primary_wait: routing.primary_wait.value,
+        max_held: count(routing.max_held.value),
+        max_held_bytes: routing.max_held_bytes.value,
         reads_on_primary: routing.reads_on_primary.value,
         zone: value(&routing.zone),
         primary_functions: values(&routing.primary_functions.value.0),

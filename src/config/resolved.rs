@@ -258,6 +258,10 @@ pub struct Routing {
     pub replica_wait: Duration,
     /// How long a statement waits for a primary to appear.
     pub primary_wait: Duration,
+    /// Clients that may wait for a primary at a time ..
+    pub max_held: usize,
+    /// .. and the size of what they have sent.
+    pub max_held_bytes: ByteSize,
     /// Whether reads may also go to the primary when replicas are fine. Default false.
     pub reads_on_primary: bool,
     /// pgpilot's own zone; replicas of it are preferred.

@@ -14,6 +14,13 @@ pub struct Lsn(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timeline(pub u32);
 
+/// Where a timeline begins: the log up to there is also an older one's, and what that has behind it was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    pub timeline: Timeline,
+    pub at: Lsn,
+}
+
 /// A position that can be compared across a failover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Position {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
-use super::cancel::CancelKey;
+use super::cancel::{CancelKey, Requests};
 use super::connection::{QueryError, ServerConnection};
 use crate::decide::auth::{Credential, LoginError, LoginStep, ServerLogin};
 use crate::decide::pool::PoolIndex;
@@ -110,7 +110,13 @@ async fn log_in(
         node: terms.node,
         pool: terms.pool,
         user: login.user.clone(),
-        cancel_key: Arc::new(CancelKey { target: target.clone(), pid: 0, key: Box::default(), breaker: None }),
+        cancel_key: Arc::new(CancelKey {
+            target: target.clone(),
+            pid: 0,
+            key: Box::default(),
+            breaker: None,
+            requests: Requests::default(),
+        }),
         parameters: Arc::new(ParameterMap::default()),
         settings: Arc::new(Settings::default()),
         statements: ServerStatements::new(terms.max_prepared),
@@ -184,7 +190,8 @@ async fn settle(connection: &mut ServerConnection) -> Result<(), DialError> {
                 let (pid, key) = backend::backend_key_data(body)?;
                 let target = connection.cancel_key.target.clone();
                 let breaker = Some(connection.stream.breaker()?);
-                connection.cancel_key = Arc::new(CancelKey { target, pid, key: key.into(), breaker });
+                connection.cancel_key =
+                    Arc::new(CancelKey { target, pid, key: key.into(), breaker, requests: Requests::default() });
             }
             backend::READY_FOR_QUERY => return Ok(()),
             backend::NOTICE_RESPONSE => {}

@@ -12,6 +12,7 @@ use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
 use super::fault::End;
+use super::hold::Pass;
 use super::link::{CopyIn, Grant, Link, LinkRole, Purpose, Withhold};
 use super::registry::Registration;
 use super::scan::Signal;
@@ -39,6 +40,8 @@ pub(super) struct Client {
     pub pools: Vec<Option<PoolHandle>>,
     /// After an error of pgpilot's own in an extended batch: everything up to the Sync is ignored.
     pub skipping: bool,
+    /// It has been let go after a wait for a primary, and is not done yet.
+    pub pass: Option<Pass>,
     pub shutdown: Watch,
 }
 
@@ -48,6 +51,9 @@ impl Client {
         let end = loop {
             if let Err(end) = self.step().await {
                 break end;
+            }
+            if self.pass.is_some() && self.transaction.is_idle() {
+                self.pass = None;
             }
         };
         self.finish(end).await;
@@ -291,9 +297,19 @@ impl Client {
             Signal::Skipped(dues) => self.batch_skipped(&dues),
             // What the client has sent behind its statement may flow now.
             Signal::CopyIn => {}
+            Signal::Cancelled => self.commit_cancelled(),
             Signal::Error { code, fatal, len } => return self.server_error(code, fatal, len).await,
         }
         Ok(())
+    }
+
+    /// A cancel request may have ended the wait of a commit for its standbys.
+    fn commit_cancelled(&mut self) {
+        let Some(link) = self.link.as_mut().filter(|link| link.role == LinkRole::Primary) else { return };
+        let answer = self.shared.cluster.answer(link.node());
+        if answer.is_none_or(|answer| !answer.synchronous.is_empty()) {
+            link.doubt_commit();
+        }
     }
 
     /// An error of pgpilot's own in place of the batch's reply.

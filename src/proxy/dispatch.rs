@@ -14,7 +14,9 @@ use super::session::Transaction;
 use super::settle;
 use super::vigil::Denied;
 use crate::config::{Consistency, PoolMode, RoutingMode};
-use crate::decide::route::{Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, route};
+use crate::decide::route::{
+    Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, WaitFor, route,
+};
 use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
 use crate::decide::sql::{Effects, Hint, Reason};
 use crate::pool::{Lease, LeaseError, QueryError, ServerConnection};
@@ -174,6 +176,7 @@ impl Client {
     async fn lease(&mut self, need: Need, reason: Reason, avoid: Option<NodeId>) -> Result<Link, Denied> {
         let demand = Demand { need, reason, arrived: Instant::now() };
         let mut now = demand.arrived;
+        let mut place = None;
         loop {
             let snapshot = self.snapshots.snapshot().clone();
             let decision = self.decide(&demand, &snapshot, avoid, now);
@@ -185,6 +188,9 @@ impl Client {
                 Route::Replica(node) => (node, LinkRole::Replica),
                 Route::Refuse(refusal) => return Err(refusal.into()),
                 Route::Wait(wait) => {
+                    if place.is_none() && matches!(wait, WaitFor::Primary { .. }) {
+                        place = Some(self.enter_hold()?);
+                    }
                     self.wait_change(&snapshot, wait.until()).await?;
                     now = Instant::now();
                     continue;
@@ -193,6 +199,11 @@ impl Client {
             if role == LinkRole::Primary && self.shared.is_barred() {
                 // It has just been stopped for a while, and does not know yet what has happened meanwhile.
                 self.wait_change(&snapshot, now + SETTLE_DOWN).await?;
+                now = Instant::now();
+                continue;
+            }
+            if let (LinkRole::Primary, None, Some(place)) = (role, &self.pass, &place) {
+                self.wait_for_turn(place, demand.arrived).await?;
                 now = Instant::now();
                 continue;
             }
@@ -245,6 +256,7 @@ impl Client {
             Fault::Prepare(QueryError::Wire(_))
             | Fault::Lease(LeaseError::Timeout | LeaseError::QueueFull)
             | Fault::Refused(_)
+            | Fault::Hold(_)
             | Fault::Cancelled => false,
         };
         about_the_node && demand.arrived.elapsed() < self.session.policy.primary_wait
@@ -416,6 +428,9 @@ impl Client {
         let slot = &self.registration.slot;
         if slot.set_idle() == Quiet::CancelOnItsWay {
             slot.wait_quiet().await;
+        }
+        if let Some(link) = &self.link {
+            link.lease.cancel_key.requests.settle();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What goes wrong in a session: whose fault it is, what the client is told, and whether the session goes on.
 
+use super::hold::HoldError;
 use crate::decide::route::Refusal;
 use crate::pool::{DialError, LeaseError, QueryError};
 use crate::telemetry::Side;
@@ -50,6 +51,8 @@ pub(super) enum Fault {
     Refused(#[from] Refusal),
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Hold(#[from] HoldError),
     /// A CancelRequest came while the statement waited for its turn.
     #[error("canceling statement due to user request")]
     Cancelled,
@@ -65,6 +68,7 @@ impl Fault {
                 let code = SqlState::from_bytes(refusal.sqlstate().as_bytes()).unwrap_or(SqlState::CANNOT_CONNECT_NOW);
                 Report::error(code, refusal.to_string())
             }
+            Self::Hold(error) => Report::error(SqlState::CANNOT_CONNECT_NOW, error.to_string()),
             Self::Cancelled => Report::error(SqlState::QUERY_CANCELED, self.to_string()),
             Self::Lease(LeaseError::Dial(error)) => dial_report(error),
             Self::Lease(error @ (LeaseError::Timeout | LeaseError::QueueFull)) => {

@@ -53,6 +53,8 @@ pub(super) struct Link {
     pub may_commit: bool,
     /// What has been sent since the last ReadyForQuery ends the transaction.
     pub ends_transaction: bool,
+    /// It has been seen to that the reply to what has been sent since then tells the truth of a commit that was cancelled.
+    pub examined: bool,
     /// A part of an extended batch has been sent, and its Sync not yet.
     pub batch_open: bool,
     /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
@@ -293,6 +295,7 @@ impl Link {
             judged: None,
             may_commit: false,
             ends_transaction: false,
+            examined: false,
             batch_open: false,
             lesson: Vec::new(),
             deallocation: None,

@@ -13,6 +13,7 @@ mod fault;
 mod forward;
 mod gate;
 mod handshake;
+mod hold;
 mod judged;
 mod large;
 mod link;
@@ -36,6 +37,7 @@ mod welcome;
 
 pub use accept::{Listener, serve};
 pub use gate::{Gate, Passage};
+pub use hold::HoldError;
 pub use judged::{Judged, RunCount};
 pub use recipe::{CatalogueRecipe, Loaded};
 pub use registry::{ClientInfo, ClientRow, Registry};

@@ -17,6 +17,9 @@ pub(super) enum Signal {
     Batch(TransactionStatus),
     /// These have been skipped after an error in an extended batch.
     Skipped(Vec<Due>),
+    /// The reply to what may have committed is about to end, and a cancel request may have met its commit: to be looked at
+    /// once more after [`Link::doubt_commit`], or as it is.
+    Cancelled,
     /// The server reads COPY data from now on.
     CopyIn,
     /// An error, which is behind what is passable and not yet part of it: [`pass_error`] or [`Link::can_move`] decide.
@@ -144,6 +147,20 @@ impl Link {
         self.reply.commit = Commit::Unconfirmed;
     }
 
+    /// A server says nothing of a wait for standbys that was cancelled if `client_min_messages` is above `warning`: that it
+    /// says nothing means nothing then.
+    pub(super) fn doubt_commit(&mut self) {
+        let mut message = BytesMut::new();
+        Report::error(
+            SqlState::TRANSACTION_RESOLUTION_UNKNOWN,
+            "a cancel request came while this was being committed: a standby may not have confirmed it",
+        )
+        .hint("Look whether it has taken effect before you repeat it.")
+        .put(&mut message);
+        self.reply.insert(&mut self.lease.input, &message);
+        self.failed = true;
+    }
+
     fn pass_on(&mut self, header: Header, available: usize) {
         let here = header.frame_len().min(available);
         if here < header.frame_len() {
@@ -190,6 +207,12 @@ impl Link {
     fn on_ready(&mut self, header: Header) -> Result<Option<Signal>, Broken> {
         let at = self.reply.passable();
         let status = TransactionStatus::parse(&self.lease.input[at + HEADER_LEN..at + header.frame_len()])?;
+        let examined = std::mem::replace(&mut self.examined, true);
+        let commits = self.may_commit && !self.failed && self.status != TransactionStatus::Failed;
+        if !examined && self.lease.cancel_key.requests.may_have_hit() && commits {
+            return Ok(Some(Signal::Cancelled));
+        }
+        self.examined = false;
         let answer = self.dues.on_message(header.tag)?;
         self.copy_in = CopyIn::No;
         self.status = status;

@@ -9,6 +9,7 @@ use bytes::BytesMut;
 use tokio_util::task::TaskTracker;
 
 use super::gate::Gate;
+use super::hold::Hold;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
 use super::shutdown::Shutdown;
@@ -47,6 +48,7 @@ pub struct Shared {
     verdicts: Mutex<HashMap<Arc<str>, Arc<Verdicts>>>,
     /// Closed while an operator has paused pgpilot.
     pub gate: Gate,
+    pub(super) hold: Arc<Hold>,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
     /// This instance among several; set once by the composition root, unless pgpilot is alone.
@@ -113,6 +115,7 @@ impl Shared {
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
             gate: Gate::default(),
+            hold: Arc::default(),
             console: OnceLock::new(),
             membership: OnceLock::new(),
         }))
@@ -168,6 +171,11 @@ impl Shared {
     /// This instance has no lease, so nothing may be sent to the primary, whatever the snapshot says.
     pub(super) fn is_barred(&self) -> bool {
         self.membership.get().is_some_and(|membership| membership.tenure().is_over())
+    }
+
+    /// Clients that wait for a primary, and the bytes of what they have sent.
+    pub fn held(&self) -> (usize, usize) {
+        self.hold.counts()
     }
 
     pub(super) fn policy(&self, who: &Who) -> Policy {

@@ -89,6 +89,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 registration,
                 pools: Vec::new(),
                 skipping: false,
+                pass: None,
                 shutdown,
                 who,
                 shared: shared.clone(),

@@ -68,7 +68,7 @@ pub enum Direction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     Done,
-    /// A guard stood in the way: nothing was begun.
+    /// A guard stood in the way, or no node would do: nothing was begun.
     Refused,
     /// Begun, and undone whole.
     RolledBack,

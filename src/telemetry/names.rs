@@ -68,6 +68,8 @@ metrics! {
         "Clients that are logged in";
     CLIENTS_WAITING = "pgpilot_clients_waiting", Gauge, Count, [],
         "Clients that wait for a server connection";
+    CLIENTS_HELD = "pgpilot_clients_held", Gauge, Count, [],
+        "Clients that wait for a primary";
     PINNED = "pgpilot_pinned_sessions", Gauge, Count, ["cause"],
         "Sessions that are pinned to a server connection now, by cause";
 
@@ -83,7 +85,7 @@ metrics! {
     NODE_ROLE = "pgpilot_node_role", Gauge, Count, ["node", "role"],
         "1 for the role that the node has: unknown, primary, replica, stray";
     NODE_STATE = "pgpilot_node_state", Gauge, Count, ["node", "state"],
-        "1 for the state that the node is in: unknown, up, suspect, down";
+        "1 for the state that the node is in: unknown, up, suspect, down, quarantined (it has writes that the primary lacks)";
     NODE_READS = "pgpilot_node_takes_reads", Gauge, Count, ["node"],
         "1 if the node is a replica that reads are sent to";
     NODE_DRAINED = "pgpilot_node_drained", Gauge, Count, ["node"],

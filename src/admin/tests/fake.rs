@@ -107,6 +107,10 @@ impl Sources for Fake {
         vec![PoolRow { node: NodeId(1), user: "<app>".into(), database: "db".into(), counts }]
     }
 
+    fn held(&self) -> usize {
+        0
+    }
+
     fn clients(&self) -> Vec<ClientRow> {
         vec![ClientRow {
             pid: 42,

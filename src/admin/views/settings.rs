@@ -182,6 +182,8 @@ fn routes(list: &mut List, routing: &Routing) {
         on_all_lagging,
         replica_wait,
         primary_wait,
+        max_held,
+        max_held_bytes,
         reads_on_primary,
         zone,
         primary_functions,
@@ -196,6 +198,8 @@ fn routes(list: &mut List, routing: &Routing) {
     list.word("routing.on_all_lagging", on_all_lagging);
     list.time("routing.replica_wait", *replica_wait);
     list.time("routing.primary_wait", *primary_wait);
+    list.put("routing.max_held", max_held);
+    list.put("routing.max_held_bytes", max_held_bytes);
     list.put("routing.reads_on_primary", reads_on_primary);
     list.maybe("routing.zone", zone.as_ref());
     list.all("routing.primary_functions", primary_functions);

@@ -2,12 +2,13 @@
 //! and the privileges of who promotes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::synchronous::{follows_as, trouble};
-use super::{Findings, Grade};
+use super::{Findings, Grade, detection};
 use crate::cluster::{ControlError, connect_control};
 use crate::config::{Config, Health, Node};
 use crate::decide::failover::Synchronous;
@@ -104,6 +105,12 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
         }
     }
     judge(config, &standings, findings);
+    let receiver = |standing: &Standing<'_>| standing.number("wal_receiver_timeout");
+    let receivers: Vec<_> =
+        standings.iter().filter_map(receiver).map(i64::unsigned_abs).map(Duration::from_millis).collect();
+    if !receivers.is_empty() {
+        detection::check(config, receivers, findings);
+    }
 }
 
 async fn ask<'c>(config: &Config, node: &'c Node) -> Result<Standing<'c>, ControlError> {

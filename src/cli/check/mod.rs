@@ -1,5 +1,6 @@
 //! `pgpilot check`: the topology file, then the servers.
 
+mod detection;
 mod failover;
 mod host;
 mod synchronous;

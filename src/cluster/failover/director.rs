@@ -13,11 +13,13 @@ use super::seat::Seat;
 use super::workshop::{Facts, REJOIN, Workshop};
 use super::{Connections, Keeper, Settings, Surroundings};
 use crate::cluster::Cluster;
+use crate::config;
 use crate::decide::failover::{
     Ended, Event, Fact, Job, Machine, Note, Order, Outcome, Purpose, Record, Routing, Severity, Status, Ticket, World,
     Writing,
 };
 use crate::decide::health;
+use crate::decide::position::Fork;
 use crate::decide::route::Snapshot;
 use crate::telemetry::{Count, Ending, Metrics, Topic};
 
@@ -47,6 +49,8 @@ pub(super) struct Director {
     status: watch::Sender<Status>,
     metrics: Arc<Metrics>,
     wake: Instant,
+    /// What the cluster has been told of its history.
+    forks: Vec<Fork>,
 }
 
 impl Director {
@@ -74,6 +78,7 @@ impl Director {
             status,
             metrics,
             wake: Instant::now(),
+            forks: Vec::new(),
         }
     }
 
@@ -175,12 +180,21 @@ impl Director {
             }
         }
         self.bind();
+        self.tell_forks();
         let status = self.machine.status();
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             *old = status;
             changed
         });
+    }
+
+    fn tell_forks(&mut self) {
+        let forks = &self.machine.record().forks;
+        if *forks != self.forks {
+            self.forks.clone_from(forks);
+            self.cluster.board.report(health::Event::Forked(forks.clone()));
+        }
     }
 
     fn route(&self, routing: Routing) {
@@ -211,12 +225,7 @@ impl Director {
             Seat::Alone(_) => None,
             Seat::Member(member) => member.reign.clone().map(|reign| (member.membership.clone(), reign)),
         };
-        let limit = match (job, &office) {
-            (Job::Quiesce { .. }, _) => settings.failover.switchover_timeout,
-            // Who does not answer has to be known to be gone.
-            (Job::Agree { .. }, Some((membership, _))) => membership.patience() + settings.failover.step_timeout,
-            _ => settings.failover.step_timeout,
-        };
+        let (deadline, hook_limit) = self.limits(job, &settings.failover);
         let facts = Facts {
             epoch: self.machine.record().epoch,
             snapshot: self.cluster.snapshot(),
@@ -224,14 +233,15 @@ impl Director {
             connections: self.connections.clone(),
             settings,
             office,
-            deadline: Instant::now() + limit,
+            deadline,
+            hook_limit,
         };
         let workshop = self.workshop.clone();
         let work = async move {
             info!(?job, "begins");
             let hooks = match job {
                 Job::Rejoin { .. } | Job::Resume { .. } => REJOIN,
-                _ => facts.settings.failover.hook_timeout,
+                _ => facts.hook_limit,
             };
             // Each part has its limit; this one is for what has none.
             let end = facts.deadline + hooks * 2 + Duration::from_secs(5);
@@ -250,10 +260,42 @@ impl Director {
         self.names.insert(handle.id(), job);
     }
 
+    /// Until when a job has to be done, and how long a hook may take for it.
+    fn limits(&self, job: Job, settings: &config::Failover) -> (Instant, Duration) {
+        let now = Instant::now();
+        let until = |limit: Duration| {
+            let deadline = now + limit;
+            self.machine.deadline().map_or(deadline, |end| deadline.min(end))
+        };
+        match job {
+            // While nobody waits; the rest of the time is for those who do.
+            Job::Ready { .. } => {
+                let end = until(settings.switchover_timeout);
+                (now + end.saturating_duration_since(now) / 2, Duration::ZERO)
+            }
+            Job::Quiesce { .. } => (until(settings.switchover_timeout), Duration::ZERO),
+            // Who does not answer has to be known to be gone.
+            Job::Agree { .. } => {
+                let patience = match &self.seat {
+                    Seat::Alone(_) => Duration::ZERO,
+                    Seat::Member(member) => member.membership.patience(),
+                };
+                (until(patience + settings.step_timeout), Duration::ZERO)
+            }
+            Job::Approve { .. } | Job::Stop { .. } | Job::CatchUp { .. } => {
+                let hook = until(settings.hook_timeout).saturating_duration_since(now);
+                (until(settings.step_timeout), hook)
+            }
+            _ => (now + settings.step_timeout, settings.hook_timeout),
+        }
+    }
+
     fn count(&self, purpose: Purpose, ended: Ended) {
         let ending = match ended {
             Ended::Done => Ending::Done,
             Ended::CalledOff => Ending::RolledBack,
+            Ended::Refused => Ending::Refused,
+            Ended::Failed => Ending::Failed,
         };
         self.metrics.count(match purpose {
             Purpose::Failover | Purpose::Adoption => Count::Failover(ending),

@@ -12,7 +12,7 @@ mod server;
 mod workshop;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Cluster, Memory};
 use crate::config::{self, Config};
 use crate::coordination::{Membership, StateFile, StateFileError, Store};
-use crate::decide::failover::{Machine, Order, Profile, Progress, Record, Rules, Status, Zone};
+use crate::decide::failover::{Machine, Order, Profile, Progress, Record, Rules, Status, WallClock, Zone};
 use crate::decide::route::{NodeId, Writes};
 use crate::telemetry::Metrics;
 
@@ -142,7 +142,8 @@ impl Failover {
     /// Begins to watch over the primary, until the handle is dropped. Needs to be called within a runtime.
     pub fn start(around: Surroundings, settings: Settings, past: Past) -> (Self, AbortOnDropHandle<()>) {
         let Past { keeper, record } = past;
-        let machine = Machine::new(settings.rules());
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let machine = Machine::new(settings.rules(), WallClock { unix, at: Instant::now() });
         let (orders, requests) = mpsc::channel(ORDERS);
         let (status, seen) = watch::channel(machine.status());
         let (settings, changed) = watch::channel(settings);

@@ -39,6 +39,16 @@ impl Server {
         Ok(Self { client, _driver: driver, deadline, prober: settings.health.user.clone() })
     }
 
+    /// Goes on with another time limit, if it has not been closed.
+    pub(super) fn lent_until(self, deadline: Deadline) -> Option<Self> {
+        (!self.client.is_closed()).then_some(Self { deadline, ..self })
+    }
+
+    /// Takes a superuser, or pg_checkpoint.
+    pub(super) async fn checkpoint(&self) -> Result<(), String> {
+        self.execute("CHECKPOINT").await
+    }
+
     async fn row(&self, sql: &str) -> Result<Row, String> {
         let asking = self.client.query_one(sql, &[]);
         self.deadline.limit("a query", asking).await?.map_err(|error| describe(&error))
@@ -140,7 +150,11 @@ impl Server {
     ///
     /// Weak as a fence: a session may ask for a transaction that writes, and a new one may come between two sweeps.
     /// In a switchover pgpilot sends nothing any more, and the fence is for the others.
+    ///
+    /// # Errors
+    /// Also if there are sessions of superusers and this role may not end them: nothing keeps them from writing.
     pub(super) async fn stop_writes(&self, wal: WalGeometry) -> Result<Lsn, String> {
+        self.find_unstoppable().await?;
         self.set("default_transaction_read_only", Some("on")).await?;
         let end_sessions = end_sessions(&self.prober);
         let mut clean = 0;
@@ -149,6 +163,7 @@ impl Server {
             clean = if ended == 0 { clean + 1 } else { 0 };
             sleep(STEP).await;
         }
+        self.find_unstoppable().await?;
         self.wait_until("the end of the last transaction", NO_TRANSACTION).await?;
         loop {
             let row = self.row("SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()").await?;
@@ -158,6 +173,17 @@ impl Server {
                 return Ok(written);
             }
             sleep(STEP).await;
+        }
+    }
+
+    async fn find_unstoppable(&self) -> Result<(), String> {
+        let row = self.row(&unstoppable(&self.prober)).await?;
+        match row.get::<_, Option<String>>(0) {
+            None => Ok(()),
+            Some(sessions) => Err(format!(
+                "sessions of superusers can go on writing, and only a superuser may end them: {sessions}; \
+                 let failover.user be one, or set the command that demotes or fences"
+            )),
         }
     }
 
@@ -239,6 +265,19 @@ fn end_sessions(prober: &str) -> String {
           WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
             AND NOT (application_name = 'pgpilot' AND usename IN (current_user, {}))
             AND (NOT coalesce(r.rolsuper, false) OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))",
+        quote(prober)
+    )
+}
+
+/// Sessions that [`end_sessions`] leaves, a handful of them by name.
+fn unstoppable(prober: &str) -> String {
+    format!(
+        "SELECT string_agg(format('%s of %s (%s)', pid, usename, application_name), ', ')
+           FROM (SELECT a.* FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
+                  WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() AND r.rolsuper
+                    AND NOT (a.application_name = 'pgpilot' AND a.usename = {})
+                    AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+                  ORDER BY a.backend_start LIMIT 5) a",
         quote(prober)
     )
 }

@@ -1,7 +1,7 @@
 //! One job from beginning to end.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -27,9 +27,11 @@ pub(super) const REJOIN: Duration = Duration::from_secs(24 * 3600);
 const SQL_FENCE: Duration = Duration::from_secs(2);
 
 /// Where jobs are done: those for one node in the order in which they were given out.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Workshop {
     benches: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
+    /// Connections that were opened before they are needed.
+    kept: Mutex<HashMap<NodeId, Server>>,
 }
 
 /// What a job goes by.
@@ -42,6 +44,8 @@ pub(super) struct Facts {
     /// By which right this instance acts, if it is one of several and decides.
     pub(super) office: Option<(Arc<Membership>, Arc<Reign>)>,
     pub(super) deadline: Instant,
+    /// For a hook other than that for rejoining.
+    pub(super) hook_limit: Duration,
 }
 
 impl Workshop {
@@ -49,6 +53,7 @@ impl Workshop {
         let bench = match job {
             // They only look, or may not wait.
             Job::Approve { .. }
+            | Job::Ready { .. }
             | Job::Sever { .. }
             | Job::Agree { .. }
             | Job::Quiesce { .. }
@@ -72,7 +77,11 @@ impl Workshop {
             Job::Approve { old, candidate } => {
                 facts.hook(Hook::PrePromote, candidate.unwrap_or(old), old, candidate).await
             }
-            Job::Announce { old, primary } => facts.announce(old, primary).await,
+            Job::Announce { old, primary } => {
+                self.kept().clear();
+                facts.announce(old, primary).await
+            }
+            Job::Ready { node, to } => self.ready(node, to, facts).await,
             Job::Sever { node } => {
                 facts.connections.sever(node);
                 Ok(Fact::Done)
@@ -82,17 +91,62 @@ impl Workshop {
             Job::Fence { node } => facts.fence(node).await,
             Job::Seal { node } => facts.server(node).await?.seal().await.map(Fact::Sealed),
             Job::Unseal { node } => facts.server(node).await?.unseal().await.map(|()| Fact::Done),
-            Job::Stop { node, to } => facts.stop(node, to).await,
-            Job::Resume { node } => facts.resume(node).await,
-            Job::CatchUp { node, lsn } => facts.server(node).await?.catch_up(lsn).await.map(Fact::Sealed),
+            Job::Stop { node, to } => {
+                let ready = self.take(node, facts);
+                facts.stop(node, to, ready).await
+            }
+            Job::Resume { node } => {
+                self.kept().clear();
+                facts.resume(node).await
+            }
+            Job::CatchUp { node, lsn } => {
+                let server = self.server(node, facts).await?;
+                let log = server.catch_up(lsn).await?;
+                self.keep(node, server);
+                Ok(Fact::Sealed(log))
+            }
             Job::Promote { node } => {
-                let server = facts.server(node).await?;
+                let server = self.server(node, facts).await?;
                 facts.check_office()?;
                 server.promote().await
             }
             Job::Follow { node, primary } => facts.follow(node, primary).await,
             Job::Rejoin { node, primary } => facts.rejoin(node, primary).await,
         }
+    }
+
+    /// Opens the connections that are going to be needed, and has the old primary write out what it would have to write when
+    /// it is shut down.
+    async fn ready(&self, node: NodeId, to: NodeId, facts: &Facts) -> Outcome {
+        self.kept().clear();
+        let (old, new) = tokio::join!(facts.server(node), facts.server(to));
+        let (old, new) = (old?, new?);
+        if facts.has(Hook::Demote) {
+            old.checkpoint().await?;
+        }
+        self.keep(node, old);
+        self.keep(to, new);
+        Ok(Fact::Done)
+    }
+
+    async fn server(&self, node: NodeId, facts: &Facts) -> Result<Server, String> {
+        match self.take(node, facts) {
+            Some(server) => Ok(server),
+            None => facts.server(node).await,
+        }
+    }
+
+    /// A connection that was opened earlier, if it is still of use.
+    fn take(&self, node: NodeId, facts: &Facts) -> Option<Server> {
+        self.kept().remove(&node)?.lent_until(Deadline(facts.deadline))
+    }
+
+    fn keep(&self, node: NodeId, server: Server) {
+        self.kept().insert(node, server);
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<NodeId, Server>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn bench(&self, node: NodeId) -> Arc<Semaphore> {
@@ -175,7 +229,7 @@ impl Facts {
         }
         let limit = match hook {
             Hook::Rejoin => REJOIN,
-            _ => self.settings.failover.hook_timeout,
+            _ => self.hook_limit,
         };
         hook::run(hook, self.command(hook), &facts, limit).await.map(|()| Fact::Done)
     }
@@ -218,17 +272,22 @@ impl Facts {
 
     fn contact(&self, node: NodeId) -> Contact {
         match self.cluster.snapshot().node(node).map(|view| view.state) {
-            Some(State::Up) => Contact::Up,
+            Some(State::Up | State::Quarantined) => Contact::Up,
             _ => Contact::Refused,
         }
     }
 
-    async fn stop(&self, node: NodeId, to: NodeId) -> Outcome {
+    async fn stop(&self, node: NodeId, to: NodeId, ready: Option<Server>) -> Outcome {
         let stopped = if self.has(Hook::Demote) {
+            drop(ready);
             self.hook(Hook::Demote, node, node, Some(to)).await?;
             None
         } else {
-            Some(self.server(node).await?.stop_writes(self.geometry(node)).await?)
+            let server = match ready {
+                Some(server) => server,
+                None => self.server(node).await?,
+            };
+            Some(server.stop_writes(self.geometry(node)).await?)
         };
         // Sessions that keep something there, outside a transaction: they are told with their next statement.
         self.connections.sever(node);

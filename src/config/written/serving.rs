@@ -80,6 +80,11 @@ section! {
         replica_wait: Duration, default "\"0\"";
         /// How long a statement may wait for a primary to appear, as during a failover.
         primary_wait: Duration, default "\"30s\"";
+        /// Clients whose statements may wait for a primary at a time. One more gets SQLSTATE 57P03 at once. When the primary
+        /// is there, they go on in their order, a few at first and at most `pool.max_server_connections` at a time.
+        max_held: Whole<0, 1_000_000>, default "10000";
+        /// The size of what these clients have sent, all together.
+        max_held_bytes: ByteSize, default "\"256MiB\"";
         /// Whether the primary shares the reads even if replicas are fit.
         reads_on_primary: bool, default "false";
         /// The zone in which pgpilot runs. Replicas of this zone are preferred.

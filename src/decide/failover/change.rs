@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::elect::{Choice, Terms, elect};
 use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
-use super::machine::{Machine, Phase};
+use super::machine::{Machine, Phase, Rules};
 use super::repair::Way;
 use super::world::Contact;
 use super::{Guards, Log, Progress};
@@ -44,7 +44,9 @@ enum Treatment {
 pub(super) enum Step {
     /// A hook may forbid it.
     Approving,
-    /// Switchover: transactions end, at every instance.
+    /// Switchover: what can be done before anybody has to wait.
+    Readying,
+    /// Switchover: nobody begins anything, and transactions end, at every instance.
     Quiescing {
         waiting: BTreeSet<Job>,
     },
@@ -85,6 +87,7 @@ impl Step {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Approving => "approving",
+            Self::Readying => "readying",
             Self::Quiescing { .. } => "quiescing",
             Self::Stopping => "stopping",
             Self::CatchingUp => "catching up",
@@ -104,6 +107,14 @@ impl Change {
         let (purpose, proof, abandoned) = (Purpose::Failover, Proof::Attempted, BTreeSet::new());
         let treatment = Treatment::Stopped;
         Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, abandoned }
+    }
+
+    pub(super) fn deadline(&self, rules: &Rules) -> Option<Instant> {
+        let before_promotion = matches!(
+            self.step,
+            Step::Approving | Step::Readying | Step::Quiescing { .. } | Step::Stopping | Step::CatchingUp
+        );
+        (self.purpose == Purpose::Switchover && before_promotion).then(|| self.begun + rules.switchover_timeout)
     }
 
     pub(super) fn candidate(&self) -> Option<NodeId> {
@@ -127,7 +138,9 @@ impl Machine {
         self.record.epoch += 1;
         (self.record.purpose, self.record.progress) = (purpose, Progress::Preparing);
         actions.record = Some(Writing::First(self.record.clone()));
-        actions.routing = Some(Routing::Hold);
+        if purpose != Purpose::Switchover {
+            actions.routing = Some(Routing::Hold);
+        }
         actions.jobs.push(Job::Approve { old, candidate: terms.to });
         let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
         // An earlier switchover may have left it read-only, and that is not undone yet.
@@ -136,26 +149,11 @@ impl Machine {
         self.phase = Phase::Changing(Box::new(change));
     }
 
-    /// Takes a node that somebody else has promoted for the primary, once nobody writes to the old one any more.
-    pub(super) fn adopt(&mut self, old: NodeId, new: NodeId, now: Instant, actions: &mut Actions) {
-        if self.not_before.is_some_and(|at| now < at) {
-            return;
-        }
-        let terms = Terms { waived: Guards::all(), to: Some(new), max_data_loss: u64::MAX };
-        actions.alarm(Some(new), "has been promoted by somebody else: it becomes the primary");
-        self.begin(Purpose::Adoption, old, terms, None, now, actions);
-        // Nothing is left to be approved of, and the old primary is no business of ours yet.
-        let jobs = [Job::Sever { node: old }, Job::Agree { node: old }];
-        actions.jobs = jobs.to_vec();
-        if let Phase::Changing(change) = &mut self.phase {
-            change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
-        }
-    }
-
     /// The world has changed, or some time has passed.
     pub(super) fn change_seen(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = &mut self.phase else { return };
-        let overdue = now.saturating_duration_since(change.begun) >= self.rules.switchover_timeout;
+        // The jobs of the other steps end by this time themselves, and say why they did not succeed.
+        let overdue = change.deadline(&self.rules).is_some_and(|at| at <= now);
         match &mut change.step {
             Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if change.purpose != Purpose::Switchover => {
                 let live = self
@@ -183,6 +181,15 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         match (&mut change.step, job) {
             (Step::Approving, Job::Approve { .. }) => self.approved(outcome, now, actions),
+            (Step::Readying, Job::Ready { node, .. }) => {
+                // Without it, it only takes longer.
+                let jobs = [Job::Quiesce { node }, Job::Agree { node }];
+                change.step = Step::Quiescing { waiting: jobs.into_iter().collect() };
+                self.record.progress = Progress::Quiescing;
+                actions.record = Some(Writing::First(self.record.clone()));
+                actions.routing = Some(Routing::Hold);
+                actions.jobs.extend(jobs);
+            }
             (Step::Quiescing { waiting }, job) if waiting.contains(&job) => {
                 waiting.remove(&job);
                 match outcome {
@@ -255,9 +262,8 @@ impl Machine {
         match (outcome, change.purpose) {
             (Err(why), _) => self.undo(format!("pre_promote forbids it: {why}"), now, actions),
             (Ok(_), Purpose::Switchover) => {
-                let jobs = [Job::Quiesce { node }, Job::Agree { node }];
-                change.step = Step::Quiescing { waiting: jobs.into_iter().collect() };
-                actions.jobs.extend(jobs);
+                change.step = Step::Readying;
+                actions.jobs.push(Job::Ready { node, to: change.terms.to.unwrap_or(node) });
             }
             (Ok(_), Purpose::Failover | Purpose::Adoption) => {
                 let jobs = [Job::Sever { node }, Job::Agree { node }, Job::Fence { node }];
@@ -356,7 +362,8 @@ impl Machine {
         change.abandoned.insert(choice.candidate);
         change.terms.to = change.terms.to.filter(|&to| to != choice.candidate);
         self.record.epoch += 1;
-        self.record.progress = Progress::Preparing;
+        // Whatever it was before: nobody hands over any more.
+        (self.record.purpose, self.record.progress) = (Purpose::Failover, Progress::Preparing);
         actions.record = Some(Writing::First(self.record.clone()));
         self.repairs.forget();
         self.seal(now, actions);
@@ -367,6 +374,8 @@ impl Machine {
         self.record.primary = self.world.node(node).map(|node| node.name.clone());
         self.record.timeline = timeline;
         self.record.progress = Progress::Steady;
+        self.record.changed_at = Some(self.clock.unix_at(now));
+        self.record.fork(timeline, switched_at);
         actions.record = Some(Writing::Also(self.record.clone()));
         let epoch = self.record.epoch;
         actions.routing = Some(Routing::Appoint { node, epoch, timeline });
@@ -449,13 +458,16 @@ impl Machine {
     fn all_undone(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
         let Step::Undoing { why, .. } = change.step else { return };
-        if !self.repairs.wants(change.old) {
-            // Else there is something left to be undone, also by another pgpilot.
+        let ended = if self.repairs.wants(change.old) {
+            // There is something left to be undone, also by another pgpilot.
+            Ended::Failed
+        } else {
             self.record.progress = Progress::Steady;
-        }
+            Ended::CalledOff
+        };
         actions.record = Some(Writing::Also(self.record.clone()));
         actions.routing = Some(Routing::Release);
-        actions.ended = Some((change.purpose, Ended::CalledOff));
+        actions.ended = Some((change.purpose, ended));
         self.last = Some(format!("called off: {why}"));
         actions.answers.extend(change.ticket.map(|ticket| (ticket, Err(why))));
         self.back_to_steady(now);

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::world::{Applies, World};
-use super::{Guards, Log, Member, Synchronous};
+use super::{Guards, History, Log, Member, Synchronous};
 use crate::decide::position::Lsn;
 use crate::decide::route::{NodeId, Role};
 
@@ -86,7 +86,7 @@ fn unfit(node: &Member, log: Log, world: &World) -> Option<&'static str> {
         Some("its priority is 0")
     } else if node.applies == Applies::Delayed {
         Some("it applies the log with a delay")
-    } else if log.timeline != world.timeline {
+    } else if log.timeline != world.timeline || node.history == History::OfItsOwn {
         Some("it has another history")
     } else {
         None

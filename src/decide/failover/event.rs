@@ -42,6 +42,8 @@ pub type Outcome = Result<Fact, String>;
 pub enum Job {
     /// The hook that may forbid a promotion.
     Approve { old: NodeId, candidate: Option<NodeId> },
+    /// Does what makes a switchover short, while all goes on: it may fail.
+    Ready { node: NodeId, to: NodeId },
     /// Closes this instance's connections to a node, also those in use.
     Sever { node: NodeId },
     /// Waits until every other instance has acknowledged that nothing of it writes to the node any more, or is gone.
@@ -104,7 +106,7 @@ pub struct Actions {
     pub jobs: Vec<Job>,
     pub notes: Vec<Note>,
     pub answers: Vec<(Ticket, Result<String, String>)>,
-    /// A change of primary is over.
+    /// A change of primary is over, or was refused.
     pub ended: Option<(Purpose, Ended)>,
     /// The instance that decides is to be told that this one writes nothing any more, as this epoch's change asks.
     pub acknowledge: Option<u64>,
@@ -150,8 +152,12 @@ pub enum Purpose {
 pub enum Ended {
     /// There is a new primary.
     Done,
-    /// The old one stays.
+    /// The old one stays, as it was before.
     CalledOff,
+    /// A guard stood in the way: nothing was begun.
+    Refused,
+    /// Given up half-way: somebody has to see to it.
+    Failed,
 }
 
 /// Something that operators should know.

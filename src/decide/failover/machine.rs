@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::change::{Change, Step};
+use super::clock::WallClock;
 use super::elect::{Choice, Terms, Unelectable, elect};
-use super::event::{Actions, Event, Job, Outcome, Purpose, Routing, Ticket, Writing};
+use super::event::{Actions, Ended, Event, Job, Outcome, Purpose, Routing, Ticket, Writing};
 use super::follow::{ELSEWHERE, Obedience};
 use super::repair::Repairs;
-use super::suspicion::{Suspicion, Testimony, testimony};
+use super::suspicion::{Refusal, Suspicion, Testimony, testimony};
 use super::world::{Contact, World};
 use super::{Guards, Log, Maintenance, Order, Progress, Record, Run};
 use crate::decide::route::{NodeId, Role};
@@ -15,7 +16,7 @@ use crate::decide::route::{NodeId, Role};
 /// After an attempt that was called off, the next one has to wait for so long.
 const AFTER_UNDOING: Duration = Duration::from_secs(3);
 /// How often things are looked at anew while the primary is suspected.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// .. and while it is not.
 const IDLE_LOOK: Duration = Duration::from_secs(1);
 
@@ -38,6 +39,7 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct Machine {
     pub(super) rules: Rules,
+    pub(super) clock: WallClock,
     pub(super) record: Record,
     pub(super) world: World,
     pub(super) phase: Phase,
@@ -81,9 +83,10 @@ pub struct Status {
 }
 
 impl Machine {
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: Rules, clock: WallClock) -> Self {
         Self {
             rules,
+            clock,
             record: Record::default(),
             world: World::default(),
             phase: Phase::Asleep,
@@ -108,6 +111,7 @@ impl Machine {
         let mut actions = Actions::default();
         match event {
             Event::Restored(record) => {
+                self.changed_at = record.changed_at.and_then(|unix| self.clock.moment(unix, now));
                 self.record = record;
                 self.phase = Phase::Waking;
                 if self.record.progress != Progress::Steady {
@@ -125,6 +129,14 @@ impl Machine {
         }
         actions.wake = Some(self.next_look(now));
         actions
+    }
+
+    /// When a switchover that is under way is to have reached the promotion: nothing before that may take longer.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Changing(change) => change.deadline(&self.rules),
+            _ => None,
+        }
     }
 
     pub fn status(&self) -> Status {
@@ -154,7 +166,7 @@ impl Machine {
 
     /// What is not seen, since pgpilot started without a primary, is taken from the record.
     fn fill_in(&mut self) {
-        if self.world.primary.is_none() && self.record.progress == Progress::Steady {
+        if self.world.primary.is_none() && !matches!(self.record.progress, Progress::Promoting { .. }) {
             let known = self.record.primary.as_ref().and_then(|name| self.world.find(name));
             let silent = |id: &NodeId| self.world.node(*id).is_some_and(|node| node.role == Role::Unknown);
             self.world.primary = known.filter(silent);
@@ -184,7 +196,7 @@ impl Machine {
         };
         match self.record.progress.clone() {
             Progress::Steady => self.phase = Phase::Steady,
-            Progress::Preparing => {
+            Progress::Preparing | Progress::Quiescing => {
                 actions.alarm(None, "a change of primary had been begun: it is called off");
                 self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, Step::Approving)));
                 let all = self.world.nodes.iter().map(|node| node.id).filter(|id| *id != primary);
@@ -197,6 +209,7 @@ impl Machine {
                     actions.alarm(None, "the candidate of the last failover is not in the topology file any more");
                     self.phase = Phase::Steady;
                     actions.routing = Some(Routing::Release);
+                    actions.ended = Some((Purpose::Failover, Ended::Failed));
                     return;
                 };
                 actions.alarm(Some(candidate), "a promotion had been begun: it goes on");
@@ -228,8 +241,13 @@ impl Machine {
         if record.primary != self.record.primary {
             self.repairs.forget();
         }
-        self.record = record.clone();
-        actions.record = Some(Writing::Also(record));
+        let promoted_by_others = record.timeline > self.record.timeline;
+        self.record = record;
+        if promoted_by_others {
+            self.record.forks.clear();
+        }
+
+        actions.record = Some(Writing::Also(self.record.clone()));
     }
 
     fn not_recorded(&mut self, writing: &Writing, why: &str, now: Instant, actions: &mut Actions) {
@@ -284,8 +302,11 @@ impl Machine {
         };
         match (contact, &mut self.phase) {
             (Contact::Up, phase) => {
-                if let Phase::Suspect(_) = phase {
+                if let Phase::Suspect(suspicion) = phase {
                     actions.inform(Some(primary), "answers again");
+                    if let Refusal::Since(_) = suspicion.refusal {
+                        actions.ended = Some((Purpose::Failover, Ended::Refused));
+                    }
                 }
                 self.phase = Phase::Steady;
                 self.repairs.look(&self.world, primary, &self.rules, now, actions);
@@ -299,7 +320,7 @@ impl Machine {
                     self.judge(primary, now, actions);
                 }
             }
-            (_, phase) => *phase = Phase::Suspect(Suspicion { primary, since: now, blocked: None }),
+            (_, phase) => *phase = Phase::Suspect(Suspicion::new(primary, now)),
         }
     }
 
@@ -313,7 +334,11 @@ impl Machine {
             }
             Some(why) => why,
         };
+        let wanted = self.rules.automatic && self.record.maintenance == Maintenance::Off;
         let Phase::Suspect(suspicion) = &mut self.phase else { return };
+        if wanted && suspicion.counts(&self.rules, now) {
+            actions.ended = Some((Purpose::Failover, Ended::Refused));
+        }
         if suspicion.blocked.as_ref() != Some(&why) {
             actions.alarm(Some(primary), format!("is out of reach, and no failover is begun: {why}"));
             suspicion.blocked = Some(why);
@@ -377,6 +402,13 @@ impl Machine {
                 Err(error) => Err(error),
             },
         };
+        if answer.is_err() {
+            actions.ended = match order {
+                Order::Switchover { run: Run::Real, .. } => Some((Purpose::Switchover, Ended::Refused)),
+                Order::Failover { run: Run::Real, .. } => Some((Purpose::Failover, Ended::Refused)),
+                _ => None,
+            };
+        }
         actions.answers.push((ticket, answer));
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Maintenance, Purpose};
 use crate::config::NodeName;
-use crate::decide::position::{Lsn, Timeline};
+use crate::decide::position::{Fork, Lsn, Timeline};
 
 /// The newest decision. A pgpilot that starts anew goes on from here.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -23,6 +23,24 @@ pub struct Record {
     #[serde(default)]
     pub purpose: Purpose,
     pub progress: Progress,
+    /// When the last change of primary ended: seconds since 1970, by the clock of whoever carried it out.
+    #[serde(default)]
+    pub changed_at: Option<u64>,
+    /// Where the last timelines of this cluster's history began, oldest first.
+    #[serde(default)]
+    pub forks: Vec<Fork>,
+}
+
+/// A replica that slept through more changes of primary than these is known by its silence.
+const FORKS: usize = 16;
+
+impl Record {
+    pub(super) fn fork(&mut self, timeline: Timeline, at: Lsn) {
+        self.forks.retain(|fork| fork.timeline < timeline);
+        self.forks.push(Fork { timeline, at });
+        let surplus = self.forks.len().saturating_sub(FORKS);
+        self.forks.drain(..surplus);
+    }
 }
 
 /// How far a change of primary has come.
@@ -31,8 +49,10 @@ pub enum Progress {
     /// None is under way.
     #[default]
     Steady,
-    /// Nothing has been promoted: it can be called off.
+    /// Nothing has been promoted: it can be called off. Nobody writes, unless it is a switchover.
     Preparing,
+    /// A switchover in which nobody writes any more. It can be called off.
+    Quiescing,
     /// Nobody but this candidate may become the primary of this epoch.
     Promoting {
         candidate: NodeName,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::event::{Actions, Job};
 use super::machine::Rules;
-use super::world::{Contact, Hearing, World};
+use super::world::{Contact, Hearing, History, World};
 use crate::decide::route::{NodeId, Role};
 
 /// Between two tries, at first; it doubles, up to [`LONGEST`].
@@ -20,7 +20,7 @@ pub(super) struct Repairs {
     nodes: BTreeMap<NodeId, Repair>,
     /// Since when replicas have had no sender.
     alone: BTreeMap<NodeId, Instant>,
-    /// Writable nodes that are not the primary, and have been told of.
+    /// Nodes with writes of their own that have been told of.
     strays: BTreeSet<NodeId>,
 }
 
@@ -72,7 +72,8 @@ impl Repairs {
     pub(super) fn look(&mut self, world: &World, primary: NodeId, rules: &Rules, now: Instant, actions: &mut Actions) {
         for node in world.nodes.iter().filter(|node| node.id != primary) {
             let stray = node.contact == Contact::Up && node.role == Role::Stray;
-            if !stray {
+            let diverged = node.contact == Contact::Up && node.history == History::OfItsOwn;
+            if !stray && !diverged {
                 self.strays.remove(&node.id);
             }
             let followed = matches!(node.hearing, Hearing::Primary | Hearing::Replica(_));
@@ -83,10 +84,21 @@ impl Repairs {
                     actions.inform(Some(node.id), "follows the primary");
                 }
             } else if stray && rules.automatic && self.strays.insert(node.id) {
-                actions.alarm(Some(node.id), "is writable and not the primary: it is fenced, and gets no statement");
+                actions.alarm(
+                    Some(node.id),
+                    "is writable and not the primary: it is fenced and quarantined, and gets no statement",
+                );
                 // At once, however often it was tried while it was away.
                 self.nodes.retain(|id, repair| *id != node.id || repair.running == Running::Yes);
                 self.want(node.id, Way::Rejoin, now);
+            } else if diverged {
+                if self.strays.insert(node.id) {
+                    actions.alarm(Some(node.id), "is quarantined: its log has another history than the primary's");
+                }
+                let since = *self.alone.entry(node.id).or_insert(now);
+                if rules.automatic && now.saturating_duration_since(since) >= ALONE {
+                    self.want(node.id, Way::Rejoin, now);
+                }
             } else if node.role == Role::Replica && node.hearing == Hearing::Nothing && rules.automatic {
                 let since = *self.alone.entry(node.id).or_insert(now);
                 if now.saturating_duration_since(since) >= ALONE {

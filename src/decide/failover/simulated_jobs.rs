@@ -10,6 +10,7 @@ impl Simulation {
         match job {
             Job::Approve { .. }
             | Job::Agree { .. }
+            | Job::Ready { .. }
             | Job::Sever { .. }
             | Job::Quiesce { .. }
             | Job::Announce { .. } => Ok(Fact::Done),

@@ -241,7 +241,7 @@ impl Simulation {
             (0..self.servers.len()).filter(writable).filter(newer).max_by_key(|&node| self.servers[node].timeline);
         let Some(primary) = found.or(remembered) else { return };
         let mut pilot = Pilot {
-            machine: Machine::new(Self::rules()),
+            machine: Machine::new(Self::rules(), WallClock { unix: u64::from(self.step) / 20, at: self.now }),
             jobs: Vec::new(),
             wake: self.now,
             primary,
@@ -358,6 +358,7 @@ impl Simulation {
                 },
                 log: Some(Log { timeline: Timeline(server.timeline), end: lsn, replayed: lsn }),
                 hearing,
+                history: History::Common,
                 applies: Applies::AtOnce,
                 standby_name: name(node).to_string(),
             }
@@ -409,7 +410,8 @@ impl Simulation {
             }
             None => {}
         }
-        if !pilot.held {
+        // While a switchover is only prepared, the old primary's epoch goes on.
+        if !pilot.held && pilot.machine.record().progress == Progress::Steady {
             pilot.epoch = pilot.machine.record().epoch;
         }
         for job in actions.jobs {

@@ -13,6 +13,16 @@ pub(super) struct Suspicion {
     pub(super) since: Instant,
     /// Why nothing is done about it, as last told.
     pub(super) blocked: Option<String>,
+    pub(super) refusal: Refusal,
+}
+
+/// Whether an automatic failover is due and a guard stands in its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    No,
+    /// It may be for a moment only, until the replicas have noticed the loss, too.
+    Since(Instant),
+    Counted,
 }
 
 /// What the replicas say of a primary that pgpilot cannot reach.
@@ -27,6 +37,23 @@ pub(super) enum Testimony {
 }
 
 impl Suspicion {
+    pub(super) fn new(primary: NodeId, now: Instant) -> Self {
+        Self { primary, since: now, blocked: None, refusal: Refusal::No }
+    }
+
+    /// Whether a refusal is to be counted now: one that lasts.
+    pub(super) fn counts(&mut self, rules: &Rules, now: Instant) -> bool {
+        match self.refusal {
+            Refusal::No => self.refusal = Refusal::Since(now),
+            Refusal::Since(since) if now.saturating_duration_since(since) >= rules.detect_after => {
+                self.refusal = Refusal::Counted;
+                return true;
+            }
+            Refusal::Since(_) | Refusal::Counted => {}
+        }
+        false
+    }
+
     /// For how long the primary has to be like this before it is taken for lost.
     pub(super) fn patience(contact: Contact, rules: &Rules) -> Duration {
         match contact {

@@ -10,7 +10,7 @@ use crate::decide::route::{NodeId, NodeView, Role, Snapshot, State, Trouble};
 
 /// Beyond half of its time-out, for which a receiver is silent before it asks its sender for a sign of life (walreceiver.c,
 /// `WALRCV_WAKEUP_PING`), one that hears nothing has no live sender.
-const HEARING_MARGIN: Duration = Duration::from_millis(300);
+pub(super) const HEARING_MARGIN: Duration = Duration::from_millis(300);
 /// A node whose last answer is older says nothing of the present.
 const ANSWER_AGE: Duration = Duration::from_secs(2);
 
@@ -41,6 +41,7 @@ pub struct Member {
     pub role: Role,
     pub log: Option<Log>,
     pub hearing: Hearing,
+    pub history: History,
     /// `recovery_min_apply_delay` is set.
     pub applies: Applies,
     /// Its name in `synchronous_standby_names`.
@@ -83,6 +84,14 @@ pub enum Hearing {
     Replica(NodeId),
     /// Nobody can ask it.
     Unknown,
+}
+
+/// Whether a replica's log is part of the primary's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum History {
+    Common,
+    /// It never follows the primary again: only pg_rewind or a new copy helps.
+    OfItsOwn,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +145,10 @@ impl World {
                 contact: contact(view),
                 role: view.role,
                 log: answer.and_then(log),
+                history: match view.trouble {
+                    Some(Trouble::Diverged(_)) => History::OfItsOwn,
+                    _ => History::Common,
+                },
                 hearing: hearing(view, answer, snapshot.primary, whose, now),
                 applies: answer.map_or(Applies::AtOnce, applies),
                 standby_name: answer.map(|answer| answer.standby_name.clone()).unwrap_or_default(),
@@ -185,7 +198,7 @@ impl World {
 
 fn contact(view: &NodeView) -> Contact {
     match (view.state, view.trouble) {
-        (State::Up, _) => Contact::Up,
+        (State::Up | State::Quarantined, _) => Contact::Up,
         (State::Unknown | State::Removed, _) => Contact::Unknown,
         (_, Some(Trouble::Starting)) => Contact::Starting,
         (_, Some(Trouble::Timeout)) => Contact::Silent,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::NodeName;
-use crate::decide::position::{Lsn, Timeline, WalGeometry};
+use crate::decide::position::{Fork, Lsn, Timeline, WalGeometry};
 use crate::decide::route::{Code, Lag, NodeId, Role, State, Trouble};
 
 /// Something that was learnt of the cluster. `asked_at` is when the question was sent.
@@ -64,6 +64,8 @@ pub enum Event {
     /// This instance has no lease: it sends nothing to the primary.
     Barred,
     Admitted,
+    /// Where the timelines of this cluster's history began, as far as that is known.
+    Forked(Vec<Fork>),
     /// The node that was the primary, and the timeline that it wrote, when this was last written down. Comes before
     /// anybody is followed.
     Remembered {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub use event::*;
 
-use crate::decide::position::Timeline;
+use crate::decide::position::{Fork, Timeline};
 use crate::decide::route::{NodeId, NodeView, PrimaryMark, Role, Snapshot, State, Trouble, Writes};
 
 use following::{Following, Verdict, identify, numbered, unidentified};
@@ -52,6 +52,7 @@ pub struct Health {
     permission: Writes,
     /// The only node that may be followed; `None`: any.
     bound: Option<NodeId>,
+    forks: Vec<Fork>,
     /// Where the primary's log ended, for sessions that wrote.
     marks: Trail,
     /// Up to where it was flushed, for lag.
@@ -71,6 +72,7 @@ impl Health {
             writes: Writes::Open,
             permission: Writes::Open,
             bound: None,
+            forks: Vec::new(),
             marks: Trail::new(MARKS),
             flushes: Trail::new(LOG_POINTS),
         }
@@ -136,6 +138,7 @@ impl Health {
             Event::Undrained { node } => self.known(node)?.drained = false,
             Event::Held => self.writes = Writes::Held,
             Event::Released => self.writes = Writes::Open,
+            Event::Forked(forks) => self.forks = forks,
             Event::Appointed { node, epoch, timeline } => {
                 self.known(node)?;
                 self.bound = self.bound.and(Some(node));
@@ -301,6 +304,9 @@ impl Health {
             // A candidate is writable for a moment before it is appointed.
             let role = if self.writes == Writes::Held && role == Role::Stray { Role::Unknown } else { role };
             let mut view = record.view(id, role, self.identity, &self.limits);
+            if let Some(trouble) = self.quarantine(record, &view) {
+                (view.state, view.trouble, view.fresh) = (State::Quarantined, Some(trouble), false);
+            }
             if self.contested.contains(&id) {
                 view.trouble = view.trouble.or(Some(Trouble::Contested));
             }
@@ -311,6 +317,15 @@ impl Health {
                 }
                 None => self.views.push(view),
             }
+        }
+    }
+
+    /// Why a node that answers must not be used: it has writes of its own, or may get some.
+    fn quarantine(&self, record: &Record, view: &NodeView) -> Option<Trouble> {
+        match (view.state, view.role) {
+            (State::Up, Role::Stray) => Some(Trouble::SecondPrimary),
+            (State::Up, Role::Replica) => record.left_at(&self.forks).map(Trouble::Diverged),
+            _ => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::decide::position::{Lsn, Timeline};
+use crate::decide::position::{Fork, Lsn, Timeline};
 use crate::decide::route::{Lag, NodeId, NodeView, Role, Sample, State, Trouble};
 
 use super::event::{Answer, Applying, Door, Failure, NodeSpec, Progress, Recovery, Stage};
@@ -87,6 +87,13 @@ impl Record {
 
     pub(super) fn is_answering(&self) -> bool {
         self.standing == Standing::Answering
+    }
+
+    /// The fork behind which a replica has replayed an older timeline's log: it can follow nobody any more.
+    pub(super) fn left_at(&self, forks: &[Fork]) -> Option<Fork> {
+        let Some(Answer { timeline, stage: Stage::Recovering(recovery), .. }) = &self.answer else { return None };
+        let replayed = recovery.replay?;
+        forks.iter().copied().find(|fork| fork.timeline > *timeline && replayed > fork.at)
     }
 
     /// Whether a primary that said so before can still be one: it answers, or is alive and merely cannot be asked.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::NodeName;
-use crate::decide::position::{Lsn, Timeline};
+use crate::decide::position::{Fork, Lsn, Timeline};
 
 /// A node's number while pgpilot runs: stable across reloads for the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +42,7 @@ impl Snapshot {
         let usable = match node.state {
             State::Up => true,
             State::Suspect => node.trouble == Some(Trouble::Timeout),
-            State::Unknown | State::Down | State::Removed => false,
+            State::Unknown | State::Down | State::Quarantined | State::Removed => false,
         };
         usable.then_some(node)
     }
@@ -133,6 +133,8 @@ pub enum State {
     /// The last probes failed, fewer than the threshold.
     Suspect,
     Down,
+    /// It answers, and has writes that the primary lacks, or may get some: nothing is sent there.
+    Quarantined,
     /// No longer in the topology file.
     Removed,
 }
@@ -157,6 +159,7 @@ impl State {
             Self::Up => "up",
             Self::Suspect => "suspect",
             Self::Down => "down",
+            Self::Quarantined => "quarantined",
             Self::Removed => "removed",
         }
     }
@@ -183,6 +186,8 @@ pub enum Trouble {
     ForeignSystem { found: u64, expected: u64 },
     /// It is writable, and another node is this cluster's primary.
     SecondPrimary,
+    /// It has replayed log behind this fork that is not part of the primary's history.
+    Diverged(Fork),
     /// It is writable, and so is another, and nothing says which of them is the primary.
     Contested,
 }
@@ -211,6 +216,9 @@ impl fmt::Display for Trouble {
                 write!(f, "belongs to another cluster: system identifier {found}, expected {expected}")
             }
             Self::SecondPrimary => f.write_str("writable, but not the primary that this cluster follows"),
+            Self::Diverged(Fork { timeline, at }) => {
+                write!(f, "has log of its own behind {at}, where timeline {} began: to be copied anew", timeline.0)
+            }
             Self::Contested => f.write_str("writable like another node, and nothing says which is the primary"),
         }
     }

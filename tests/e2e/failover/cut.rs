@@ -9,9 +9,9 @@ use crate::support::proxy::{Proxy, topology};
 use crate::support::relay::Relay;
 use crate::support::{LIMIT, wait_for};
 
-/// A pgpilot that reaches each node through a relay of its own, in the nodes' order.
-async fn behind_relays(servers: &Arc<LocalCluster>) -> (Proxy, Vec<Relay>) {
-    let more = format!("{}automatic = true\n[routing]\nprimary_wait = \"2s\"\n", section(servers));
+/// A pgpilot that reaches each node through a relay of its own, in the nodes' order. `more` is for `[failover]`.
+pub(super) async fn behind_relays(servers: &Arc<LocalCluster>, more: &str) -> (Proxy, Vec<Relay>) {
+    let more = format!("{}automatic = true\n{more}[routing]\nprimary_wait = \"2s\"\n", section(servers));
     let mut config = topology(servers, &more);
     let mut relays = Vec::new();
     for node in &mut config.nodes {
@@ -24,7 +24,7 @@ async fn behind_relays(servers: &Arc<LocalCluster>) -> (Proxy, Vec<Relay>) {
     (Proxy::configured(servers.clone(), config).await, relays)
 }
 
-async fn cluster() -> Arc<LocalCluster> {
+pub(super) async fn cluster() -> Arc<LocalCluster> {
     Arc::new(attentive(plain()).start().await.unwrap())
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn stream_through(replica: &Node, relay: &Relay) {
 #[tokio::test]
 async fn a_primary_that_pgpilot_alone_cannot_reach_is_not_replaced() {
     let servers = cluster().await;
-    let (proxy, relays) = behind_relays(&servers).await;
+    let (proxy, relays) = behind_relays(&servers, "").await;
     let client = table(&proxy).await;
     relays[0].cut();
     proxy.wait_for_event("it is unreachable, not dead").await;
@@ -61,7 +61,7 @@ async fn a_primary_that_nobody_reaches_is_replaced_and_fenced_when_it_is_found()
     for replica in ["pg2", "pg3"] {
         stream_through(servers.node(replica).unwrap(), &upstream).await;
     }
-    let (proxy, relays) = behind_relays(&servers).await;
+    let (proxy, relays) = behind_relays(&servers, "").await;
     let client = table(&proxy).await;
     relays[0].cut();
     upstream.cut();
@@ -82,7 +82,7 @@ async fn a_primary_that_nobody_reaches_is_replaced_and_fenced_when_it_is_found()
 #[tokio::test]
 async fn a_pgpilot_that_sees_nothing_does_nothing() {
     let servers = cluster().await;
-    let (proxy, relays) = behind_relays(&servers).await;
+    let (proxy, relays) = behind_relays(&servers, "").await;
     let client = table(&proxy).await;
     relays.iter().for_each(Relay::cut);
     proxy.wait_for_event("no replica can be asked").await;

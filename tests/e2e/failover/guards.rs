@@ -108,11 +108,21 @@ async fn a_commit_that_no_standby_confirms_is_not_acknowledged() {
         proxy.node(name).freeze(Scope::Node).await.unwrap();
     }
     let insert = client.prepare("INSERT INTO t VALUES ($1)").await.unwrap();
-    for how in ["simple", "block", "extended", "prepared"] {
+    let hows = ["simple", "block", "commit", "extended", "prepared"];
+    // Who does not want to be warned is told all the same.
+    for (quiet, how) in hows.iter().map(|how| (false, *how)).chain(hows.iter().map(|how| (true, *how))) {
+        if quiet {
+            client.batch_execute("SET client_min_messages = error").await.unwrap();
+        }
+        if how == "commit" {
+            let begin = "BEGIN; SET LOCAL client_min_messages = error; INSERT INTO t VALUES (1)";
+            client.batch_execute(begin).await.unwrap();
+        }
         let token = client.cancel_token();
         let write = async {
             match how {
                 "simple" => client.batch_execute("INSERT INTO t VALUES (1); SELECT 1").await,
+                "commit" => client.batch_execute("COMMIT").await,
                 "block" => client.batch_execute("BEGIN; INSERT INTO t VALUES (1); COMMIT").await,
                 "extended" => client.execute("INSERT INTO t VALUES (1)", &[]).await.map(drop),
                 _ => client.execute(&insert, &[&1]).await.map(drop),
@@ -125,11 +135,22 @@ async fn a_commit_that_no_standby_confirms_is_not_acknowledged() {
         };
         let (written, ()) = tokio::join!(write, cancel);
         let code = written.err().and_then(|error| error.code().map(|code| code.code().to_owned()));
-        assert_eq!(code.as_deref(), Some("08007"), "{how}");
+        assert_eq!(code.as_deref(), Some("08007"), "{how}, quiet: {quiet}");
     }
     for name in ["pg2", "pg3"] {
         proxy.node(name).thaw().unwrap();
     }
     until_written(&client, "INSERT INTO t VALUES (1)").await;
-    assert_eq!(ask(&client, "SELECT count(*) FROM t").await, "5");
+    assert_eq!(ask(&client, "SELECT count(*) FROM t").await, "11");
+    // A statement that was cancelled before says nothing of a commit.
+    client.batch_execute("BEGIN; INSERT INTO t VALUES (1); SAVEPOINT s").await.unwrap();
+    let token = client.cancel_token();
+    let cancel = async {
+        let sleeping = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
+        proxy.node("pg1").wait_for_truth("it sleeps", sleeping).await.unwrap();
+        token.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    };
+    let (slept, ()) = tokio::join!(client.batch_execute("SELECT pg_sleep(600)"), cancel);
+    assert_eq!(slept.unwrap_err().code().map(|code| code.code()), Some("57014"));
+    client.batch_execute("ROLLBACK TO s; COMMIT").await.unwrap();
 }

@@ -1,13 +1,14 @@
 //! The primary is lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use pgpilot::app::App;
+use pgpilot::decide::failover::{Guards, Order, Run};
 use pgpilot::demo::Scope;
-use tokio_postgres::NoTls;
+use pgpilot::telemetry::{Count, Ending};
 
-use super::{plain, section, table, until_written, with_hooks, without_hooks};
-use crate::support::proxy::{PASSWORD, USER, ask, topology};
+use super::{attentive, leave, plain, section, successor, table, until_written, with_hooks, without_hooks};
+use crate::support::proxy::{Proxy, ask};
 use crate::support::{LIMIT, wait_for};
 
 #[tokio::test]
@@ -72,32 +73,59 @@ async fn a_new_pgpilot_goes_on_with_a_promotion_that_was_begun() {
     let proxy = without_hooks(plain(), "").await;
     table(&proxy).await;
     let servers = proxy.servers.clone();
-    let system = servers.node("pg1").unwrap().value("SELECT system_identifier FROM pg_control_system()").await.unwrap();
     // As after a crash of pgpilot: the primary is dead, and the record names the candidate.
     servers.node("pg1").unwrap().kill9(Scope::Node).await.unwrap();
     drop(proxy);
-    let state = servers.directory().join("failover.state");
-    let record = format!(
-        "{{\"epoch\": 7, \"system\": {}, \"primary\": \"pg1\", \"timeline\": 1, \"synchronous\": \"\", \
-         \"maintenance\": \"Off\", \"progress\": {{\"Promoting\": {{\"candidate\": \"pg3\", \"decided\": \"0/1\"}}}}}}",
-        system.unwrap()
-    );
-    std::fs::write(state, record).unwrap();
-    // The old one lets go of the record when its tasks have ended.
-    let mut started = None;
-    wait_for("the record to be free", LIMIT, async || {
-        started = App::start(topology(&servers, &format!("{}automatic = true\n", section(&servers))), None).await.ok();
-        started.is_some()
-    })
-    .await;
-    let app = started.unwrap();
-    let port = app.addresses()[0].port();
-    let text = format!("host=127.0.0.1 port={port} user={USER} password={PASSWORD} dbname=shop");
-    let (client, connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
-    tokio::spawn(connection);
+    leave(&servers, "{\"Promoting\": {\"candidate\": \"pg3\", \"decided\": \"0/1\"}}").await;
+    let proxy = successor(&servers, &format!("{}automatic = true\n", section(&servers))).await;
+    let client = proxy.connect().await;
     until_written(&client, "INSERT INTO t VALUES (1)").await;
-    let snapshot = app.shared().cluster.snapshot();
+    let snapshot = proxy.app.shared().cluster.snapshot();
     let primary = snapshot.usable_primary().unwrap();
     assert_eq!((primary.name.as_str(), snapshot.epoch), ("pg3", 7));
-    assert!(app.operations().failover().since.is_none_or(|since| since < Duration::from_secs(60)));
+    assert!(proxy.app.operations().failover().since.is_none_or(|since| since < Duration::from_secs(60)));
+}
+
+/// The write-ahead log has no room any more: the server ends, whatever it is asked to do.
+#[tokio::test]
+async fn a_primary_whose_log_has_no_room_is_replaced() {
+    let proxy = without_hooks(plain(), "").await;
+    let client = table(&proxy).await;
+    let old = proxy.node("pg1");
+    let next = old.value("SELECT pg_walfile_name(pg_current_wal_lsn() + 16 * 1024 * 1024)").await.unwrap().unwrap();
+    let segment = old.data_directory().join("pg_wal").join(next);
+    // A device on which there is never any room takes the place of the next log file.
+    let _ = std::fs::remove_file(&segment);
+    std::os::unix::fs::symlink("/dev/full", &segment).unwrap();
+    let _ = old.sql("SELECT pg_switch_wal()").await;
+    while client.batch_execute("INSERT INTO t VALUES (0)").await.is_ok() {}
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    assert_ne!(proxy.primary().as_deref(), Some("pg1"), "{:#?}", proxy.events());
+    assert!(old.log_tail(200).contains("No space left on device"), "{}", old.log_tail(200));
+}
+
+/// One that dies soon after it was promoted: the next failover has to wait, also for a pgpilot that was started since.
+#[tokio::test]
+async fn a_primary_that_is_lost_again_and_again_is_left_to_operators() {
+    let servers = Arc::new(attentive(plain()).start().await.unwrap());
+    let section = section(&servers).replace("min_interval = \"0s\"", "min_interval = \"1h\"\nautomatic = true");
+    let proxy = Proxy::before(servers.clone(), &section).await;
+    let client = table(&proxy).await;
+    proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    proxy.wait_for_replicas(1).await;
+    let second = proxy.primary().unwrap();
+    proxy.node(&second).kill9(Scope::Node).await.unwrap();
+    proxy.wait_for_event("the last change of primary was a moment ago").await;
+    let refused = async || proxy.count(Count::Failover(Ending::Refused)) == 1;
+    wait_for("the refusal to be counted", LIMIT, refused).await;
+    assert_eq!((proxy.primary(), proxy.epoch()), (None, 2));
+    drop((client, proxy));
+    let proxy = successor(&servers, &section).await;
+    proxy.wait_for_event("the last change of primary was a moment ago").await;
+    assert_eq!((proxy.primary(), proxy.epoch()), (None, 2));
+    // An operator knows better.
+    let order = Order::Failover { to: None, waived: Guards::INTERVAL, run: Run::Real };
+    proxy.order(order).await.unwrap();
+    until_written(&proxy.connect().await, "INSERT INTO t VALUES (2)").await;
 }

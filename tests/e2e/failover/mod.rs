@@ -1,9 +1,14 @@
 //! pgpilot changes the primary itself: of its own accord when that is lost, and when it is asked to.
 
+mod alive;
+mod apart;
 mod campaign;
+mod chains;
 mod cut;
 mod guards;
 mod handing_over;
+mod held;
+mod interrupted;
 mod losing;
 mod several;
 
@@ -12,13 +17,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgpilot::admin::{Action, Refused};
+use pgpilot::app::App;
 use pgpilot::decide::failover::Order;
 use pgpilot::decide::health::Stage;
-use pgpilot::decide::route::NodeId;
+use pgpilot::decide::route::{NodeId, State};
 use pgpilot::demo::{Builder, Hooks, LocalCluster};
+use pgpilot::telemetry::Count;
 use tokio_postgres::Client;
 
-use crate::support::proxy::{Proxy, recipe};
+use crate::support::proxy::{Proxy, recipe, topology};
 use crate::support::{LIMIT, wait_for};
 
 /// A primary that is frozen is missed by its replicas within two seconds.
@@ -56,7 +63,50 @@ fn section(servers: &LocalCluster) -> String {
     format!("[failover]\nuser = \"postgres\"\npassword = \"postgres\"\nmin_interval = \"0s\"\nstate_file = {state:?}\n")
 }
 
+/// The next pgpilot before these servers, whatever the one that has just been dropped has left.
+async fn successor(servers: &Arc<LocalCluster>, section: &str) -> Proxy {
+    let mut started = None;
+    // The old one lets go of the record when its tasks have ended.
+    wait_for("the record to be free", LIMIT, async || {
+        started = App::start(topology(servers, section), None).await.ok();
+        started.is_some()
+    })
+    .await;
+    Proxy { app: started.unwrap(), servers: servers.clone() }
+}
+
+/// Writes the record of a pgpilot that was killed in epoch 7, which pg1 had begun as the primary.
+async fn leave(servers: &LocalCluster, progress: &str) {
+    let mut system = None;
+    for node in servers.running() {
+        system = node.value("SELECT system_identifier FROM pg_control_system()").await.unwrap();
+    }
+    let record = format!(
+        "{{\"epoch\": 7, \"system\": {}, \"primary\": \"pg1\", \"timeline\": 1, \"synchronous\": \"\", \
+         \"maintenance\": \"Off\", \"progress\": {progress}}}",
+        system.unwrap()
+    );
+    std::fs::write(servers.directory().join("failover.state"), record).unwrap();
+}
+
 impl Proxy {
+    fn epoch(&self) -> u64 {
+        self.app.operations().failover().epoch
+    }
+
+    fn count(&self, count: Count) -> u64 {
+        self.app.telemetry().metrics().total(count)
+    }
+
+    async fn wait_until_quarantined(&self, name: &str) {
+        let apart = async || {
+            let snapshot = self.app.shared().cluster.snapshot();
+            snapshot.node(self.id(name)).is_some_and(|node| node.state == State::Quarantined)
+        };
+        let in_time = tokio::time::timeout(LIMIT, wait_for("a quarantine", LIMIT * 2, apart)).await;
+        assert!(in_time.is_ok(), "{name} is not quarantined: {:#?}", self.events());
+    }
+
     fn primary(&self) -> Option<String> {
         let snapshot = self.app.shared().cluster.snapshot();
         Some(snapshot.usable_primary()?.name.to_string())

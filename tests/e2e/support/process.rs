@@ -49,6 +49,12 @@ impl Process {
         self.port
     }
 
+    /// `name`: as of kill(1).
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(status.expect("kill(1)").success());
+    }
+
     pub(crate) async fn connect(&self) -> Raw {
         Raw::connect(self.port, "shop").await
     }

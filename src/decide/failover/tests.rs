@@ -1,0 +1,161 @@
+//! Single decisions, which the simulation does not tell apart.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::config::NodeName;
+use crate::decide::position::{Fork, Lsn, Timeline};
+use crate::decide::route::{NodeId, Role};
+
+const UNIX: u64 = 1_800_000_000;
+
+fn rules() -> Rules {
+    Rules {
+        automatic: true,
+        detect_after: Duration::from_secs(2),
+        refused_after: Duration::from_millis(500),
+        start_timeout: Duration::from_secs(60),
+        min_interval: Duration::from_secs(60),
+        switchover_timeout: Duration::from_secs(5),
+        max_data_loss: 0,
+        require_fence: false,
+    }
+}
+
+fn name(node: u16) -> NodeName {
+    NodeName::new(&format!("pg{}", node + 1)).unwrap()
+}
+
+/// pg1 is the primary, pg2 and pg3 have all of its log.
+fn world(contact: Contact) -> World {
+    let lost = contact != Contact::Up;
+    let member = |node: u16| Member {
+        id: NodeId(node),
+        name: name(node),
+        zone: Zone::Own,
+        priority: 100,
+        contact: if node == 0 { contact } else { Contact::Up },
+        role: if node == 0 { Role::Primary } else { Role::Replica },
+        log: Some(Log { timeline: Timeline(1), end: Lsn(100), replayed: Lsn(100) }),
+        hearing: if node == 0 || lost { Hearing::Nothing } else { Hearing::Primary },
+        history: History::Common,
+        applies: Applies::AtOnce,
+        standby_name: name(node).to_string(),
+    };
+    World {
+        primary: Some(NodeId(0)),
+        timeline: Timeline(1),
+        system: Some(7),
+        nodes: (0..3).map(member).collect(),
+        written: Some(Lsn(100)),
+        synchronous: Some(String::new()),
+    }
+}
+
+fn record(changed_at: Option<u64>) -> Record {
+    let (primary, timeline) = (Some(name(0)), Timeline(1));
+    Record { epoch: 3, system: Some(7), primary, timeline, changed_at, ..Record::default() }
+}
+
+/// A machine that has been started with this record, and knows the world.
+fn machine(record: Record, now: Instant) -> Machine {
+    let mut machine = Machine::new(rules(), WallClock { unix: UNIX, at: now });
+    machine.on(Event::Restored(record), now);
+    machine.on(Event::Seen(world(Contact::Up)), now);
+    machine
+}
+
+/// Lets the primary be gone for so long, and returns what came of it and how that was counted.
+fn after_loss(machine: &mut Machine, mut now: Instant, length: Duration) -> (&'static str, Vec<Ended>) {
+    let (end, mut counted) = (now + length, Vec::new());
+    while now < end && matches!(machine.status().state, "steady" | "suspect") {
+        now += Duration::from_millis(100);
+        let actions = machine.on(Event::Seen(world(Contact::Refused)), now);
+        counted.extend(actions.ended.map(|(_, ended)| ended));
+    }
+    (machine.status().state, counted)
+}
+
+#[test]
+fn the_interval_between_failovers_outlives_a_restart() {
+    let now = Instant::now();
+    let lost_for = Duration::from_secs(5);
+    for (changed_at, state) in [
+        (None, "approving"),
+        (Some(UNIX - 10), "suspect"),
+        (Some(UNIX - 56), "approving"),
+        (Some(UNIX - 3600), "approving"),
+        // The clock was set back since: nobody knows how long ago it was.
+        (Some(UNIX + 3600), "suspect"),
+    ] {
+        let mut machine = machine(record(changed_at), now);
+        assert_eq!(after_loss(&mut machine, now, lost_for).0, state, "{changed_at:?}");
+    }
+}
+
+#[test]
+fn a_refusal_is_counted_once_if_it_lasts() {
+    let now = Instant::now();
+    let mut machine = machine(record(Some(UNIX)), now);
+    assert_eq!(after_loss(&mut machine, now, Duration::from_secs(10)), ("suspect", vec![Ended::Refused]));
+    let back = machine.on(Event::Seen(world(Contact::Up)), now + Duration::from_secs(11));
+    assert_eq!(back.ended, None);
+    // One that the primary's return has ended counts as well.
+    let later = now + Duration::from_secs(12);
+    assert_eq!(after_loss(&mut machine, later, Duration::from_secs(1)), ("suspect", vec![]));
+    let back = machine.on(Event::Seen(world(Contact::Up)), now + Duration::from_secs(14));
+    assert_eq!(back.ended, Some((Purpose::Failover, Ended::Refused)));
+}
+
+#[test]
+fn an_order_that_is_refused_is_counted_and_a_rehearsal_is_not() {
+    let now = Instant::now();
+    let mut machine = machine(record(None), now);
+    let mut ended = |run| {
+        let order = Order::Failover { to: None, waived: Guards::empty(), run };
+        machine.on(Event::Ordered { order, ticket: 1 }, now).ended
+    };
+    assert_eq!(ended(Run::Real), Some((Purpose::Failover, Ended::Refused)));
+    assert_eq!(ended(Run::Dry), None);
+}
+
+#[test]
+fn a_change_is_written_down_with_its_time_and_its_fork() {
+    let now = Instant::now();
+    let mut machine = machine(record(None), now);
+    let order = Order::Switchover { to: Some(NodeId(1)), run: Run::Real };
+    let later = now + Duration::from_secs(30);
+    machine.on(Event::Ordered { order, ticket: 1 }, later);
+    assert_eq!(machine.deadline(), Some(later + rules().switchover_timeout));
+    let (node, log) = (NodeId(0), Log { timeline: Timeline(1), end: Lsn(120), replayed: Lsn(120) });
+    let promoted = Fact::Promoted { system: 7, timeline: Timeline(2), switched_at: Lsn(120) };
+    for (job, fact) in [
+        (Job::Approve { old: node, candidate: Some(NodeId(1)) }, Fact::Done),
+        (Job::Ready { node, to: NodeId(1) }, Fact::Done),
+        (Job::Quiesce { node }, Fact::Done),
+        (Job::Stop { node, to: NodeId(1) }, Fact::Stopped(Some(Lsn(120)))),
+        (Job::CatchUp { node: NodeId(1), lsn: Some(Lsn(120)) }, Fact::Sealed(log)),
+        (Job::Promote { node: NodeId(1) }, promoted),
+    ] {
+        machine.on(Event::Ended { job, outcome: Ok(fact) }, later);
+    }
+    let record = machine.record();
+    assert_eq!((record.primary.clone(), record.changed_at), (Some(name(1)), Some(UNIX + 30)));
+    assert_eq!(record.forks, [Fork { timeline: Timeline(2), at: Lsn(120) }]);
+}
+
+#[test]
+fn a_replica_with_a_history_of_its_own_is_no_candidate_and_has_to_be_brought_back() {
+    let now = Instant::now();
+    let mut machine = machine(record(None), now);
+    let mut split = world(Contact::Up);
+    (split.nodes[1].history, split.nodes[1].hearing) = (History::OfItsOwn, Hearing::Nothing);
+    let noted = machine.on(Event::Seen(split.clone()), now);
+    assert!(noted.notes.iter().any(|note| note.text.contains("quarantined")), "{noted:?}");
+    let order = Order::Switchover { to: Some(NodeId(1)), run: Run::Dry };
+    let refused = machine.on(Event::Ordered { order, ticket: 1 }, now).answers;
+    assert!(refused[0].1.as_ref().is_err_and(|why| why.contains("another history")), "{refused:?}");
+    let later = now + Duration::from_secs(4);
+    let jobs = machine.on(Event::Seen(split), later).jobs;
+    assert_eq!(jobs, [Job::Rejoin { node: NodeId(1), primary: NodeId(0) }]);
+}

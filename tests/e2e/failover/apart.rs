@@ -1,0 +1,77 @@
+//! Nodes with writes of their own.
+
+use pgpilot::demo::account::Account;
+use pgpilot::demo::{Scope, Stop};
+
+use super::{plain, table, until_written, with_hooks, without_hooks};
+use crate::support::proxy::ask;
+use crate::support::{LIMIT, wait_for};
+
+/// The old primary comes back writable, and then, by somebody's hand, as a replica with what it wrote meanwhile.
+#[tokio::test]
+async fn a_node_with_writes_of_its_own_is_quarantined() {
+    let proxy = without_hooks(plain(), "").await;
+    let client = table(&proxy).await;
+    let old = proxy.node("pg1");
+    old.kill9(Scope::Node).await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    proxy.wait_for_replicas(1).await;
+    let new = proxy.primary().unwrap();
+    old.start().await.unwrap();
+    proxy.wait_until_quarantined("pg1").await;
+    proxy.wait_for_event("it is fenced and quarantined").await;
+    // Its fence is weak: it can be talked into writing.
+    let write = "SET default_transaction_read_only = off; INSERT INTO t VALUES (100)";
+    let written = async || match old.connect_to("shop").await {
+        Ok(session) => session.batch_execute(write).await.is_ok(),
+        Err(_) => false,
+    };
+    wait_for("a write of its own", LIMIT, written).await;
+    let conninfo = proxy.node(&new).value("SHOW primary_conninfo").await.unwrap().unwrap();
+    let conninfo = format!("{conninfo} application_name=pg1 port={}", proxy.node(&new).port());
+    old.set("primary_conninfo", &conninfo).await.unwrap();
+    old.stop(Stop::Fast).await.unwrap();
+    Account::choose().unwrap().private_file(&old.data_directory().join("standby.signal"), "").unwrap();
+    old.start().await.unwrap();
+    proxy.wait_for_event("its log has another history").await;
+    proxy.wait_until_quarantined("pg1").await;
+    // There is no hook that could bring it back; until somebody does, nothing is sent there.
+    proxy.wait_for_event("there is no rejoin_command").await;
+    for _ in 0..200 {
+        assert_eq!(ask(&client, "SELECT sum(n) FROM t").await, "1");
+    }
+    proxy.wait_until_quarantined("pg1").await;
+    assert_eq!(proxy.primary(), Some(new));
+}
+
+/// Two promotions: pgpilot's own, and one by another hand. Who was appointed last by pgpilot stays, the other is made anew.
+#[tokio::test]
+async fn of_two_promotions_the_one_that_was_written_down_counts() {
+    let stage = with_hooks(plain(), "").await;
+    let proxy = &stage.proxy;
+    let client = table(proxy).await;
+    proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    proxy.wait_for_replicas(2).await;
+    let (new, epoch) = (proxy.primary().unwrap(), proxy.epoch());
+    let other = ["pg2", "pg3"].into_iter().find(|name| *name != new).unwrap();
+    let rival = proxy.node(other);
+    rival.promote().await.unwrap();
+    // Whoever reached it before it was fenced wrote something that is lost.
+    let session = rival.connect_to("shop").await;
+    if let Ok(session) = session {
+        let _ = session.batch_execute("INSERT INTO t VALUES (100)").await;
+    }
+    let told = async || proxy.events().iter().any(|event| event.starts_with(other) && event.contains("quarantined"));
+    wait_for("an alarm", LIMIT, told).await;
+    wait_for("the loser to follow", LIMIT, async || proxy.follows_primary(other)).await;
+    proxy.wait_for_replicas(2).await;
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    assert_eq!((proxy.primary(), proxy.epoch()), (Some(new), epoch), "{:#?}", proxy.events());
+    proxy.servers.wait_caught_up(proxy.servers.node(&proxy.primary().unwrap()).unwrap()).await.unwrap();
+    for node in proxy.servers.nodes() {
+        let session = node.connect_to("shop").await.unwrap();
+        let sum: i64 = session.query_one("SELECT sum(n) FROM t", &[]).await.unwrap().get(0);
+        assert_eq!(sum, 3, "{}", node.name());
+    }
+}

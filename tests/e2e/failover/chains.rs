@@ -1,0 +1,41 @@
+//! Replicas of replicas.
+
+use pgpilot::demo::{Node, Scope};
+
+use super::{plain, table, until_written, without_hooks};
+use crate::support::{LIMIT, wait_for};
+
+async fn streams_from(replica: &Node, upstream: &Node) {
+    let sql = format!(
+        "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming' AND sender_port = {})",
+        upstream.port()
+    );
+    replica.wait_for_truth("it streams from there", &sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_of_a_replica_follows_whatever_becomes_of_those_above_it() {
+    let proxy = without_hooks(plain(), "").await;
+    let client = table(&proxy).await;
+    let [first, middle, last] = ["pg1", "pg2", "pg3"].map(|name| proxy.node(name));
+    last.repoint(middle).await.unwrap();
+    streams_from(last, middle).await;
+    // The one in the middle dies: its follower is sent to the primary.
+    middle.kill9(Scope::Node).await.unwrap();
+    streams_from(last, first).await;
+    middle.start().await.unwrap();
+    proxy.wait_for_replicas(2).await;
+    last.repoint(middle).await.unwrap();
+    streams_from(last, middle).await;
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    let caught_up = async || proxy.follows_primary("pg2") && proxy.follows_primary("pg3");
+    wait_for("both to follow", LIMIT, caught_up).await;
+    // The one at the top dies: the one below it becomes the primary, and keeps its follower.
+    first.kill9(Scope::Node).await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (2)").await;
+    proxy.wait_for_replicas(1).await;
+    let new = proxy.primary().unwrap();
+    let other = if new == "pg2" { last } else { middle };
+    streams_from(other, proxy.node(&new)).await;
+    assert!(proxy.follows_primary(other.name()), "{:#?}", proxy.events());
+}
