@@ -121,7 +121,8 @@ mod tests {
     use super::*;
     use crate::config::NodeName;
     use crate::decide::failover::{
-        Applies, Event, Fact, Hearing, Log, Maintenance, Member, Order, Rules, Run, WallClock, World, Writing, Zone,
+        Applies, Event, Fact, Hearing, History, Log, Maintenance, Member, Order, Rules, Run, WallClock, World, Writing,
+        Zone,
     };
     use crate::decide::position::{Lsn, Timeline};
 
@@ -152,6 +153,7 @@ mod tests {
             log: Some(Log { timeline: Timeline(timeline), end: Lsn(100), replayed: Lsn(100) }),
             hearing: if number == 1 { heard } else { Hearing::Unknown },
             applies: Applies::AtOnce,
+            history: History::Common,
             standby_name: String::new(),
         };
         let timeline = if second == Role::Replica { 1 } else { 2 };

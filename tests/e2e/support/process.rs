@@ -5,7 +5,6 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use pgpilot::demo::LocalCluster;
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::proxy::{PASSWORD, USER, topology_text};
@@ -57,10 +56,6 @@ impl Process {
 
     pub(crate) async fn connect(&self) -> Raw {
         Raw::connect(self.port, "shop").await
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("a child");
     }
 
     /// Resident memory in bytes, at present.

@@ -75,8 +75,4 @@ impl Proxy {
     async fn wait_to_lead(&self) {
         wait_for("this instance to decide", LIMIT, async || self.leads()).await;
     }
-
-    fn epoch(&self) -> u64 {
-        self.app.operations().failover().epoch
-    }
 }
