@@ -181,27 +181,10 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         match (&mut change.step, job) {
             (Step::Approving, Job::Approve { .. }) => self.approved(outcome, now, actions),
-            (Step::Readying, Job::Ready { node, .. }) => {
-                // Without it, it only takes longer.
-                let jobs = [Job::Quiesce { node }, Job::Agree { node }];
-                change.step = Step::Quiescing { waiting: jobs.into_iter().collect() };
-                self.record.progress = Progress::Quiescing;
-                actions.record = Some(Writing::First(self.record.clone()));
-                actions.routing = Some(Routing::Hold);
-                actions.jobs.extend(jobs);
-            }
+            (Step::Readying, Job::Ready { node, .. }) => self.quiesce(node, actions),
             (Step::Quiescing { waiting }, job) if waiting.contains(&job) => {
                 waiting.remove(&job);
-                match outcome {
-                    Ok(_) if waiting.is_empty() => {
-                        let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
-                        change.step = Step::Stopping;
-                        change.treatment = Treatment::Stopped;
-                        actions.jobs.push(Job::Stop { node, to });
-                    }
-                    Ok(_) => {}
-                    Err(why) => self.undo(why, now, actions),
-                }
+                self.quiesced(outcome, now, actions);
             }
             (Step::Stopping, Job::Stop { to, .. }) => match outcome {
                 Ok(Fact::Stopped(lsn)) => {
@@ -253,6 +236,31 @@ impl Machine {
                 self.undone(job, outcome, now, actions);
             }
             _ => {}
+        }
+    }
+
+    /// Nobody begins anything any more. What was to be readied may have failed: without it, it only takes longer.
+    fn quiesce(&mut self, node: NodeId, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let jobs = [Job::Quiesce { node }, Job::Agree { node }];
+        change.step = Step::Quiescing { waiting: jobs.into_iter().collect() };
+        self.record.progress = Progress::Quiescing;
+        actions.record = Some(Writing::First(self.record.clone()));
+        actions.routing = Some(Routing::Hold);
+        actions.jobs.extend(jobs);
+    }
+
+    /// This instance has come to rest, or all the others have, or somebody cannot.
+    fn quiesced(&mut self, outcome: Outcome, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        if let Err(why) = outcome {
+            return self.undo(why, now, actions);
+        }
+        if matches!(&change.step, Step::Quiescing { waiting } if waiting.is_empty()) {
+            let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
+            change.step = Step::Stopping;
+            change.treatment = Treatment::Stopped;
+            actions.jobs.push(Job::Stop { node, to });
         }
     }
 
