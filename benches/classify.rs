@@ -34,7 +34,8 @@ fn verdicts(c: &mut Criterion) {
     let database = Arc::new(Database::fixed(Loaded::builtin()));
     let verdicts = Verdicts::new(&config.routing, database, telemetry.metrics().clone());
     let catalogue = Catalogue::builtin();
-    let facts = Facts { catalogue: &catalogue, overrides: &FunctionLists::default(), max_parse: 64 * 1024 };
+    let lists = FunctionLists::default();
+    let facts = Facts::new(&catalogue, &lists, 64 * 1024);
     for (name, text) in texts() {
         let mut group = c.benchmark_group(format!("{name}, {} bytes", text.len()));
         (0..3).for_each(|_| drop(verdicts.of(text.as_bytes())));

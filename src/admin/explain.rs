@@ -6,7 +6,9 @@ use super::sources::Sources;
 use super::table::{Column, Table, Value, integer, number, text};
 use super::views::{millis, node_name, takes_reads};
 use crate::config::{Consistency, RoutingMode};
-use crate::decide::route::{Decision, Demand, Freshness, Need, NodeId, Policy, Route, Snapshot, WaitFor, route};
+use crate::decide::route::{
+    Decision, Demand, Freshness, Need, NodeId, Policy, Route, Snapshot, WaitFor, is_in_service, route,
+};
 use crate::decide::session::{Defaults, Needs};
 use crate::decide::sql::{Reason, Verdict};
 
@@ -24,6 +26,8 @@ pub(super) const COLUMNS: &[Column] = &[
     number("lag_ms"),
     text("candidates"),
     text("consistency"),
+    // Replicas in service that lag too much, each with the measure.
+    text("left_out"),
 ];
 
 /// `database`: `None` is that of `[health]`.
@@ -54,7 +58,7 @@ pub(super) fn explain(sources: &dyn Sources, sql: &str, user: &str, database: Op
     Table { columns: COLUMNS, rows }
 }
 
-fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], policy: &Policy) -> [Value; 6] {
+fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], policy: &Policy) -> [Value; 7] {
     let mut needs = Needs::default();
     verdicts.iter().for_each(|verdict| needs.add(verdict, Defaults::default(), &|_| None));
     let consistency = match policy.consistency {
@@ -64,7 +68,17 @@ fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], polic
         Consistency::Primary => "primary",
     };
     let Some((need, reason)) = needs.server else {
-        return ["own".into(), "answered by pgpilot".into(), Value::Null, Value::Null, Value::Null, consistency.into()];
+        let consistency = consistency.into();
+        let none = Value::Null;
+        return [
+            "own".into(),
+            "answered by pgpilot".into(),
+            none.clone(),
+            none.clone(),
+            none.clone(),
+            consistency,
+            none,
+        ];
     };
     let shadow = sources.config().routing.mode == RoutingMode::Shadow && need != Need::Primary;
     let (need, reason) = if shadow { (Need::Primary, Reason::Shadow) } else { (need, reason) };
@@ -88,7 +102,15 @@ fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], polic
         millis(node.and_then(|node| snapshot.node(node)?.lag.time)).into(),
         candidates.into(),
         consistency.into(),
+        left_out(snapshot).into(),
     ]
+}
+
+fn left_out(snapshot: &Snapshot) -> Option<String> {
+    let lagging = snapshot.nodes.iter().filter(|node| is_in_service(node));
+    let lagging = lagging.filter_map(|node| Some(format!("{} ({})", node.name, node.excess()?.label())));
+    let names: Vec<_> = lagging.collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn shown(decision: &Decision) -> (String, Option<NodeId>) {

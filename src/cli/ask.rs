@@ -24,7 +24,8 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<Exit, Failure> {
         Output::Text => {
             // The route is that of the whole text: said once, not with each statement.
             let statements = rows.only(&["statement", "verdict"]).to_table();
-            let mut whole = rows.only(&["route", "node", "lag_ms", "route_reason", "candidates", "consistency"]);
+            let mut whole =
+                rows.only(&["route", "node", "lag_ms", "route_reason", "candidates", "left_out", "consistency"]);
             whole.rows.truncate(1);
             format!("{statements}\n{}", whole.to_table())
         }

@@ -18,7 +18,7 @@ use crate::config;
 use crate::decide::route::{NodeView, Role, Snapshot, State};
 
 use super::Cluster;
-use super::control::connect_control;
+use super::control::connect_guest;
 
 /// Without a sign that something has changed, a catalogue is loaded again after so long: DDL need not pass through here.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -43,11 +43,11 @@ pub trait Recipe: Send + Sync + 'static {
     /// SELECTs without parameters, run in one read-only transaction.
     fn queries(&self) -> Vec<&str>;
 
-    /// `answers`: one for each query, in order.
+    /// `answers`: one for each query, in order. `before`: the value so far.
     ///
     /// # Errors
     /// Why the rows are not what was expected; the old value stays.
-    fn build(&self, answers: &[Vec<Box<TextRow>>]) -> Result<Self::Value, String>;
+    fn build(&self, answers: &[Vec<Box<TextRow>>], before: &Self::Value) -> Result<Self::Value, String>;
 
     /// Whether a value says something else than the one before it; if not, the old one stays.
     fn is_news(&self, _old: &Self::Value, _new: &Self::Value) -> bool {
@@ -172,7 +172,8 @@ impl<R: Recipe> Catalogues<R> {
 async fn keep<R: Recipe>(shared: Arc<Shared<R>>, name: String, database: Weak<Database<R::Value>>, stale: Arc<Notify>) {
     let (mut retry, mut cause) = (FIRST_RETRY, Cause::Age);
     loop {
-        let loaded = match timeout(LOAD_LIMIT, load(&shared, &name, cause)).await {
+        let Some(before) = database.upgrade().map(|database| database.current()) else { return };
+        let loaded = match timeout(LOAD_LIMIT, load(&shared, &name, before, cause)).await {
             Ok(loaded) => loaded,
             Err(_) => Err(LoadError::Slow),
         };
@@ -233,12 +234,17 @@ enum LoadError {
 
 /// # Cancel safety
 /// Closes the connection.
-async fn load<R: Recipe>(shared: &Arc<Shared<R>>, database: &str, cause: Cause) -> Result<R::Value, LoadError> {
+async fn load<R: Recipe>(
+    shared: &Arc<Shared<R>>,
+    database: &str,
+    before: Arc<R::Value>,
+    cause: Cause,
+) -> Result<R::Value, LoadError> {
     let (node, health) = {
         let cluster = shared.cluster.upgrade().ok_or(LoadError::Ended)?;
         choose_node(&cluster, cause).ok_or(LoadError::NoNode)?
     };
-    let (client, _driver) = connect_control(&node, &health, database).await?;
+    let (client, _driver) = connect_guest(&node, &health, database).await?;
     client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let mut answers = Vec::new();
     for query in shared.recipe.queries() {
@@ -246,7 +252,7 @@ async fn load<R: Recipe>(shared: &Arc<Shared<R>>, database: &str, cause: Cause) 
     }
     // A large catalogue takes a while, which nobody shall have to wait for.
     let shared = Arc::clone(shared);
-    let build = move || shared.recipe.build(&answers.iter().map(|answer| rows(answer)).collect::<Vec<_>>());
+    let build = move || shared.recipe.build(&answers.iter().map(|answer| rows(answer)).collect::<Vec<_>>(), &before);
     let built = spawn_blocking(build).await.map_err(|_| LoadError::Ended)?;
     built.map_err(LoadError::Rows)
 }

@@ -1,7 +1,7 @@
 //! Changes in words, for the journal.
 
 use crate::decide::health::Change;
-use crate::decide::route::{Lag, NodeId, Snapshot};
+use crate::decide::route::{Excess, Lag, NodeId, NodeView, Snapshot};
 use crate::telemetry::{Journal, Topic};
 
 /// Notes a change, with the names that the nodes have in `snapshot`.
@@ -30,7 +30,8 @@ pub(super) fn write(journal: &Journal, change: &Change, snapshot: &Snapshot) {
             (Topic::Node, Some(node), format!("state {} to {}{why}", from.label(), to.label()))
         }
         Change::Lagging { node, lag } => {
-            (Topic::Lag, Some(node), format!("lags, takes no more reads ({})", show(*lag)))
+            let over = snapshot.node(*node).and_then(NodeView::excess).map_or("nothing", Excess::label);
+            (Topic::Lag, Some(node), format!("lags, takes no more reads ({}; over its limit: {over})", show(*lag)))
         }
         Change::CaughtUp { node, lag } => (Topic::Lag, Some(node), format!("caught up, takes reads ({})", show(*lag))),
     };

@@ -41,10 +41,37 @@ pub async fn connect_control(
     health: &Health,
     database: &str,
 ) -> Result<(Client, AbortOnDropHandle<()>), ControlError> {
-    let mut config = Config::new();
-    config.user(&health.user).dbname(database).application_name("pgpilot");
     // Nothing that a role or a database sets may change the questions' meaning.
-    config.options("-c search_path=pg_catalog -c jit=off -c statement_timeout=0 -c row_security=on");
+    let options = "-c search_path=pg_catalog -c jit=off -c statement_timeout=0 -c row_security=on";
+    connect_with(options, node, health, database).await
+}
+
+/// As [`connect_control`], but the connection can be asked which `search_path` others find.
+///
+/// # Errors
+/// Those of [`connect_control`].
+///
+/// # Cancel safety
+/// Closes the half-open connection.
+pub(super) async fn connect_guest(
+    node: &Node,
+    health: &Health,
+    database: &str,
+) -> Result<(Client, AbortOnDropHandle<()>), ControlError> {
+    let (client, driver) =
+        connect_with("-c jit=off -c statement_timeout=0 -c row_security=on", node, health, database).await?;
+    client.batch_execute("SET search_path = pg_catalog").await?;
+    Ok((client, driver))
+}
+
+async fn connect_with(
+    options: &str,
+    node: &Node,
+    health: &Health,
+    database: &str,
+) -> Result<(Client, AbortOnDropHandle<()>), ControlError> {
+    let mut config = Config::new();
+    config.user(&health.user).dbname(database).application_name("pgpilot").options(options);
     if let Some(password) = &health.password {
         config.password(password.expose());
     }

@@ -94,7 +94,7 @@ impl Cluster {
                 *watch = None;
                 continue;
             };
-            if watch.as_ref().is_some_and(|old| old.node == *node && old.health == settings.health) {
+            if watch.as_ref().is_some_and(|old| asks_alike(&old.node, node) && old.health == settings.health) {
                 continue;
             }
             let monitor = Monitor::new(view.id, node.clone(), settings.health.clone(), Arc::clone(&self.board));
@@ -182,11 +182,17 @@ impl Cluster {
     }
 }
 
+/// Whether what has changed of a node, if anything, is nothing to its monitor.
+fn asks_alike(old: &config::Node, new: &config::Node) -> bool {
+    *old == config::Node { lag: old.lag, ..new.clone() }
+}
+
 fn spec(node: &config::Node) -> NodeSpec {
     NodeSpec {
         name: node.name.clone(),
         address: Arc::from(format!("{}:{}", node.host, node.port)),
         zone: node.zone.as_deref().map(Arc::from),
         weight: node.weight,
+        lag: node.lag,
     }
 }

@@ -1,11 +1,11 @@
 //! One node's monitor: keeps a control connection and asks over it.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Sleep, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
@@ -19,7 +19,7 @@ use super::control::{Control, ControlError, Phase, Side, connect_control, failur
 
 /// Between two questions for a mark: sessions that write all the time share one.
 const MARK_GAP: Duration = Duration::from_millis(2);
-/// The first pause between two looks at a replica that is expected to reach a mark. It doubles, up to the interval.
+/// The pause after the first look at a replica that has not reached a mark in its usual time. It doubles, up to the interval.
 const CHASE_STEP: Duration = Duration::from_millis(1);
 /// Between two new connections to a node that answers on the kept one.
 const KNOCK: Duration = Duration::from_secs(2);
@@ -36,7 +36,12 @@ pub(super) struct Monitor {
     /// When the next whole probe is due.
     whole_due: Instant,
     pursuit: Option<Pursuit>,
+    /// How long the replica usually takes to reach a mark: the first look comes after that.
+    usual: Duration,
     last_asked: Instant,
+    /// Goes off when an answer is late. It is set anew only when it has gone off, since every timer that is set costs
+    /// the runtime a system call, and questions can be many.
+    alarm: Pin<Box<Sleep>>,
     /// Failed dials in a row.
     failed_dials: u32,
 }
@@ -45,6 +50,9 @@ pub(super) struct Monitor {
 #[derive(Debug, Clone, Copy)]
 struct Pursuit {
     lsn: Lsn,
+    begun: Instant,
+    /// It has been looked at, in vain.
+    missed: bool,
     due: Instant,
     step: Duration,
     end: Instant,
@@ -64,7 +72,20 @@ impl Monitor {
         let now = Instant::now();
         let bell = board.bell(id).unwrap_or_default();
         let chases = board.chases();
-        Self { id, node, health, board, bell, chases, whole_due: now, pursuit: None, last_asked: now, failed_dials: 0 }
+        Self {
+            id,
+            node,
+            health,
+            board,
+            bell,
+            chases,
+            whole_due: now,
+            pursuit: None,
+            usual: Duration::ZERO,
+            last_asked: now,
+            alarm: Box::pin(sleep_until(now.into())),
+            failed_dials: 0,
+        }
     }
 
     /// Runs until it is aborted.
@@ -163,8 +184,9 @@ impl Monitor {
         let snapshot = self.board.snapshot();
         let behind = |view: &NodeView| view.role == Role::Replica && view.position.is_none_or(|at| at.lsn < lsn);
         if snapshot.node(self.id).is_some_and(behind) {
-            let due = Instant::now();
-            self.pursuit = Some(Pursuit { lsn, due, step: CHASE_STEP, end: begun + CHASE_LIMIT });
+            let due = begun + self.usual;
+            let end = begun + CHASE_LIMIT;
+            self.pursuit = Some(Pursuit { lsn, begun, missed: false, due, step: CHASE_STEP, end });
         }
     }
 
@@ -186,15 +208,21 @@ impl Monitor {
         let mut asking = pin!(ask(control, question, side, self.id, asked_at));
         let mut limits = 0;
         let answer = loop {
-            match timeout(self.health.timeout, &mut asking).await {
-                Ok(answer) => break answer,
-                Err(_) => {
-                    self.report_failure(Failure::Timeout);
-                    limits += 1;
-                    if limits >= self.health.failures {
-                        return Err(Failure::Timeout);
-                    }
-                }
+            let late_at = asked_at + self.health.timeout * (limits + 1);
+            tokio::select! {
+                biased;
+                answer = &mut asking => break answer,
+                () = &mut self.alarm => {}
+            }
+            if Instant::now() < late_at {
+                // It had been set for an earlier question.
+                self.alarm.as_mut().reset(late_at.into());
+                continue;
+            }
+            self.report_failure(Failure::Timeout);
+            limits += 1;
+            if limits >= self.health.failures {
+                return Err(Failure::Timeout);
             }
         };
         let event = match answer {
@@ -223,9 +251,16 @@ impl Monitor {
         let now = Instant::now();
         let snapshot = self.board.snapshot();
         let position = snapshot.node(self.id).and_then(|node| node.position);
-        if now >= pursuit.end || position.is_some_and(|sample| sample.lsn >= pursuit.lsn) {
+        if position.is_some_and(|sample| sample.lsn >= pursuit.lsn) {
+            // There at the first look: it may have been there before. Else it took about so long.
+            let took = if pursuit.missed { (self.usual + (now - pursuit.begun)) / 2 } else { self.usual * 3 / 4 };
+            self.usual = took.min(self.health.interval);
+            self.pursuit = None;
+        } else if now >= pursuit.end {
+            self.usual = Duration::ZERO;
             self.pursuit = None;
         } else {
+            pursuit.missed = true;
             pursuit.due = now + pursuit.step;
             pursuit.step = (pursuit.step * 2).min(self.health.interval);
         }

@@ -3,7 +3,7 @@
 use crate::config::{Config, Health, Node};
 use crate::decide::health::Limits;
 
-/// What is watched, how, and what counts as lagging.
+/// What is watched, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     pub nodes: Vec<Node>,
@@ -13,11 +13,7 @@ pub struct Settings {
 
 impl From<&Config> for Settings {
     fn from(config: &Config) -> Self {
-        let limits = Limits {
-            failures: config.health.failures,
-            max_lag: config.routing.max_lag,
-            lag_recovery: config.routing.lag_recovery,
-        };
+        let limits = Limits { failures: config.health.failures };
         Self { nodes: config.nodes.clone(), health: config.health.clone(), limits }
     }
 }

@@ -6,6 +6,7 @@
 
 mod checks;
 mod files;
+mod lag;
 mod load;
 mod passwords;
 mod problem;
@@ -21,6 +22,7 @@ mod units;
 mod value;
 mod written;
 
+pub use lag::{ByteLimits, LagLimits};
 pub use problem::{Position, Problem, Problems, Warning};
 pub use reference::{reference, sample};
 pub use resolved::*;

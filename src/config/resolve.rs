@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::checks;
 use super::files::{private, readable};
+use super::lag::{LagKeys, LagLimits};
 use super::passwords::{Login, Sources, Vault, sources};
 use super::problem::Findings;
 use super::resolved::*;
@@ -37,6 +38,7 @@ pub(super) fn resolve(
         health,
         failover,
         nodes,
+        zones: zones(root),
         users: resolver.users(root, &servers),
         databases: root.databases.iter().filter_map(database).collect(),
         log: log(&root.log),
@@ -46,6 +48,18 @@ pub(super) fn resolve(
     };
     checks::check(root, &config, findings);
     config
+}
+
+/// What a section with the keys of lag says of it.
+macro_rules! lag_keys {
+    ($section:expr) => {
+        LagKeys {
+            max: value(&$section.max_lag).map(|max| max.0),
+            recovery: value(&$section.lag_recovery).map(|recovery| recovery.0),
+            max_bytes: value(&$section.max_lag_bytes).map(|max| max.0),
+            recovery_bytes: value(&$section.lag_recovery_bytes),
+        }
+    };
 }
 
 /// The parts of resolving that look at files or the environment.
@@ -74,10 +88,10 @@ impl Resolver<'_, '_> {
             certificate: self.readable("server_tls.certificate", &root.server_tls.certificate),
             key: self.private("server_tls.key", &root.server_tls.key),
         };
-        root.nodes.0.iter().filter_map(|node| self.node(node, &shared)).collect()
+        root.nodes.0.iter().filter_map(|node| self.node(root, node, &shared)).collect()
     }
 
-    fn node(&mut self, node: &written::Node, shared: &ServerTls) -> Option<Node> {
+    fn node(&mut self, root: &Root, node: &written::Node, shared: &ServerTls) -> Option<Node> {
         let tls = ServerTls {
             mode: value(&node.tls.mode).unwrap_or(shared.mode),
             ca: self.readable("nodes.tls.ca", &node.tls.ca).or_else(|| shared.ca.clone()),
@@ -96,6 +110,7 @@ impl Resolver<'_, '_> {
             priority: node.priority.value.0,
             replication_host: value(&node.replication_host).map(|host| host.0),
             replication_port: value(&node.replication_port).and_then(|port| u16::try_from(port.0).ok()),
+            lag: zone_lag(root, node.zone.value.as_deref()).with(lag_keys!(node)),
             tls,
         })
     }
@@ -300,12 +315,10 @@ fn pool(pool: &written::Pool) -> Pool {
 }
 
 fn routing(routing: &written::Routing) -> Routing {
-    let max_lag = routing.max_lag.value.0;
     Routing {
         mode: routing.mode.value,
         consistency: routing.consistency.value,
-        max_lag,
-        lag_recovery: value(&routing.lag_recovery).map_or(max_lag / 2, |recovery| recovery.0),
+        lag: routing_lag(routing),
         on_all_lagging: routing.on_all_lagging.value,
         replica_wait: routing.replica_wait.value,
         primary_wait: routing.primary_wait.value,
@@ -318,6 +331,26 @@ fn routing(routing: &written::Routing) -> Routing {
         max_parse: routing.max_parse.value,
         cache: routing.cache.value,
     }
+}
+
+fn routing_lag(routing: &written::Routing) -> LagLimits {
+    let max = routing.max_lag.value.0;
+    let recovery = value(&routing.lag_recovery).map_or(max / 2, |recovery| recovery.0);
+    let max_bytes = value(&routing.max_lag_bytes).map(|size| size.0);
+    let bytes = LagKeys { max_bytes, recovery_bytes: value(&routing.lag_recovery_bytes), ..LagKeys::default() };
+    LagLimits::by_time(max, recovery).with(bytes)
+}
+
+/// How far behind a replica of this zone may be.
+fn zone_lag(root: &Root, zone: Option<&str>) -> LagLimits {
+    let whole = routing_lag(&root.routing);
+    let section = root.zones.iter().find(|section| zone.is_some() && section.name.value.as_deref() == zone);
+    section.map_or(whole, |section| whole.with(lag_keys!(section)))
+}
+
+fn zones(root: &Root) -> Vec<Zone> {
+    let names = root.zones.iter().filter_map(|section| value(&section.name));
+    names.map(|name| Zone { lag: zone_lag(root, Some(&name)), name }).collect()
 }
 
 fn database(database: &written::Database) -> Option<Database> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::lag::LagLimits;
 use super::problem::Warning;
 use super::units::{ByteSize, NodeName, Secret};
 
@@ -33,6 +34,7 @@ pub struct Config {
     /// `None`: this instance is alone.
     pub coordination: Option<Coordination>,
     pub nodes: Vec<Node>,
+    pub zones: Vec<Zone>,
     pub users: Vec<User>,
     pub databases: Vec<Database>,
     pub log: Log,
@@ -249,10 +251,8 @@ pub enum RoutingMode {
 pub struct Routing {
     pub mode: RoutingMode,
     pub consistency: Consistency,
-    /// A replica leaves the choice above this lag ..
-    pub max_lag: Duration,
-    /// .. and returns below this one. Default half of `max_lag`.
-    pub lag_recovery: Duration,
+    /// How far behind a replica may be of which neither its own section nor its zone's says otherwise.
+    pub lag: LagLimits,
     pub on_all_lagging: OnAllLagging,
     /// How long a session's read may wait for a replica to reach its position before it goes to the primary. Default zero.
     pub replica_wait: Duration,
@@ -413,7 +413,17 @@ pub struct Node {
     /// Where the other nodes reach it for replication, when that is not `host` and `port`.
     pub replication_host: Option<String>,
     pub replication_port: Option<u16>,
+    /// What its own section, its zone's and `routing` make of it together.
+    pub lag: LagLimits,
     pub tls: ServerTls,
+}
+
+/// A zone whose replicas may be otherwise behind than the rest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Zone {
+    pub name: String,
+    /// What its section and `routing` make of it together.
+    pub lag: LagLimits,
 }
 
 /// Users that need more than the defaults. A user that is not listed may log in when `auth.query` finds a verifier.

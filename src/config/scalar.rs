@@ -219,6 +219,13 @@ text!(
     |text| { parse_duration(text).ok().filter(|d| !d.is_zero()).map(Self).ok_or("".into()) }
 );
 
+/// A size above zero.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PositiveSize(pub(super) ByteSize);
+text!(PositiveSize, "size above zero", "a size above zero with its unit, as in \"64KiB\" or \"16MiB\"", |text| {
+    text.parse().ok().filter(|size: &ByteSize| size.0 > 0).map(Self).ok_or("".into())
+});
+
 /// A whole number within bounds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Whole<const MIN: u32, const MAX: u32>(pub(super) u32);

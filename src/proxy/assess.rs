@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::client::Client;
+use super::contexts::{Names, SessionContext};
 use super::fault::End;
 use super::forward::may_name_a_statement;
 use super::judged::Judged;
 use super::names::SessionStatement;
-use super::session::Texts;
+use super::session::{Texts, Transaction};
 use crate::decide::route::Need;
-use crate::decide::session::{Needs, Origin};
+use crate::decide::session::{Needs, Origin, Statement};
 use crate::decide::sql::{Classified, Effects, Intent, Reason, TransactionEnd};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, Header};
@@ -157,7 +158,7 @@ impl Client {
         match frame.tag {
             frontend::QUERY => {
                 let text = frontend::query(frame.body())?;
-                let verdict = self.verdict_on(text);
+                let verdict = self.verdict_within(text, &[], assessed);
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
                 assessed.first.get_or_insert_with(|| verdict.clone());
@@ -165,9 +166,9 @@ impl Client {
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed),
             frontend::BIND => {
-                assessed.executes = true;
                 let head = BindHead::parse(frame.body())?;
                 self.add_statement(head.statement, assessed);
+                assessed.executes = true;
                 if assessed.needs.effects.contains(Effects::SETTINGS) {
                     // `set_config($1, ..)`: the name is among the values.
                     let values = frontend::bind_values(&frame.body()[head.rest_at..])?;
@@ -204,7 +205,22 @@ impl Client {
         Ok(())
     }
 
-    /// The verdict on a text of this session's.
+    /// The verdict on a text of this session's that comes behind what has been assessed. `types`: of its parameters.
+    fn verdict_within(&self, text: &[u8], types: &[u8], assessed: &Assessed) -> Arc<Judged> {
+        let (session, user) = (&self.session, &*self.who.user);
+        if session.texts == Texts::Opaque {
+            return self.verdict_on(text);
+        }
+        // Whatever has been executed and not been settled may have changed what names mean; so may a transaction.
+        let is_settled = self.link.is_none()
+            && matches!(self.transaction, Transaction::Idle | Transaction::Deferred(_))
+            && !session.left.need_inventory()
+            && !assessed.executes;
+        let names = is_settled.then(|| Names { role: session.role(user), path: session.search_path() });
+        self.verdicts.of_session(text, &SessionContext { user, names, types })
+    }
+
+    /// The verdict on a text of this session's, whatever its names mean.
     pub(super) fn verdict_on(&self, text: &[u8]) -> Arc<Judged> {
         match self.session.texts {
             Texts::Legible => self.verdicts.of(text),
@@ -219,31 +235,35 @@ impl Client {
             let verdict = self.verdict_on(parse.query);
             return self.add(&verdict, Protocol::Extended, assessed);
         }
-        let prepared = self.prepare(parse, before);
+        let stamp = self.verdicts.stamp();
+        let verdict = self.verdict_within(parse.query, parse.types, assessed);
+        let prepared = SessionStatement { statement: self.prepare(parse, before), verdict, stamp };
         self.add(&prepared.verdict, Protocol::Extended, assessed);
         assessed.names.set(parse.name, Some(prepared.clone()));
         self.session.parsed.push_back(prepared);
     }
 
     /// What a Parse prepares. `before`: what had its name.
-    fn prepare(&self, parse: Parse<'_>, before: Option<&SessionStatement>) -> SessionStatement {
+    fn prepare(&self, parse: Parse<'_>, before: Option<&SessionStatement>) -> Arc<Statement> {
         let statements = &self.shared.statements;
         let origin = || Origin::Parse { query: parse.query.into(), types: parse.types.into() };
-        let statement = match before {
+        match before {
             // Preparing the same text again is common; its number may stay, and nothing has to be copied.
             Some(before) if before.is_of(parse) => before.statement.clone(),
             _ if parse.name.is_empty() => Arc::new(statements.single(origin())),
             _ => statements.intern(origin(), &self.session.naming_context()),
-        };
-        let stamp = self.verdicts.stamp();
-        SessionStatement { statement, verdict: self.verdict_on(parse.query), stamp }
+        }
     }
 
     /// What a Parse that is being forwarded prepares. If the batch is sent for the second time, it is not in the queue any more.
     pub(super) fn take_parsed(&mut self, parse: Parse<'_>) -> SessionStatement {
         match self.session.parsed.pop_front().filter(|prepared| prepared.is_of(parse)) {
             Some(prepared) => prepared,
-            None => self.prepare(parse, self.session.names.find(parse.name)),
+            None => {
+                let (stamp, statement) =
+                    (self.verdicts.stamp(), self.prepare(parse, self.session.names.find(parse.name)));
+                SessionStatement { statement, verdict: self.verdict_on(parse.query), stamp }
+            }
         }
     }
 
@@ -255,16 +275,20 @@ impl Client {
             return assessed.needs.want(Need::Read, Reason::Prepared);
         };
         let (verdict, stamp) = (known.verdict.clone(), self.verdicts.stamp());
-        if known.stamp == stamp || within.is_some() {
+        let holds = known.stamp == stamp || within.is_some();
+        if holds && verdict.depends().is_empty() {
             assessed.first.get_or_insert_with(|| verdict.clone());
             return self.add(&verdict, Protocol::Extended, assessed);
         }
-        // What is known of functions has changed since: judge it anew.
+        // What is known of functions has changed since, or what names mean: judge it anew.
         let verdict = match &known.statement.origin {
-            Origin::Parse { query, .. } => self.verdict_on(query),
+            Origin::Parse { query, types } => self.verdict_within(query, types, assessed),
             Origin::Sql { .. } => verdict,
         };
-        self.session.names.renew(name, verdict.clone(), stamp);
+        if within.is_none() {
+            self.session.names.renew(name, verdict.clone(), stamp);
+        }
+        assessed.first.get_or_insert_with(|| verdict.clone());
         self.add(&verdict, Protocol::Extended, assessed);
     }
 

@@ -10,7 +10,7 @@ use bytes::Buf;
 
 use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
-use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, poll_move};
+use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, keep_reply, poll_move};
 use super::fault::End;
 use super::hold::Pass;
 use super::link::{CopyIn, Grant, Link, LinkRole, Purpose, Withhold};
@@ -43,6 +43,8 @@ pub(super) struct Client {
     /// It has been let go after a wait for a primary, and is not done yet.
     pub pass: Option<Pass>,
     pub shutdown: Watch,
+    /// The unserved CancelRequests that there were when the statement at hand came: another one means it.
+    pub cancels_seen: u32,
 }
 
 impl Client {
@@ -79,6 +81,8 @@ impl Client {
     }
 
     async fn serve(&mut self, batch: Batch) -> Result<(), End> {
+        self.cancels_seen = self.registration.slot.unserved_cancels();
+        self.keep_order();
         let assessed = {
             // Taken out for the time being, so that the frames can be read while the session changes.
             let input = std::mem::take(&mut self.side.input);
@@ -104,6 +108,13 @@ impl Client {
         self.grant(batch, assessed);
         self.exchange().await?;
         self.settle().await
+    }
+
+    /// What pgpilot says itself comes behind what the client has not taken yet of a server's reply.
+    fn keep_order(&mut self) {
+        if let Some(link) = self.link.as_mut().filter(|link| link.reply.passable() > 0) {
+            keep_reply(&mut self.side, link);
+        }
     }
 
     /// Lets a batch flow to the server connection that has been chosen for it.
@@ -315,19 +326,21 @@ impl Client {
     /// An error of pgpilot's own in place of the batch's reply.
     pub(super) fn refuse(&mut self, batch: Batch, report: &Report) -> Result<(), End> {
         self.lose_transaction();
+        self.reject(batch, report);
+        Ok(())
+    }
+
+    /// As [`Self::refuse`], and nothing else changes.
+    pub(super) fn reject(&mut self, batch: Batch, report: &Report) {
         report.put(&mut self.side.output);
+        self.side.input.advance(batch.len);
         match batch.end {
             BatchEnd::Simple | BatchEnd::Sync => {
-                self.side.input.advance(batch.len);
                 let status = self.status();
                 backend::put_ready(&mut self.side.output, status);
             }
-            BatchEnd::Flush | BatchEnd::Open => {
-                self.side.input.advance(batch.len);
-                self.skipping = true;
-            }
+            BatchEnd::Flush | BatchEnd::Open => self.skipping = true,
         }
-        Ok(())
     }
 
     /// An error of pgpilot's own in place of the reply to a whole batch that had been sent in vain.
@@ -362,6 +375,7 @@ impl Client {
             frontend::TERMINATE => return Err(End::Left),
             frontend::SYNC => {
                 self.skipping = false;
+                self.keep_order();
                 let status = self.status();
                 backend::put_ready(&mut self.side.output, status);
             }

@@ -152,7 +152,7 @@ impl Client {
         let Some(known) = self.session.names.find(head.statement).filter(|_| !head.statement.is_empty()) else {
             return false;
         };
-        if known.stamp != self.verdicts.stamp() {
+        if known.stamp != self.verdicts.stamp() || !known.verdict.depends().is_empty() {
             return false;
         }
         let mut needs = Needs::default();
@@ -209,7 +209,7 @@ impl Client {
             }
             match self.lease_on(node, now).await {
                 Ok((lease, waited)) => {
-                    let link = self.attach(lease, role, decision.reason, now + waited);
+                    let link = self.attach(lease, role, decision.reason, now + waited).await?;
                     if link.membership.is_none() || self.is_primary(node) {
                         return Ok(link);
                     }
@@ -233,7 +233,7 @@ impl Client {
         self.snapshots.snapshot().usable_primary().is_some_and(|primary| primary.id == node)
     }
 
-    async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
+    pub(super) async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
         let shared = self.shared.clone();
         self.vigil().until(shared.cluster.wait_change(seen, until)).await.map(drop)
     }
@@ -284,14 +284,20 @@ impl Client {
         Ok((lease, waited))
     }
 
-    fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Link {
-        settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
+    async fn attach(&mut self, mut lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Result<Link, Denied> {
         self.registration.slot.set_busy(&lease.cancel_key, lease.node);
+        if self.registration.slot.unserved_cancels() != self.cancels_seen {
+            // It came while nobody was waiting for it, and clients say it but once.
+            self.release_slot().await;
+            lease.release(now);
+            return Err(Fault::Cancelled.into());
+        }
+        settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
         let mut link = Link::new(lease, role, self.session.startup.clone(), reason, now);
         if role == LinkRole::Primary {
             link.membership = self.shared.membership.get().cloned();
         }
-        link
+        Ok(link)
     }
 
     /// Sends the batches that a replica did not answer to another server.

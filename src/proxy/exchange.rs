@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
+use super::ending::{Ending, Pulse, put_pulse};
 use super::link::{CopyIn, Link, LinkRole};
 use super::scan::{Broken, Signal};
 use crate::net::Stream;
@@ -47,14 +48,6 @@ pub(super) enum Passing {
     Drop(usize),
 }
 
-/// Whether more can come from a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    Open,
-    /// It has said Terminate, and closed its side. What it asked for before that is done, as a server does it.
-    Goodbye,
-}
-
 /// One end has gone.
 #[derive(Debug)]
 pub(super) enum Gone {
@@ -72,6 +65,15 @@ pub(super) enum Moved {
     Signal(Signal),
     /// Everything has been sent and nothing is due.
     Quiet,
+}
+
+/// Who is to do something next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Nothing happens until the client sends something.
+    Clients,
+    /// What the client has asked for is going to be done, be there more from it or not.
+    Ours,
 }
 
 /// When to return.
@@ -103,20 +105,40 @@ impl Side {
         &self.input[self.kept..]
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        if self.ending == Ending::Goodbye || self.input.len() >= self.input_limit + self.kept {
-            return Poll::Pending;
+    fn poll_read(&mut self, turn: Turn, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        match (&mut self.ending, turn) {
+            (Ending::Open, _) if self.input.len() < self.input_limit + self.kept => {}
+            (Ending::Mute(_), Turn::Clients) => {
+                return Poll::Ready(Err(Gone::Client(io::ErrorKind::UnexpectedEof.into())));
+            }
+            _ => return Poll::Pending,
         }
-        match ready!(fill(&mut self.stream, &mut self.input, 1024, cx)) {
+        let error = match ready!(fill(&mut self.stream, &mut self.input, 1024, cx)) {
             Ok(n) => {
                 self.received += n as u64;
-                Poll::Ready(Ok(()))
+                return Poll::Ready(Ok(()));
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.has_goodbye() => {
-                self.ending = Ending::Goodbye;
-                Poll::Pending
+            Err(error) => error,
+        };
+        if error.kind() == io::ErrorKind::UnexpectedEof && self.has_goodbye() {
+            self.ending = Ending::Goodbye;
+        } else if error.kind() == io::ErrorKind::UnexpectedEof && turn == Turn::Ours {
+            self.ending = Ending::Mute(Pulse::start());
+            // Registers for the first one.
+            self.poll_pulse(None, cx);
+        } else {
+            return Poll::Ready(Err(Gone::Client(error)));
+        }
+        Poll::Pending
+    }
+
+    /// To a client that has closed its side.
+    fn poll_pulse(&mut self, link: Option<&Link>, cx: &mut Context<'_>) {
+        let Ending::Mute(pulse) = &mut self.ending else { return };
+        while pulse.poll_due(cx).is_ready() {
+            if self.output.is_empty() && link.is_none_or(|link| link.reply.is_between_messages()) {
+                put_pulse(&mut self.output);
             }
-            Err(error) => Poll::Ready(Err(Gone::Client(error))),
         }
     }
 
@@ -262,6 +284,7 @@ pub(super) fn poll_move(
                 return Poll::Ready(Ok(Moved::Input));
             }
         }
+        side.poll_pulse(link.as_deref(), cx);
         let was_full = link.as_deref().is_some_and(Link::is_full);
         side.write(link.as_deref_mut(), cx)?;
         // There may be room again for what the server has to say.
@@ -274,7 +297,8 @@ pub(super) fn poll_move(
         if link.as_deref().is_some_and(Link::knows_of_no_copy) {
             return Poll::Ready(Ok(Moved::Input));
         }
-        if let Poll::Ready(read) = side.poll_read(cx) {
+        let works = until == Until::Answered && !within_message && link.as_deref().is_some_and(Link::works);
+        if let Poll::Ready(read) = side.poll_read(if works { Turn::Ours } else { Turn::Clients }, cx) {
             read?;
             return Poll::Ready(Ok(Moved::Input));
         }
@@ -290,10 +314,11 @@ pub(super) fn poll_move(
 /// Safe, as [`poll_move`].
 pub(super) fn poll_attend(side: &mut Side, cx: &mut Context<'_>) -> Poll<Gone> {
     loop {
+        side.poll_pulse(None, cx);
         if let Err(gone) = side.write(None, cx) {
             return Poll::Ready(gone);
         }
-        if let Err(gone) = ready!(side.poll_read(cx)) {
+        if let Err(gone) = ready!(side.poll_read(Turn::Ours, cx)) {
             return Poll::Ready(gone);
         }
     }

@@ -4,13 +4,14 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::decide::sql::{Classified, Reason};
+use crate::decide::sql::{Classified, Depends, Reason};
 use crate::telemetry::Served;
 
 /// The verdict on a text, or on all texts of one shape.
 #[derive(Debug)]
 pub struct Judged {
     classified: Classified,
+    depends: Depends,
     /// By route: the primary, replicas.
     runs: [Runs; 2],
     /// Why the last one went where it went, as its place in `Reason::ALL`.
@@ -31,6 +32,11 @@ pub struct RunCount {
 }
 
 impl Judged {
+    /// What it depends on besides the text and the catalogue.
+    pub(super) fn depends(&self) -> Depends {
+        self.depends
+    }
+
     /// A batch that began with such a statement has been answered.
     pub(super) fn ran(&self, served: Served, reason: Reason, latency: Duration) {
         let runs = match served {
@@ -59,7 +65,12 @@ impl Judged {
 
 impl From<Classified> for Judged {
     fn from(classified: Classified) -> Self {
-        Judged { classified, runs: Default::default(), reason: AtomicUsize::new(Reason::Empty as usize) }
+        Judged {
+            depends: classified.depends(),
+            classified,
+            runs: Default::default(),
+            reason: AtomicUsize::new(Reason::Empty as usize),
+        }
     }
 }
 

@@ -193,6 +193,11 @@ impl Reply {
         }
     }
 
+    /// Whether what the client has been sent ends with a message's end, and nothing waits to be sent.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.writable() == 0 && (self.withhold == Withhold::Yes || !matches!(self.rest, Rest::Forward(_)))
+    }
+
     /// A batch is going to be sent, or a part of one; everything before it has been answered.
     pub(super) fn begin(&mut self, withhold: Withhold) {
         self.settled = self.passable;
@@ -357,6 +362,11 @@ impl Link {
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
             && self.copy_in == CopyIn::No
+    }
+
+    /// Whether the server is going to answer without anything more from the client.
+    pub(super) fn works(&self) -> bool {
+        !self.dues.is_empty() && self.copy_in == CopyIn::No && self.grant != Grant::ToEndOfBatch
     }
 
     /// COPY data came early, and everything has been answered without a COPY.

@@ -10,6 +10,7 @@ use super::client::Client;
 use super::fault::End;
 use super::judged::Judged;
 use super::session::{Deferred, Transaction};
+use super::vigil::Denied;
 use crate::config::Consistency;
 use crate::decide::position::Position;
 use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, SetScope, TransactionEnd, Verdict};
@@ -34,7 +35,14 @@ impl Client {
             return Ok(true);
         }
         if assessed.own && self.asks_for_position(batch) {
-            self.await_position().await;
+            match self.await_position().await {
+                Ok(()) => {}
+                Err(Denied::End(end)) => return Err(end),
+                Err(Denied::Fault(fault)) => {
+                    self.reject(batch, &fault.report());
+                    return Ok(true);
+                }
+            }
         }
         let input = std::mem::take(&mut self.side.input);
         let answered = self.answer_frames(&input[..batch.len], batch, assessed);
@@ -58,16 +66,17 @@ impl Client {
     }
 
     /// Waits until a position that covers what the session wrote is known, which takes one question to the primary.
-    async fn await_position(&mut self) {
+    async fn await_position(&mut self) -> Result<(), Denied> {
         let until = Instant::now() + POSITION_WAIT;
         while self.session.has_run {
             let snapshot = self.snapshots.snapshot().clone();
             if self.session.freshness.position(&snapshot).is_some() || Instant::now() >= until {
-                return;
+                break;
             }
             self.shared.cluster.want_mark();
-            self.shared.cluster.wait_change(&snapshot, until).await;
+            self.wait_change(&snapshot, until).await?;
         }
+        Ok(())
     }
 
     fn answer_frames(&mut self, bytes: &[u8], batch: Batch, assessed: &Assessed) -> Result<bool, End> {

@@ -46,8 +46,8 @@ impl Recipe for CatalogueRecipe {
         CatalogueQuery::ALL.iter().map(|query| query.sql()).collect()
     }
 
-    fn build(&self, answers: &[Vec<Box<TextRow>>]) -> Result<Loaded, String> {
-        let mut builder = Catalogue::builtin().rebuild();
+    fn build(&self, answers: &[Vec<Box<TextRow>>], before: &Loaded) -> Result<Loaded, String> {
+        let mut builder = before.catalogue.rebuild();
         for (query, rows) in CatalogueQuery::ALL.into_iter().zip(answers) {
             for row in rows {
                 let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
@@ -55,7 +55,7 @@ impl Recipe for CatalogueRecipe {
             }
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        Ok(Loaded { catalogue: builder.finish(&self.lists), generation })
+        Ok(Loaded { catalogue: builder.finish(&self.lists).after(&before.catalogue), generation })
     }
 
     /// As long as the catalogue says the same, verdicts hold, and what has been learnt.

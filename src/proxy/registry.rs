@@ -30,8 +30,10 @@ pub(super) struct Slot {
     state: Mutex<State>,
     /// Told when the last CancelRequest on its way has arrived.
     cancels_done: Notify,
-    /// Told of a CancelRequest that comes while the session waits for a server connection.
+    /// Told of a CancelRequest that finds the session without a server connection.
     cancel: Notify,
+    /// How many there have been of those.
+    unserved: AtomicU32,
 }
 
 /// Protocol 3.0 has room for four bytes; 3.2 for more.
@@ -154,6 +156,7 @@ impl Registry {
             state: Mutex::default(),
             cancels_done: Notify::new(),
             cancel: Notify::new(),
+            unserved: AtomicU32::new(0),
         });
         sessions.insert(pid, slot.clone());
         drop(sessions);
@@ -165,10 +168,7 @@ impl Registry {
     pub(super) async fn cancel(&self, pid: u32, key: &[u8]) -> Addressee {
         let slot = self.lock().get(&pid).cloned();
         let Some(slot) = slot.filter(|slot| slot.has_key(key)) else { return Addressee::Unknown };
-        let Some(target) = slot.begin_cancel() else {
-            slot.cancel.notify_waiters();
-            return Addressee::Here;
-        };
+        let Some(target) = slot.begin_cancel() else { return Addressee::Here };
         let arriving = Arriving(slot);
         if let Err(error) = target.send().await {
             tracing::debug!(pid, %error, "a cancel request did not reach the server");
@@ -221,12 +221,23 @@ impl Slot {
         }
     }
 
-    /// Waits for a CancelRequest that finds the session without a server connection.
+    /// How many CancelRequests have found the session without a server connection. They mean the statement that it waits with, if it waits with any.
+    pub(super) fn unserved_cancels(&self) -> u32 {
+        self.unserved.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a CancelRequest that finds the session without a server connection; `seen` of them were there before its statement.
     ///
     /// # Cancel safety
     /// Safe.
-    pub(super) async fn cancelled(&self) {
-        self.cancel.notified().await;
+    pub(super) async fn cancelled(&self, seen: u32) {
+        loop {
+            let told = self.cancel.notified();
+            if self.unserved_cancels() != seen {
+                return;
+            }
+            told.await;
+        }
     }
 
     pub(super) fn set_rest(&self, rest: Rest) {
@@ -246,7 +257,12 @@ impl Slot {
 
     fn begin_cancel(&self) -> Option<Arc<CancelKey>> {
         let mut state = self.lock();
-        let key = state.busy_with.clone()?;
+        let Some(key) = state.busy_with.clone() else {
+            // Under the lock, so that whoever sets the session busy afterwards sees it.
+            self.unserved.fetch_add(1, Ordering::Relaxed);
+            self.cancel.notify_waiters();
+            return None;
+        };
         state.cancels_in_flight += 1;
         Some(key)
     }

@@ -64,7 +64,8 @@ impl Link {
             match header.tag {
                 b::PARAMETER_STATUS if !whole => return Ok(None),
                 b::PARAMETER_STATUS => self.on_parameter(header, reported)?,
-                b::NOTICE_RESPONSE if header.body <= ERROR_MAX && !whole => return Ok(None),
+                // They come at any time: pgpilot says nothing in their midst.
+                b::NOTICE_RESPONSE | b::NOTIFICATION_RESPONSE if header.body <= ERROR_MAX && !whole => return Ok(None),
                 b::NOTICE_RESPONSE if whole && self.tells_of_unconfirmed_commit(header)? => self.deny_commit(header),
                 b::NOTICE_RESPONSE | b::NOTIFICATION_RESPONSE => self.pass_on(header, available),
                 b::ERROR_RESPONSE if header.body <= ERROR_MAX && !whole => return Ok(None),

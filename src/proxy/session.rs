@@ -128,6 +128,17 @@ impl Session {
         self.texts = if lexed_otherwise || ambiguous { Texts::Opaque } else { Texts::Legible };
     }
 
+    /// Who statements run as: `user` has logged in.
+    pub(super) fn role<'a>(&'a self, user: &'a str) -> &'a str {
+        let taken = self.settings.get("role").filter(|role| *role != "none");
+        taken.or_else(|| self.settings.get("session_authorization")).unwrap_or(user)
+    }
+
+    /// The `search_path`, if the session has set it, or the server reports it, as PostgreSQL 18 does.
+    pub(super) fn search_path(&self) -> Option<&str> {
+        self.settings.get("search_path").or_else(|| self.reported.get("search_path"))
+    }
+
     /// What the names in a statement mean depends on these: two sessions share a prepared statement only if they agree.
     pub(super) fn naming_context(&self) -> String {
         // Names are looked up, and literals turned into values, when a statement is parsed: by settings of which nobody has the complete list.

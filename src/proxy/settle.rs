@@ -338,15 +338,13 @@ impl Client {
         if let Some(link) = self.link.take() {
             self.abandon(link).await;
         }
-        let goodbye = async {
-            let Side { stream, output, .. } = &mut self.side;
-            while !output.is_empty() {
-                stream.write_buf(output).await?;
-            }
-            stream.shutdown().await
-        };
-        // A client that does not read is not waited for.
-        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        let Side { stream, output, .. } = &mut self.side;
+        let patience = if matches!(end, End::Left) { LAST_WORDS } else { GOODBYE };
+        while !output.is_empty() {
+            // A client that does not read is not waited for.
+            let Ok(Ok(_)) = tokio::time::timeout(patience, stream.write_buf(output)).await else { break };
+        }
+        let _ = tokio::time::timeout(GOODBYE, stream.shutdown()).await;
         match end {
             End::Left => tracing::debug!(user = %self.who.user, "client left"),
             end => {
@@ -396,6 +394,8 @@ impl Client {
 }
 
 const GOODBYE: Duration = Duration::from_secs(1);
+/// What a client had asked for before it left is worth more patience.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// A client that owes so much reading is not served further.
 const OUTPUT_MAX: usize = 64 * 1024;
 

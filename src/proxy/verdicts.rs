@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::{DefaultHashBuilder, Equivalent, Weighter, sync::Cache};
 
+use super::contexts::{ANYBODY, Contexts, SessionContext};
 use super::judged::{Judged, RunCount};
 use super::recent::Recent;
 use super::recipe::{Loaded, lists};
 use crate::cluster::catalogue::Database;
 use crate::config::Routing;
 use crate::decide::sql::{
-    Catalogue, Classified, Facts, FunctionLists, Intent, Reason, Shape, Verdict, classify, outline, shape,
+    Asker, Catalogue, Classified, Depends, Facts, FunctionLists, Intent, Reason, Shape, Verdict, classify, outline,
+    shape,
 };
 use crate::telemetry::{Count, Lookup, Metrics};
 
@@ -29,6 +31,7 @@ pub struct Verdicts {
     database: Arc<Database<Loaded>>,
     lists: FunctionLists,
     max_parse: usize,
+    contexts: Contexts,
     /// Grows when a single verdict was wrong.
     lessons: AtomicU64,
     metrics: Arc<Metrics>,
@@ -41,10 +44,11 @@ enum Form {
     Shape,
 }
 
-/// A text, or a shape, under a generation.
+/// A text, or a shape, under a generation; and in a context, where the verdict depends on one.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     generation: u64,
+    context: u32,
     form: Form,
     bytes: Box<[u8]>,
 }
@@ -52,19 +56,23 @@ struct Key {
 #[derive(Hash, Clone, Copy)]
 struct KeyRef<'a> {
     generation: u64,
+    context: u32,
     form: Form,
     bytes: &'a [u8],
 }
 
 impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
-        self.generation == key.generation && self.form == key.form && *self.bytes == *key.bytes
+        self.generation == key.generation
+            && self.context == key.context
+            && self.form == key.form
+            && *self.bytes == *key.bytes
     }
 }
 
 impl KeyRef<'_> {
     fn keep(self) -> Key {
-        Key { generation: self.generation, form: self.form, bytes: self.bytes.into() }
+        Key { generation: self.generation, context: self.context, form: self.form, bytes: self.bytes.into() }
     }
 }
 
@@ -129,39 +137,55 @@ impl Verdicts {
             cache: Cache::with(items, bytes, Weight, Default::default(), Default::default()),
             database,
             lists: lists(routing),
+            contexts: Contexts::default(),
             max_parse: usize::try_from(routing.max_parse.0).unwrap_or(usize::MAX),
             lessons: AtomicU64::new(0),
             metrics,
         }
     }
 
-    /// The verdict on a text as it came from a client.
+    /// The verdict on a text as it came from a client, whoever that is.
     pub fn of(&self, text: &[u8]) -> Arc<Judged> {
+        let (judged, lookup) = self.look_up(text, &self.database.read(), ANYBODY, Asker::default());
+        self.metrics.count(Count::Verdict(lookup));
+        judged
+    }
+
+    /// The verdict on a text of this session's.
+    pub(super) fn of_session(&self, text: &[u8], session: &SessionContext<'_>) -> Arc<Judged> {
         let loaded = self.database.read();
-        let exact = KeyRef { generation: loaded.generation, form: Form::Text, bytes: text };
+        let (mut judged, mut lookup) = self.look_up(text, &loaded, ANYBODY, Asker::default());
+        if !judged.depends().is_empty() {
+            let known = session.known(judged.depends(), &loaded.catalogue);
+            if let Some(context) = self.contexts.number(&known) {
+                (judged, lookup) = self.look_up(text, &loaded, context, known.asker());
+            }
+        }
+        self.metrics.count(Count::Verdict(lookup));
+        judged
+    }
+
+    fn look_up(&self, text: &[u8], loaded: &Loaded, context: u32, asker: Asker<'_>) -> (Arc<Judged>, Lookup) {
+        let exact = KeyRef { generation: loaded.generation, context, form: Form::Text, bytes: text };
         if let Some(known) = self.cache.get(&exact) {
-            self.metrics.count(Count::Verdict(Lookup::Hit));
-            return known;
+            return (known, Lookup::Hit);
         }
         if text.len() > self.max_parse {
-            self.metrics.count(Count::Verdict(Lookup::Miss));
-            return self.judge(text, &loaded.catalogue);
+            return (self.judge(text, &loaded.catalogue, asker), Lookup::Miss);
         }
-        let judged = with_shape(text, |shape| {
+        let found = with_shape(text, |shape| {
             let key = shape.map(|bytes| KeyRef { form: Form::Shape, bytes, ..exact });
             if let Some(known) = key.and_then(|key| self.cache.get(&key)) {
-                self.metrics.count(Count::Verdict(Lookup::Shape));
-                return known;
+                return (known, Lookup::Shape);
             }
-            self.metrics.count(Count::Verdict(Lookup::Miss));
-            let judged = self.judge(text, &loaded.catalogue);
-            if let Some(key) = key {
+            let judged = self.judge(text, &loaded.catalogue, asker);
+            if let Some(key) = key.filter(|_| !judged.depends().contains(Depends::LITERALS)) {
                 self.keep_if_met(key, &judged);
             }
-            judged
+            (judged, Lookup::Miss)
         });
-        self.keep_if_met(exact, &judged);
-        judged
+        self.keep_if_met(exact, &found.0);
+        found
     }
 
     fn keep_if_met(&self, key: KeyRef<'_>, judged: &Arc<Judged>) {
@@ -170,9 +194,9 @@ impl Verdicts {
         }
     }
 
-    fn judge(&self, text: &[u8], catalogue: &Catalogue) -> Arc<Judged> {
+    fn judge(&self, text: &[u8], catalogue: &Catalogue, asker: Asker<'_>) -> Arc<Judged> {
         let classified = match std::str::from_utf8(text) {
-            Ok(text) => classify(text, &Facts { catalogue, overrides: &self.lists, max_parse: self.max_parse }),
+            Ok(text) => classify(text, &Facts { asker, ..Facts::new(catalogue, &self.lists, self.max_parse) }),
             Err(_) => Classified::opaque(Reason::Encoding),
         };
         let has = |reason| classified.statements.iter().any(|verdict| verdict.reason == reason);
@@ -190,12 +214,18 @@ impl Verdicts {
     /// the text without its literals.
     pub fn learn_refused(&self, text: &[u8]) -> String {
         let learn = |statement: &Verdict| match statement.intent {
-            Intent::Read => Verdict { intent: Intent::Write, reason: Reason::Learned, ..statement.clone() },
-            _ => statement.clone(),
+            Intent::Read => Verdict {
+                intent: Intent::Write,
+                reason: Reason::Learned,
+                depends: Depends::empty(),
+                ..statement.clone()
+            },
+            _ => Verdict { depends: Depends::empty(), ..statement.clone() },
         };
         let verdict = Classified { statements: self.of(text).statements.iter().map(learn).collect() };
         let verdict = Arc::new(verdict.into());
-        let exact = KeyRef { generation: self.database.read().generation, form: Form::Text, bytes: text };
+        let generation = self.database.read().generation;
+        let exact = KeyRef { generation, context: ANYBODY, form: Form::Text, bytes: text };
         with_shape(text, |shape| {
             if let Some(bytes) = shape {
                 self.cache.insert(KeyRef { form: Form::Shape, bytes, ..exact }.keep(), Arc::clone(&verdict));

@@ -16,6 +16,7 @@ pub(super) struct Vigil<'a> {
     side: &'a mut Side,
     slot: &'a Slot,
     shutdown: &'a mut Watch,
+    cancels_seen: u32,
 }
 
 /// Why a statement that waited is not going to run.
@@ -32,7 +33,8 @@ impl<T: Into<Fault>> From<T> for Denied {
 
 impl Client {
     pub(super) fn vigil(&mut self) -> Vigil<'_> {
-        Vigil { side: &mut self.side, slot: &self.registration.slot, shutdown: &mut self.shutdown }
+        let Self { side, registration, shutdown, cancels_seen, .. } = self;
+        Vigil { side, slot: &registration.slot, shutdown, cancels_seen: *cancels_seen }
     }
 }
 
@@ -47,11 +49,11 @@ impl Vigil<'_> {
         if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(what.as_mut().poll(cx))).await {
             return Ok(done);
         }
-        let Self { side, slot, shutdown } = self;
+        let Self { side, slot, shutdown, cancels_seen } = self;
         tokio::select! {
             biased;
             done = what => Ok(done),
-            () = slot.cancelled() => Err(Fault::Cancelled.into()),
+            () = slot.cancelled(cancels_seen) => Err(Fault::Cancelled.into()),
             gone = poll_fn(|cx| poll_attend(side, cx)) => Err(Denied::End(match gone {
                 Gone::Client(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => End::ClientLost(error),
                 _ => End::Left,

@@ -91,6 +91,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 skipping: false,
                 pass: None,
                 shutdown,
+                cancels_seen: 0,
                 who,
                 shared: shared.clone(),
             };

@@ -166,11 +166,6 @@ pub fn put_terminate(out: &mut BytesMut) {
     out.put_slice(&[TERMINATE, 0, 0, 0, 4]);
 }
 
-/// A PasswordMessage, SASLInitialResponse or SASLResponse with the given body.
-pub fn put_password(out: &mut BytesMut, body: &[u8]) {
-    put(out, PASSWORD, |out| out.put_slice(body));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -40,7 +40,7 @@ async def logging_in():
     for tls in ("disable", "require", context):
         connection = await connect(ssl=tls)
         equal(await connection.fetchval("SELECT current_user"), os.environ["PGUSER"])
-        equal(connection.get_server_version().major >= 15, True)
+        equal(connection.get_server_version().major >= 14, True)
         await connection.close()
     await fails("28P01", connect(password="wrong"))
     await fails("3D000", connect(database="nowhere"))

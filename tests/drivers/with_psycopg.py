@@ -48,7 +48,7 @@ def logging_in():
     with connect() as connection:
         equal(connection.info.encoding, "utf-8")
         equal(connection.info.user, os.environ["PGUSER"])
-        equal(connection.info.server_version >= 150000, True)
+        equal(connection.info.server_version >= 140000, True)
         equal(one(connection, "SELECT current_user"), os.environ["PGUSER"])
     for more in ({"sslmode": "require"}, {"sslmode": "verify-full", "channel_binding": "require"}):
         with connect(host="localhost", hostaddr=os.environ["PGHOST"], **more) as connection:

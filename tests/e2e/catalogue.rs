@@ -18,7 +18,7 @@ impl Recipe for Functions {
         vec!["SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace", "SELECT NULL, 'x'"]
     }
 
-    fn build(&self, answers: &[Vec<Box<TextRow>>]) -> Result<Self::Value, String> {
+    fn build(&self, answers: &[Vec<Box<TextRow>>], _before: &Self::Value) -> Result<Self::Value, String> {
         let [functions, constant] = answers else { return Err(format!("{answers:?}")) };
         assert_eq!(constant[0].as_ref(), [None, Some("x".to_owned())]);
         functions.iter().map(|row| row[0].clone().ok_or("NULL".to_owned())).collect()

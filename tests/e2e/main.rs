@@ -10,6 +10,7 @@ mod catalogue;
 mod consistency;
 mod drivers;
 mod failover;
+mod growth;
 mod hooks;
 mod local;
 mod operating;

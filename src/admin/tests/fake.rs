@@ -138,7 +138,7 @@ impl Sources for Fake {
 
     fn classify(&self, sql: &str, _database: &str) -> Classified {
         let (catalogue, overrides) = (Catalogue::builtin(), FunctionLists::default());
-        classify(sql, &Facts { catalogue: &catalogue, overrides: &overrides, max_parse: 1 << 16 })
+        classify(sql, &Facts::new(&catalogue, &overrides, 1 << 16))
     }
 
     fn shapes(&self) -> Vec<ShapeRow> {

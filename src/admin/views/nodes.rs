@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::admin::sources::Sources;
 use crate::admin::table::{Column, Value, flag, integer, number, text};
-use crate::decide::route::{NodeView, Role, Snapshot, State, is_in_service};
+use crate::decide::route::{Excess, NodeView, Role, Snapshot, State, is_in_service};
 
 pub(super) const NODES: &[Column] = &[
     text("node"),
@@ -77,11 +77,16 @@ pub(super) const LAG: &[Column] = &[
     number("measured_ms_ago"),
     number("max_lag_ms"),
     number("lag_recovery_ms"),
+    integer("max_lag_bytes"),
+    integer("lag_recovery_bytes"),
+    // What keeps reads from it, as far as that is its lag.
+    text("over"),
 ];
 
 pub(super) fn lag(sources: &dyn Sources) -> Vec<Vec<Value>> {
-    let (snapshot, config, now) = (sources.snapshot(), sources.config(), Instant::now());
+    let (snapshot, now) = (sources.snapshot(), Instant::now());
     let row = |node: &NodeView| {
+        let limits = node.limits;
         let measured = node.position.map(|sample| now.saturating_duration_since(sample.asked_at));
         vec![
             node.name.to_string().into(),
@@ -93,8 +98,11 @@ pub(super) fn lag(sources: &dyn Sources) -> Vec<Vec<Value>> {
             node.position.map(|sample| sample.lsn.to_string()).into(),
             node.position.map(|sample| sample.timeline.0).into(),
             millis(measured).into(),
-            millis(Some(config.routing.max_lag)).into(),
-            millis(Some(config.routing.lag_recovery)).into(),
+            millis(Some(limits.max)).into(),
+            millis(Some(limits.recovery)).into(),
+            limits.bytes.map(|bytes| bytes.max.0).into(),
+            limits.bytes.map(|bytes| bytes.recovery.0).into(),
+            node.excess().map(Excess::label).into(),
         ]
     };
     present(&snapshot).filter(|node| node.role != Role::Primary).map(row).collect()

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::admin::table::{Column, Value, text};
 use crate::config::{
-    Admin, Auth, AuthQuery, AuthRule, ClientTls, Clients, Config, Coordination, Database, Failover, Health, Listen,
-    Log, Metrics, Node, Pool, Routing, Secret, ServerTls, User, show_duration,
+    Admin, Auth, AuthQuery, AuthRule, ClientTls, Clients, Config, Coordination, Database, Failover, Health, LagLimits,
+    Listen, Log, Metrics, Node, Pool, Routing, Secret, ServerTls, User, Zone, show_duration,
 };
 
 pub(super) const CONFIG: &[Column] = &[text("key"), text("value")];
@@ -25,6 +25,7 @@ pub(super) fn config(config: &Config) -> Vec<Vec<Value>> {
         failover,
         coordination,
         nodes,
+        zones,
         users,
         databases,
         log,
@@ -50,6 +51,7 @@ pub(super) fn config(config: &Config) -> Vec<Vec<Value>> {
     failing_over(&mut list, failover);
     coordination.iter().for_each(|it| coordinating(&mut list, it));
     nodes.iter().for_each(|it| node(&mut list, it));
+    zones.iter().for_each(|Zone { name, lag }| list.lag(&format!("zones.{name}"), *lag));
     users.iter().for_each(|it| user(&mut list, it));
     databases.iter().for_each(|it| database(&mut list, it));
     list.0
@@ -81,6 +83,14 @@ impl List {
     fn all(&mut self, key: impl Into<String>, values: impl IntoIterator<Item = impl Display>) {
         let values: Vec<_> = values.into_iter().map(|value| value.to_string()).collect();
         self.put(key, values.join(", "));
+    }
+
+    fn lag(&mut self, section: &str, limits: LagLimits) {
+        let LagLimits { max, recovery, bytes } = limits;
+        self.time(&format!("{section}.max_lag"), max);
+        self.time(&format!("{section}.lag_recovery"), recovery);
+        self.maybe(format!("{section}.max_lag_bytes"), bytes.map(|bytes| bytes.max));
+        self.maybe(format!("{section}.lag_recovery_bytes"), bytes.map(|bytes| bytes.recovery));
     }
 
     fn secret(&mut self, key: impl Into<String>, value: Option<&Secret>) {
@@ -177,8 +187,7 @@ fn routes(list: &mut List, routing: &Routing) {
     let Routing {
         mode,
         consistency,
-        max_lag,
-        lag_recovery,
+        lag,
         on_all_lagging,
         replica_wait,
         primary_wait,
@@ -193,8 +202,7 @@ fn routes(list: &mut List, routing: &Routing) {
     } = routing;
     list.word("routing.mode", mode);
     list.word("routing.consistency", consistency);
-    list.time("routing.max_lag", *max_lag);
-    list.time("routing.lag_recovery", *lag_recovery);
+    list.lag("routing", *lag);
     list.word("routing.on_all_lagging", on_all_lagging);
     list.time("routing.replica_wait", *replica_wait);
     list.time("routing.primary_wait", *primary_wait);
@@ -275,7 +283,7 @@ fn coordinating(list: &mut List, coordination: &Coordination) {
 }
 
 fn node(list: &mut List, node: &Node) {
-    let Node { name, host, port, zone, weight, priority, replication_host, replication_port, tls } = node;
+    let Node { name, host, port, zone, weight, priority, replication_host, replication_port, lag, tls } = node;
     list.put(format!("nodes.{name}.host"), host);
     list.put(format!("nodes.{name}.port"), port);
     list.maybe(format!("nodes.{name}.zone"), zone.as_ref());
@@ -283,6 +291,7 @@ fn node(list: &mut List, node: &Node) {
     list.put(format!("nodes.{name}.priority"), priority);
     list.maybe(format!("nodes.{name}.replication_host"), replication_host.as_ref());
     list.maybe(format!("nodes.{name}.replication_port"), replication_port.as_ref());
+    list.lag(&format!("nodes.{name}"), *lag);
     let ServerTls { mode, ca, certificate, key } = tls;
     list.word(format!("nodes.{name}.tls.mode"), mode);
     for (what, path) in [("ca", ca), ("certificate", certificate), ("key", key)] {

@@ -2,6 +2,7 @@
 
 mod coordination;
 mod failover;
+mod lag;
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -10,15 +11,14 @@ use std::path::PathBuf;
 
 use crate::config::problem::{Findings, Place};
 use crate::config::resolved::*;
-use crate::config::scalar::{Host, Positive};
-use crate::config::units::show_duration;
+use crate::config::scalar::Host;
 use crate::config::value::At;
 use crate::config::written::{self, Root};
 
 /// Reports every contradiction of the file. `config` is what it resolves to so far.
 pub(in crate::config) fn check(root: &Root, config: &Config, findings: &mut Findings<'_>) {
     limits(root, findings);
-    lag(&root.routing, findings);
+    lag::check(root, findings);
     functions(&root.routing, findings);
     zone(root, findings);
     addresses(root, findings);
@@ -51,17 +51,6 @@ fn limits(root: &Root, findings: &mut Findings<'_>) {
     }
 }
 
-fn lag(routing: &written::Routing, findings: &mut Findings<'_>) {
-    let max = &routing.max_lag;
-    let Some(Positive(recovery)) = routing.lag_recovery.value else { return };
-    if recovery > max.value.0 {
-        findings.contradiction(&[routing.lag_recovery.place, max.place], || {
-            let (recovery, max) = (show_duration(recovery), show_duration(max.value.0));
-            format!("routing.lag_recovery is {recovery}, above routing.max_lag, {max}; a replica would come back before it left")
-        });
-    }
-}
-
 fn functions(routing: &written::Routing, findings: &mut Findings<'_>) {
     for function in &routing.replica_functions.value.0 {
         if routing.primary_functions.value.0.iter().any(|other| other.value.eq_ignore_ascii_case(&function.value)) {
@@ -73,9 +62,12 @@ fn functions(routing: &written::Routing, findings: &mut Findings<'_>) {
 }
 
 fn zone(root: &Root, findings: &mut Findings<'_>) {
-    let Some(zone) = &root.routing.zone.value else { return };
-    if !root.nodes.0.iter().any(|node| node.zone.value.as_ref() == Some(zone)) {
-        findings.warning(&[root.routing.zone.place], format!("routing.zone: no node is in the zone {zone:?}"));
+    let sections = root.zones.iter().map(|zone| ("zones.name", &zone.name));
+    for (key, at) in std::iter::once(("routing.zone", &root.routing.zone)).chain(sections) {
+        let Some(zone) = &at.value else { continue };
+        if !root.nodes.0.iter().any(|node| node.zone.value.as_ref() == Some(zone)) {
+            findings.warning(&[at.place], format!("{key}: no node is in the zone {zone:?}"));
+        }
     }
 }
 
@@ -154,6 +146,8 @@ fn names(root: &Root, findings: &mut Findings<'_>) {
     twice(nodes, findings, |name| format!("nodes: the name {:?} is there twice", name.as_str()));
     let users = root.users.iter().filter_map(|user| entry(&user.name));
     twice(users, findings, |name| format!("users: the user {name:?} is there twice"));
+    let zones = root.zones.iter().filter_map(|zone| entry(&zone.name));
+    twice(zones, findings, |name| format!("zones: the zone {name:?} is there twice"));
     let databases = root.databases.iter().filter_map(|database| entry(&database.name));
     twice(databases.clone(), findings, |name| format!("databases: the database {name:?} is there twice"));
     for (_, place) in databases.filter(|(name, _)| *name == ADMIN_DATABASE) {

@@ -99,7 +99,7 @@ fn every_example_is_a_valid_value() {
             let text = match path {
                 "" => format!("{line}{}", super::NODE),
                 "nodes" => format!("[[nodes]]\n{line}"),
-                "auth.rules" | "users" | "databases" => format!("{}[[{path}]]\n{line}", super::NODE),
+                "auth.rules" | "users" | "databases" | "zones" => format!("{}[[{path}]]\n{line}", super::NODE),
                 _ => format!("{}[{path}]\n{line}", super::NODE),
             };
             // What is missing beside it, and files that are not there, are not about the value's form.

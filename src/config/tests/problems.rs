@@ -120,7 +120,7 @@ fn unknown_keys() {
         "[pool]\nmax-server-connection = 1",
         "6:1: unknown key pool.max-server-connection; did you mean max_server_connections?",
     );
-    one("", "[pool]\nmax_lag = \"1s\"", "6:1: unknown key pool.max_lag; it belongs to [routing]");
+    one("", "[pool]\nmax_lag = \"1s\"", "6:1: unknown key pool.max_lag; it belongs to [nodes], [zones] or [routing]");
     one(
         "max_server_connections = 5",
         "",
@@ -172,6 +172,31 @@ fn contradictions_between_limits() {
         "",
         "[routing]\nlag_recovery = \"3s\"",
         "6:16: routing.lag_recovery is 3s, above routing.max_lag, 1s; a replica would come back before it left",
+    );
+    one(
+        "",
+        "max_lag = \"2s\"\nlag_recovery = \"2500ms\"",
+        "6:16: nodes.lag_recovery is 2500ms, above nodes.max_lag, 2s; a replica would come back before it left",
+    );
+    one(
+        "",
+        "zone = \"b\"\nlag_recovery_bytes = \"2KiB\"\n[[zones]]\nname = \"b\"\nmax_lag_bytes = \"1KiB\"",
+        "6:22: nodes.lag_recovery_bytes is 2KiB, above zones.max_lag_bytes, 1KiB; a replica would come back before it left",
+    );
+    one(
+        "",
+        "[routing]\nlag_recovery_bytes = \"2KiB\"",
+        "6:22: routing.lag_recovery_bytes needs max_lag_bytes, there or in routing",
+    );
+    one(
+        "",
+        "max_lag_bytes = \"0B\"",
+        "5:17: nodes.max_lag_bytes: found \"0B\", expected a size above zero with its unit, as in \"64KiB\" or \"16MiB\"",
+    );
+    one(
+        "",
+        "zone = \"b\"\n[[zones]]\nname = \"b\"\n[[zones]]\nname = \"b\"",
+        "9:8: zones: the zone \"b\" is there twice",
     );
     one(
         "",
@@ -353,7 +378,7 @@ fn columns_count_characters() {
     one("zähler = { ä = 1 }", "", "1:2: not TOML: invalid unquoted key, expected letters, numbers, `-`, `_`");
     assert_eq!(
         problems(&format!("\"ü\" = 1\n{NODE}zone = 'ä'; x = 1\n"))[0],
-        "1:1: unknown key ü; expected one of listen, workers, drain_timeout, passfile, nodes, server_tls, health, failover, coordination, auth, users, databases, routing, pool, clients, tls, admin, metrics, log"
+        "1:1: unknown key ü; expected one of listen, workers, drain_timeout, passfile, nodes, zones, server_tls, health, failover, coordination, auth, users, databases, routing, pool, clients, tls, admin, metrics, log"
     );
     assert_eq!(
         problems("nodes = [{ name = 'ääää', host = 1 }]")[1],

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::*;
-use super::{NODE, parse, with_node};
+use super::{NODE, parse, warnings, with_node};
 
 #[test]
 fn defaults() {
@@ -15,8 +15,8 @@ fn defaults() {
     assert_eq!(config.pool.max_server_connections, 50);
     assert_eq!(config.pool.checkout_timeout, Duration::from_secs(5));
     assert_eq!(config.routing.consistency, Consistency::Session);
-    assert_eq!(config.routing.max_lag, Duration::from_secs(1));
-    assert_eq!(config.routing.lag_recovery, Duration::from_millis(500));
+    assert_eq!(config.routing.lag.max, Duration::from_secs(1));
+    assert_eq!(config.routing.lag.recovery, Duration::from_millis(500));
     assert_eq!(config.routing.on_all_lagging, OnAllLagging::Primary);
     assert_eq!(config.routing.replica_wait, Duration::ZERO);
     assert_eq!(config.auth.rules.len(), 1);
@@ -49,7 +49,7 @@ fn a_file_with_most_of_it() {
     assert_eq!(config.nodes[1].tls, ServerTls { mode: SslMode::Require, ..config.nodes[0].tls.clone() });
     assert_eq!(config.nodes[1].tls.ca, Some("Cargo.toml".into()));
     assert_eq!((config.nodes[0].zone.as_deref(), config.nodes[0].weight, config.nodes[1].port), (Some("z"), 0, 6432));
-    assert_eq!(config.routing.lag_recovery, Duration::from_secs(1));
+    assert_eq!(config.routing.lag.recovery, Duration::from_secs(1));
     assert_eq!(config.routing.primary_functions, ["app.*", "f"]);
     assert_eq!(config.routing.cache, ByteSize(0));
     let rule = &config.auth.rules[0];
@@ -87,4 +87,38 @@ fn what_a_reload_cannot_change() {
         old.changes_needing_restart(&parse(&new).unwrap()),
         ["listen", "workers", "metrics.listen", "admin.socket", "failover.state_file"]
     );
+}
+
+#[test]
+fn limits_of_lag_are_the_nodes_the_zones_and_everybodys() {
+    let text = "[routing]\nmax_lag = \"2s\"\nlag_recovery = \"500ms\"\nmax_lag_bytes = \"1MiB\"\n\
+        [[nodes]]\nname = \"a\"\nhost = \"h1\"\n\
+        [[nodes]]\nname = \"b\"\nhost = \"h2\"\nzone = \"far\"\n\
+        [[nodes]]\nname = \"c\"\nhost = \"h3\"\nzone = \"far\"\nmax_lag = \"1m\"\nlag_recovery_bytes = \"3MiB\"\n\
+        [[nodes]]\nname = \"d\"\nhost = \"h4\"\nzone = \"near\"\nlag_recovery = \"1s\"\n\
+        [[zones]]\nname = \"far\"\nmax_lag = \"10s\"\nmax_lag_bytes = \"4MiB\"\n";
+    let config = parse(text).unwrap();
+    let limits = |max, recovery, max_bytes: u64, recovery_bytes: u64| LagLimits {
+        max: Duration::from_millis(max),
+        recovery: Duration::from_millis(recovery),
+        bytes: Some(ByteLimits { max: ByteSize(max_bytes << 10), recovery: ByteSize(recovery_bytes << 10) }),
+    };
+    let of_nodes: Vec<_> = config.nodes.iter().map(|node| node.lag).collect();
+    assert_eq!(
+        of_nodes,
+        [
+            limits(2_000, 500, 1024, 512),
+            limits(10_000, 5_000, 4096, 2048),
+            limits(60_000, 30_000, 4096, 3072),
+            limits(2_000, 1_000, 1024, 512)
+        ]
+    );
+    assert_eq!(config.zones, [Zone { name: "far".into(), lag: of_nodes[1] }]);
+    assert_eq!(parse(&with_node("", "")).unwrap().nodes[0].lag, LagLimits::by_time(ms(1000), ms(500)));
+    let unknown = parse(&with_node("", "[[zones]]\nname = \"b\"")).unwrap();
+    assert_eq!(warnings(&unknown)[0], "6:8: zones.name: no node is in the zone \"b\"");
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
 }

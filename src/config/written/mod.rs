@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use super::problem::Findings;
 use super::resolved::Listen;
-use super::scalar::{Positive, Whole};
+use super::scalar::{Positive, PositiveSize, Whole};
 use super::scope::{Child, Scope, Several};
 use super::section::{Absent, Nested, Opt, Section, Written, absent, field, section};
 use super::value::{At, OneOrMore, Value};
@@ -20,7 +20,7 @@ use super::value::{At, OneOrMore, Value};
 pub(super) use access::{Admin, Auth, AuthQuery, Rule, Tls};
 pub(super) use coordination::Coordination;
 pub(super) use failover::Failover;
-pub(super) use servers::{Database, Health, Node, ServerTls, User};
+pub(super) use servers::{Database, Health, Node, ServerTls, User, Zone};
 pub(super) use serving::{Clients, Log, Metrics, Pool, Routing};
 
 section! {
@@ -31,6 +31,7 @@ section! {
     /// this file. An unknown key is an error.
     Root [
         nodes: Several<Node>,
+        zones: Vec<Zone>,
         server_tls: ServerTls,
         health: Health,
         failover: Failover,

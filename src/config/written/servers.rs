@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::resolved::{Consistency, PoolMode, SslMode};
 use crate::config::scalar::Host;
-use crate::config::units::{NodeName, Secret};
+use crate::config::units::{ByteSize, NodeName, Secret};
 
 section! {
     /// How pgpilot watches the nodes.
@@ -58,6 +58,22 @@ section! {
         /// Where the other nodes reach it for replication.
         replication_host: Host, unset "`host`", example "\"10.1.0.1\"";
         replication_port: Whole<1, 65535>, unset "`port`", example "5432";
+        /// How far behind this replica may be; see `routing.max_lag` and the keys below it.
+        max_lag: Positive, unset "that of its zone, or `routing.max_lag`", example "\"5s\"";
+        lag_recovery: Positive, unset "half of `max_lag` where that is set, else that of its zone, or `routing.lag_recovery`", example "\"2s\"";
+        max_lag_bytes: PositiveSize, unset "that of its zone, or `routing.max_lag_bytes`", example "\"64MiB\"";
+        lag_recovery_bytes: ByteSize, unset "half of `max_lag_bytes` where that is set, else that of its zone, or `routing.lag_recovery_bytes`", example "\"32MiB\"";
+    }
+}
+
+section! {
+    /// How far behind the replicas of a zone may be, where that is not what `routing` says. Other zones need no section.
+    Zone [] {
+        name: String, required "\"b\"";
+        max_lag: Positive, unset "`routing.max_lag`", example "\"5s\"";
+        lag_recovery: Positive, unset "half of `max_lag` where that is set, else `routing.lag_recovery`", example "\"2s\"";
+        max_lag_bytes: PositiveSize, unset "`routing.max_lag_bytes`", example "\"64MiB\"";
+        lag_recovery_bytes: ByteSize, unset "half of `max_lag_bytes` where that is set, else `routing.lag_recovery_bytes`", example "\"32MiB\"";
     }
 }
 

@@ -74,6 +74,10 @@ section! {
         max_lag: Positive, default "\"1s\"";
         /// .. until it is less far behind than this.
         lag_recovery: Positive, unset "half of `max_lag`", example "\"500ms\"";
+        /// The same in bytes of log: a replica that lacks more of it than this gets no reads ..
+        max_lag_bytes: PositiveSize, unset "no limit", example "\"16MiB\"";
+        /// .. until it lacks less than this.
+        lag_recovery_bytes: ByteSize, unset "half of `max_lag_bytes`", example "\"8MiB\"";
         /// When every replica is too far behind: reads go to the "primary", get an "error", or are "stale".
         on_all_lagging: OnAllLagging, default "\"primary\"";
         /// How long a read may wait for a replica to catch up with its session before it goes to the primary.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::NodeName;
+use crate::config::{LagLimits, NodeName};
 use crate::decide::position::{Fork, Lsn, Timeline, WalGeometry};
 use crate::decide::route::{Code, Lag, NodeId, Role, State, Trouble};
 
@@ -90,6 +90,8 @@ pub struct NodeSpec {
     pub address: Arc<str>,
     pub zone: Option<Arc<str>>,
     pub weight: u32,
+    /// How far behind it may be.
+    pub lag: LagLimits,
 }
 
 /// The answer to the whole probe.

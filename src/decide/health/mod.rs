@@ -10,7 +10,7 @@ mod record;
 mod tests;
 mod trail;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use event::*;
 
@@ -26,13 +26,11 @@ const MARKS: usize = 24;
 /// Points of the primary's log for telling lag by time.
 const LOG_POINTS: usize = 256;
 
-/// Settings of the `[health]` and `[routing]` sections that the decisions need.
+/// Settings of the `[health]` section that the decisions need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Consecutive failures until a node counts as down.
     pub failures: u32,
-    pub max_lag: Duration,
-    pub lag_recovery: Duration,
 }
 
 /// The cluster as probes have shown it so far.
@@ -273,11 +271,11 @@ impl Health {
                 }
                 let voice = self.records[usize::from(id.0)].voice();
                 let log = PrimaryLog { trail: &self.flushes, timeline, voice };
-                self.records[index].measure(&log, &self.limits, now);
+                self.records[index].measure(&log, now);
             }
             Following::Vacant { timeline, .. } => {
                 let log = PrimaryLog { trail: &self.flushes, timeline, voice: Voice::Gone };
-                self.records[index].measure(&log, &self.limits, now);
+                self.records[index].measure(&log, now);
             }
             Following::Undecided => {}
         }

@@ -214,7 +214,7 @@ impl Record {
     }
 
     /// Compares the replica's newest position with the primary's log.
-    pub(super) fn measure(&mut self, primary: &PrimaryLog<'_>, limits: &Limits, now: Instant) {
+    pub(super) fn measure(&mut self, primary: &PrimaryLog<'_>, now: Instant) {
         let (Some(sample), Some(Answer { stage: Stage::Recovering(recovery), .. })) = (self.position, &self.answer)
         else {
             return;
@@ -246,8 +246,18 @@ impl Record {
         }
         let since = |at: Instant| reference.saturating_duration_since(at);
         self.lag.time = self.complete.or(at_least).map(since);
-        let limit = if self.fresh { limits.max_lag } else { limits.lag_recovery };
-        self.fresh = self.complete.is_some_and(|at| since(at) <= limit);
+        let limits = self.spec.lag;
+        let (time, bytes) = match self.fresh {
+            true => (limits.max, limits.bytes.map(|bytes| bytes.max)),
+            false => (limits.recovery, limits.bytes.map(|bytes| bytes.recovery)),
+        };
+        let few_bytes = match (self.lag.bytes, bytes) {
+            (_, None) => true,
+            (Some(lag), Some(limit)) => lag <= limit.0,
+            // On another timeline bytes do not compare: as it was, and the time counts.
+            (None, Some(_)) => self.fresh,
+        };
+        self.fresh = few_bytes && self.complete.is_some_and(|at| since(at) <= time);
     }
 
     pub(super) fn role(&self, id: NodeId, following: &Following, identity: Option<u64>) -> Role {
@@ -288,6 +298,7 @@ impl Record {
             incarnation: self.incarnation,
             position: self.position,
             lag,
+            limits: self.spec.lag,
             fresh,
             drained: self.drained,
         }

@@ -1,11 +1,12 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::NodeName;
+use crate::config::{ByteLimits, ByteSize, LagLimits, NodeName};
 use crate::decide::position::{Lsn, WalGeometry};
-use crate::decide::route::{Code, Lag};
+use crate::decide::route::{Code, Excess, Lag};
 
 const A: NodeId = NodeId(0);
 const B: NodeId = NodeId(1);
@@ -21,7 +22,8 @@ fn ms(n: u64) -> Duration {
 }
 
 fn spec(name: &str) -> NodeSpec {
-    NodeSpec { name: NodeName::new(name).unwrap(), address: Arc::from(name), zone: None, weight: 1 }
+    let lag = LagLimits::by_time(ms(1000), ms(500));
+    NodeSpec { name: NodeName::new(name).unwrap(), address: Arc::from(name), zone: None, weight: 1, lag }
 }
 
 fn answer(system: u64, timeline: u32, stage: Stage) -> Answer {
@@ -48,7 +50,7 @@ fn replica(timeline: u32, lsn: u64) -> Answer {
 
 impl World {
     fn new(names: &[&str]) -> Self {
-        let mut health = Health::new(Limits { failures: 3, max_lag: ms(1000), lag_recovery: ms(500) });
+        let mut health = Health::new(Limits { failures: 3 });
         let now = Instant::now();
         health.on(Event::Configured(names.iter().map(|name| spec(name)).collect()), now);
         Self { now, health }
@@ -279,6 +281,40 @@ fn lag_is_how_long_ago_the_primary_was_there() {
     assert!(!world.view(B).fresh, "{:?}", world.view(B).lag);
     let actions = world.answers(B, replica(1, 2100));
     assert!(world.view(B).fresh && matches!(actions.changes[..], [Change::CaughtUp { node: B, .. }]), "{actions:?}");
+}
+
+#[test]
+fn each_replica_has_limits_of_its_own_by_time_and_by_bytes() {
+    let mut world = World::steady();
+    let bytes = ByteLimits { max: ByteSize(200), recovery: ByteSize(50) };
+    let mut specs = [spec("a"), spec("b"), spec("c")];
+    specs[1].lag = LagLimits { bytes: Some(bytes), ..LagLimits::by_time(ms(60_000), ms(30_000)) };
+    world.health.on(Event::Configured(specs.into()), world.now);
+    writing(&mut world, 1200);
+    world.answers(B, replica(1, 1000));
+    assert!(world.view(B).fresh, "200 bytes are allowed");
+    world.answers(A, writable(1, 1201));
+    let actions = world.answers(B, replica(1, 1000));
+    assert!(matches!(actions.changes[..], [Change::Lagging { node: B, .. }]), "{actions:?}");
+    assert_eq!(world.view(B).excess(), Some(Excess::Bytes));
+    world.answers(B, replica(1, 1150));
+    assert!(!world.view(B).fresh, "51 are too many for coming back");
+    world.answers(B, replica(1, 1151));
+    assert_eq!((world.view(B).fresh, world.view(B).excess()), (true, None));
+    // C has limits by time, and B longer ones.
+    world.now += ms(5000);
+    world.answers(A, writable(1, 1210));
+    world.now += ms(5000);
+    world.answers(A, writable(1, 1220));
+    world.answers(B, replica(1, 1200));
+    world.answers(C, replica(1, 1200));
+    assert_eq!((world.view(B).excess(), world.view(C).excess()), (None, Some(Excess::Time)));
+    // On another timeline bytes say nothing: whoever is out stays out.
+    writing(&mut world, 1500);
+    world.answers(B, replica(1, 1200));
+    assert_eq!(world.view(B).excess(), Some(Excess::Bytes));
+    world.answers(B, replica(2, 1500));
+    assert!(!world.view(B).fresh);
 }
 
 #[test]

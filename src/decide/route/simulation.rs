@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::config::{Consistency, NodeName, OnAllLagging};
+use crate::config::{Consistency, LagLimits, NodeName, OnAllLagging};
 use crate::decide::health::{
     Answer, Applying, Event, Failure, Health, Limits, NodeSpec, Progress, Receiver, Recovery, Stage,
 };
@@ -189,12 +189,13 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let hour = Duration::from_secs(3600);
-        let limits = Limits { failures: 3, max_lag: hour, lag_recovery: hour };
+        let limits = Limits { failures: 3 };
         let spec = |i: usize| NodeSpec {
             name: NodeName::new(&format!("n{i}")).unwrap(),
             address: Arc::from(format!("host{i}:5432")),
             zone: None,
             weight: 1,
+            lag: LagLimits::by_time(hour, hour),
         };
         let now = Instant::now();
         let instances = std::array::from_fn(|_| {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::NodeName;
+use crate::config::{LagLimits, NodeName};
 use crate::decide::position::{Fork, Lsn, Timeline};
 
 /// A node's number while pgpilot runs: stable across reloads for the same name.
@@ -81,6 +81,8 @@ pub struct NodeView {
     /// The newest answer to "how far have you replayed" (a replica) or "how far have you written" (a primary).
     pub position: Option<Sample>,
     pub lag: Lag,
+    /// How far behind it may be.
+    pub limits: LagLimits,
     /// Whether hysteresis currently lets reads in; always false for a node that was never measured.
     pub fresh: bool,
     /// Taken out by an operator: gets no reads. A primary keeps getting what only it can do.
@@ -101,8 +103,48 @@ impl NodeView {
             incarnation: 0,
             position: None,
             lag: Lag::default(),
+            limits: LagLimits::by_time(Duration::MAX, Duration::MAX),
             fresh: false,
             drained: false,
+        }
+    }
+}
+
+impl NodeView {
+    /// What keeps reads from a replica that lags; `None`: it is let in.
+    pub fn excess(&self) -> Option<Excess> {
+        if self.fresh {
+            return None;
+        }
+        let late = self.lag.time.is_some_and(|time| time > self.limits.recovery);
+        let long = self.lag.bytes.zip(self.limits.bytes).is_some_and(|(bytes, limits)| bytes > limits.recovery.0);
+        Some(match (late, long) {
+            (true, true) => Excess::Both,
+            (true, false) => Excess::Time,
+            (false, true) => Excess::Bytes,
+            (false, false) => Excess::Unknown,
+        })
+    }
+}
+
+/// By which measure a replica is too far behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    Time,
+    Bytes,
+    Both,
+    /// It was not measured, or not since it was lost.
+    Unknown,
+}
+
+impl Excess {
+    /// Stable, as [`Role::label`].
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Bytes => "bytes",
+            Self::Both => "time and bytes",
+            Self::Unknown => "not measured",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! From a text, as a client sent it, to the verdicts on its statements.
 
-use super::catalogue::{Catalogue, FunctionLists};
+use super::catalogue::{Catalogue, FunctionLists, SearchPath};
 use super::hints::hint_in;
 use super::lex::{Lexer, Token};
 use super::oversized;
@@ -17,6 +17,28 @@ pub struct Facts<'a> {
     pub overrides: &'a FunctionLists,
     /// A longer text, in bytes, is only skimmed: it goes to the primary.
     pub max_parse: usize,
+    pub asker: Asker<'a>,
+}
+
+/// Who sends the text, as far as that may decide which functions and relations its names mean. What is not known is
+/// supposed to be the worst.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asker<'a> {
+    pub path: Option<&'a SearchPath>,
+    /// The OIDs of the types that a Parse message gives its parameters; 0 for none.
+    pub parameters: &'a [u32],
+}
+
+impl<'a> Facts<'a> {
+    /// Facts that hold whoever asks.
+    pub fn new(catalogue: &'a Catalogue, overrides: &'a FunctionLists, max_parse: usize) -> Self {
+        Facts { catalogue, overrides, max_parse, asker: Asker::default() }
+    }
+
+    /// The same, whoever asks.
+    pub(super) fn for_anybody(self) -> Self {
+        Facts { asker: Asker::default(), ..self }
+    }
 }
 
 /// Judges each statement of `text`. Takes time linear in the text, apart from texts in doubt, for which the parser's
@@ -32,6 +54,9 @@ pub fn classify(text: &str, facts: &Facts<'_>) -> Classified {
         return Classified::opaque(Reason::Unparsable);
     };
     let statements = split(text, &tokens);
+    // One statement may change what the names in the next one mean.
+    let anybody = facts.for_anybody();
+    let facts = if statements.len() > 1 { &anybody } else { facts };
     let mut verdicts = Vec::with_capacity(statements.len());
     for (n, range) in statements.iter().enumerate() {
         let verdict = statement::classify(Tokens::new(text, &tokens[range.clone()]), facts);

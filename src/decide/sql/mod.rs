@@ -4,6 +4,7 @@
 //! ([`statement`]). Queries are judged by what their tokens can call, lock and write ([`scan`]); where a token may
 //! mean two things, the parser is asked ([`parse`]). What neither understands goes to the primary.
 
+mod arguments;
 mod body;
 mod catalogue;
 mod classify;
@@ -19,12 +20,14 @@ mod settings;
 mod shape;
 mod statement;
 mod tokens;
+mod typenames;
 mod types;
 
 pub use catalogue::{
-    BadRow, Catalogue, CatalogueBuilder, CatalogueQuery, CatalogueSize, FunctionLists, Hazard, Listed, Standing,
+    BadRow, Catalogue, CatalogueBuilder, CatalogueQuery, CatalogueSize, FunctionLists, Hazard, Listed, SearchPath,
+    Standing,
 };
-pub use classify::{Facts, classify};
+pub use classify::{Asker, Facts, classify};
 pub use shape::{Shape, outline, shape};
 pub use types::*;
 

@@ -44,8 +44,10 @@ fn unsettled(doubt: &Doubt, facts: &Facts<'_>) -> Cause {
     match doubt {
         Doubt::Call { schema, name } => unknown_function(schema.as_deref(), name),
         Doubt::Relation { schema, name } => {
-            let effects =
-                facts.catalogue.relation(schema.as_deref(), name).map_or(Effects::empty(), |hazard| hazard.effects);
+            let effects = facts
+                .catalogue
+                .relation(schema.as_deref(), name, None)
+                .map_or(Effects::empty(), |hazard| hazard.effects);
             let home = schema.as_deref().or_else(|| facts.catalogue.home_of_relation(name));
             Cause::about(Reason::PrimaryRelation, full_name(home, name)).with(effects)
         }
@@ -126,7 +128,7 @@ impl Findings {
                 (!alias).then(|| unknown_function(schema.as_deref(), name))
             }
             Doubt::Relation { .. } => self.relations.iter().find_map(|(schema, name)| {
-                let hazard = facts.catalogue.relation(schema.as_deref(), name)?;
+                let hazard = facts.catalogue.relation(schema.as_deref(), name, facts.asker.path)?;
                 let home = schema.as_deref().or_else(|| facts.catalogue.home_of_relation(name));
                 Some(Cause::about(Reason::PrimaryRelation, full_name(home, name)).with(hazard.effects))
             }),

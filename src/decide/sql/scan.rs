@@ -6,13 +6,14 @@
 
 use std::borrow::Cow;
 
-use super::catalogue::{Listed, Standing};
+use super::arguments::Arguments;
+use super::catalogue::{Call, Listed, Resolved, Standing};
 use super::classify::Facts;
 use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
 use super::settings;
 use super::tokens::Tokens;
-use super::types::{Effects, Reason};
+use super::types::{Depends, Effects, Reason};
 
 /// What was found. `cause` is certain; the doubts are questions for the parser.
 #[derive(Debug, Default)]
@@ -20,6 +21,7 @@ pub(super) struct Scan {
     pub(super) cause: Option<Cause>,
     pub(super) doubts: Vec<Doubt>,
     pub(super) effects: Effects,
+    pub(super) depends: Depends,
     /// Settings that are changed by name.
     pub(super) settings: Vec<Box<str>>,
 }
@@ -81,10 +83,7 @@ fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
         i = match token.kind {
             Kind::Word | Kind::Quoted | Kind::UnicodeQuoted => scanner.chain(i),
             Kind::Operator => {
-                if facts.catalogue.is_operator_hazard(tokens.raw(i)) {
-                    let object = format!("operator {}", tokens.raw(i));
-                    scanner.cause(Cause::about(Reason::PrimaryFunction, object).with(Effects::SETTINGS));
-                }
+                scanner.operator(i);
                 i + 1
             }
             kind => {
@@ -221,8 +220,13 @@ impl<'a> Scanner<'a, '_> {
         if is_temporary_schema(schema) {
             return self.cause(Cause::about(Reason::PrimaryRelation, full_name(schema, name)));
         }
-        let arguments = if catalogue.is_overloaded(name) { self.arguments(open) } else { None };
-        match catalogue.function(schema, name, arguments, overrides) {
+        let is_overloaded = catalogue.is_overloaded(name);
+        let arguments = is_overloaded.then(|| Arguments::read(self.tokens, open, &self.facts.asker)).flatten();
+        let typed_by = arguments.as_ref().map_or(Depends::empty(), |arguments| arguments.typed_by);
+        let call = Call { schema, name, arguments: arguments.as_ref().map(|a| &*a.list), typed_by };
+        let Resolved { standing, home, depends } = catalogue.resolve(&call, self.facts.asker.path, overrides);
+        self.found.depends |= depends;
+        match standing {
             Standing::Safe => {}
             Standing::Unknown => self.doubt(Doubt::Call { schema: schema.map(Into::into), name: name.into() }),
             Standing::Primary { effects, by } => {
@@ -233,36 +237,45 @@ impl<'a> Scanner<'a, '_> {
                     _ => {
                         let reason =
                             if by == Listed::Primary { Reason::ListedFunction } else { Reason::PrimaryFunction };
-                        let home = schema.or_else(|| catalogue.home_of_hazard(name));
+                        let home = schema.or(home);
                         self.cause(Cause::about(reason, full_name(home, name)).with(effects));
                     }
                 }
             }
         }
-        if catalogue.is_type_hazard(name) {
-            self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")).with(Effects::SETTINGS));
+        self.type_name(schema, name);
+    }
+
+    fn operator(&mut self, i: usize) {
+        let (catalogue, path, tokens) = (self.facts.catalogue, self.facts.asker.path, self.tokens);
+        let name = tokens.raw(i);
+        // `OPERATOR(schema.+)`
+        let is_qualified = i > 1 && tokens.is_punctuation(i - 1, b'.');
+        let schema = is_qualified.then(|| tokens.name(i - 2)).flatten();
+        if !catalogue.is_operator_hazard(schema.as_deref(), name, None) {
+            return;
+        }
+        if schema.is_none() {
+            self.found.depends |= Depends::PATH;
+        }
+        if catalogue.is_operator_hazard(schema.as_deref(), name, path) {
+            let object = format!("operator {name}");
+            self.cause(Cause::about(Reason::PrimaryFunction, object).with(Effects::SETTINGS));
         }
     }
 
-    /// How many arguments the call has whose parenthesis is at `open`; `None`: that takes a closer look.
-    fn arguments(&self, open: usize) -> Option<usize> {
-        const FURTHEST: usize = 500;
-        let tokens = self.tokens;
-        let (mut depth, mut commas) = (0_usize, 0);
-        for i in open..(open + FURTHEST).min(tokens.len()) {
-            match tokens.get(i)?.kind {
-                Kind::Punctuation(b'(' | b'[') => depth += 1,
-                Kind::Punctuation(b')' | b']') => depth = depth.checked_sub(1)?,
-                Kind::Punctuation(b',') if depth == 1 => commas += 1,
-                // Not all commas are between arguments, or not each argument is one.
-                Kind::Word if depth == 1 && tokens.is_any(i, &["order", "variadic"]) => return None,
-                _ => {}
-            }
-            if depth == 0 {
-                return Some(if i == open + 1 || tokens.is_operator(open + 1, "*") { 0 } else { commas + 1 });
-            }
+    /// A name that may be a type's.
+    fn type_name(&mut self, schema: Option<&str>, name: &str) {
+        let (catalogue, path) = (self.facts.catalogue, self.facts.asker.path);
+        if !catalogue.is_type_hazard(schema, name, None) {
+            return;
         }
-        None
+        if schema.is_none() {
+            self.found.depends |= Depends::PATH;
+        }
+        if catalogue.is_type_hazard(schema, name, path) {
+            self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")).with(Effects::SETTINGS));
+        }
     }
 
     /// `set_config('name', value, is_local)`: local ones are gone at the end of the transaction; others leave a
@@ -313,15 +326,23 @@ impl<'a> Scanner<'a, '_> {
             if !is_first && i == last && catalogue.is_field_hazard(&name) {
                 self.cause(Cause::about(Reason::PrimaryFunction, &*name).with(Effects::SETTINGS));
             }
-            if catalogue.is_type_hazard(&name) {
-                self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")).with(Effects::SETTINGS));
-            }
+            self.type_name(schema.as_deref(), &name);
             // `a.b` may be schema and relation, or relation and column; the relation is then named in FROM as well.
             let alone = is_first && start == last;
-            if (alone || schema.is_some()) && catalogue.relation(schema.as_deref(), &name).is_some() {
-                self.doubt(Doubt::Relation { schema: schema.as_deref().map(Into::into), name: (&*name).into() });
+            if (alone || schema.is_some()) && catalogue.relation(schema.as_deref(), &name, None).is_some() {
+                self.relation(schema.as_deref(), &name);
             }
             schema = Some(name);
+        }
+    }
+
+    /// A name that may be that of a relation which only the primary answers rightly.
+    fn relation(&mut self, schema: Option<&str>, name: &str) {
+        if schema.is_none() {
+            self.found.depends |= Depends::PATH;
+        }
+        if self.facts.catalogue.relation(schema, name, self.facts.asker.path).is_some() {
+            self.doubt(Doubt::Relation { schema: schema.map(Into::into), name: name.into() });
         }
     }
 

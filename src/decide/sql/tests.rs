@@ -14,7 +14,7 @@ thread_local! {
 }
 
 fn with_builtin<T>(run: impl FnOnce(&Facts<'_>) -> T) -> T {
-    BUILTIN.with(|catalogue| run(&Facts { catalogue, overrides: &FunctionLists::default(), max_parse: 64 * 1024 }))
+    BUILTIN.with(|catalogue| run(&Facts::new(catalogue, &FunctionLists::default(), 64 * 1024)))
 }
 
 fn verdicts(text: &str) -> Box<[Verdict]> {
@@ -167,7 +167,7 @@ fn transaction_modes_are_read() {
 fn lists_overrule_the_catalogue() {
     let catalogue = Catalogue::builtin();
     let lists = FunctionLists::new(&["lower", "app.log_*"], &["my_read", "nextval"]);
-    let facts = Facts { catalogue: &catalogue, overrides: &lists, max_parse: 1024 };
+    let facts = Facts::new(&catalogue, &lists, 1024);
     for (text, intent, reason) in [
         ("SELECT my_read()", Intent::Read, Reason::PlainRead),
         ("SELECT nextval('s')", Intent::Read, Reason::PlainRead),
@@ -257,9 +257,9 @@ fn growing_texts_neither_overflow_nor_take_long() {
                         let start = processor_time();
                         let found = classify(&text, facts);
                         assert_eq!(found.statements.len(), 1);
-                        // Twenty milliseconds with optimisation.
+                        // Twenty milliseconds with optimisation; what grows without measure takes minutes.
                         let took = processor_time() - start;
-                        assert!(took < Duration::from_secs(1), "{head}{unit}.. x {n}: {took:?}");
+                        assert!(took < Duration::from_secs(10), "{head}{unit}.. x {n}: {took:?}");
                     }
                 }
             }

@@ -16,13 +16,21 @@ pub struct Verdict {
     /// The function, relation, setting, ... that decided, where there is one.
     pub object: Option<Box<str>>,
     pub effects: Effects,
+    pub depends: Depends,
     /// Session settings that functions in the statement change by name (`set_config('x', .., false)`); SET names its own in the intent.
     pub settings: Box<[Box<str>]>,
 }
 
 impl Verdict {
     pub fn new(intent: Intent, reason: Reason) -> Self {
-        Verdict { intent, reason, object: None, effects: Effects::empty(), settings: Box::default() }
+        Verdict {
+            intent,
+            reason,
+            object: None,
+            effects: Effects::empty(),
+            depends: Depends::empty(),
+            settings: Box::default(),
+        }
     }
 
     /// The verdict on what pgpilot cannot look into: the primary, and whatever a statement could leave behind.
@@ -44,6 +52,11 @@ impl Verdict {
 }
 
 impl Classified {
+    /// What any of its verdicts depends on.
+    pub fn depends(&self) -> Depends {
+        self.statements.iter().fold(Depends::empty(), |all, verdict| all | verdict.depends)
+    }
+
     /// One verdict for a whole text that cannot be classified.
     pub fn opaque(reason: Reason) -> Self {
         Classified { statements: Box::new([Verdict::opaque(reason)]) }
@@ -170,6 +183,20 @@ bitflags::bitflags! {
         const ALONE = 1 << 10;
         /// What must be assumed of a statement that pgpilot does not understand.
         const ANYTHING = Self::SETTINGS.bits() | Self::PINS.bits() | Self::UNPINS.bits() | Self::CATALOGUE.bits();
+    }
+}
+
+bitflags::bitflags! {
+    /// What a verdict depends on besides the words of its text and the catalogue: with another of these it may be
+    /// another one.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Depends: u8 {
+        /// The session's `search_path`, and its role.
+        const PATH = 1;
+        /// The types that a Parse message gives its parameters.
+        const PARAMETERS = 1 << 1;
+        /// The types of constants, which texts of one shape need not share.
+        const LITERALS = 1 << 2;
     }
 }
 

@@ -8,6 +8,7 @@
 mod client;
 mod connection;
 mod faults;
+mod lagging;
 mod ledger;
 mod messages;
 mod settings;

@@ -11,7 +11,6 @@ use super::{BY_SESSION, BY_TRANSACTION, Site, script, succeeds};
 const DEBIAN: &str = "/usr/share/java/postgresql.jar";
 
 #[tokio::test]
-#[ignore = "its cancelling part does not always end; run it by: cargo test --test e2e -- --ignored jdbc"]
 async fn jdbc_works() {
     let site = Site::start().await;
     let jar = env::var_os("PGPILOT_JDBC_JAR").map_or_else(|| PathBuf::from(DEBIAN), PathBuf::from);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use crate::support::proxy::{self, PASSWORD, Proxy, USER};
@@ -29,7 +30,7 @@ pub(crate) const BY_TRANSACTION: &str = "shop";
 pub(crate) const BY_SESSION: &str = "desk";
 
 /// One driver's script takes a few seconds; the machine may be busy.
-const SCRIPT: Duration = Duration::from_secs(120);
+const SCRIPT: Duration = Duration::from_secs(600);
 
 impl Site {
     pub(crate) async fn start() -> Self {
@@ -92,13 +93,28 @@ impl Site {
         let server = binaries.tool("postgres").unwrap();
         let server = server.canonicalize().unwrap();
         let beside = server.with_file_name(name);
-        if beside.is_file() { beside } else { binaries.tool(name).unwrap() }
+        if beside.is_file() { beside } else { binaries.tool(name).unwrap_or_else(|_| elsewhere(name)) }
+    }
+
+    /// The major version of the servers.
+    pub(crate) fn version(&self) -> u16 {
+        self.proxy.servers.nodes()[0].binaries().version().major
     }
 
     /// Statements that replicas have run since `before`, a result of `proxy.counts()`.
     pub(crate) fn reads_since(&self, before: (u64, u64)) -> u64 {
         self.proxy.counts().1 - before.1
     }
+}
+
+/// One of PostgreSQL's programs from another installation: some consist of a server alone. Clients of one version work with servers of others.
+fn elsewhere(name: &str) -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<_> = versions.map(|version| version.path().join("bin").join(name)).collect();
+    found.retain(|path| path.is_file());
+    found.sort();
+    // Or on the PATH.
+    found.pop().unwrap_or_else(|| PathBuf::from(name))
 }
 
 /// A script of `tests/drivers`.
@@ -115,9 +131,18 @@ pub(crate) async fn succeeds(mut command: Command) -> String {
 }
 
 pub(crate) async fn ends(command: &mut Command) -> Output {
-    let running = command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.as_std()));
-    let ended = tokio::time::timeout(SCRIPT, running.wait_with_output()).await;
-    ended.unwrap_or_else(|_| panic!("{:?} does not end", command.as_std())).unwrap()
+    let mut running = command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.as_std()));
+    let (mut out, mut err) = (running.stdout.take().expect("piped"), running.stderr.take().expect("piped"));
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let ended = tokio::time::timeout(SCRIPT, async {
+        tokio::join!(out.read_to_end(&mut stdout), err.read_to_end(&mut stderr), running.wait())
+    })
+    .await;
+    let Ok((_, _, status)) = ended else {
+        let (said, complained) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        panic!("{:?} does not end\n{said}\n{complained}", command.as_std());
+    };
+    Output { status: status.unwrap(), stdout, stderr }
 }
 
 /// An authority, and a certificate of its for this host.

@@ -28,6 +28,7 @@ async fn psql_prints_what_it_prints_without_pgpilot() {
         }
         assert_eq!(said[0].len(), said[1].len());
         let reads = site.reads_since(before);
+        println!("{reads} reads on replicas: {:?}", site.proxy.app.telemetry().metrics().routes());
         // How many depends on how fast the replicas follow what the script writes.
         assert!(database == BY_SESSION || reads > 0, "nothing was read on a replica");
     }

@@ -4,6 +4,7 @@ mod budget;
 mod cancelling;
 mod cuts;
 mod garbage;
+mod parting;
 mod play;
 mod random;
 mod retrying;

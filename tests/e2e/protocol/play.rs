@@ -105,8 +105,8 @@ pub(crate) async fn play_among(
     replies
 }
 
-/// Servers and proxies that are asked something answer in a fraction of this.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Servers and proxies that are asked something answer in a fraction of this, also on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Adds the replies up to one of the type, or to the end of the connection, or of the patience.
 async fn listen(client: &mut Raw, until: u8, replies: &mut Vec<String>) -> Vec<Frame> {

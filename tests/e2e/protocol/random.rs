@@ -107,6 +107,47 @@ fn query() -> impl Strategy<Value = Step> {
     select(&QUERIES[..]).prop_map(|text| Step::Query(text.to_owned()))
 }
 
+/// Lengths of texts: around those of pgpilot's buffers, and beyond. A client's messages are held up to 256 KiB, servers are written 64 KiB at a time.
+fn length() -> impl Strategy<Value = usize> {
+    prop_oneof![0_usize..200, 8_100_usize..8_300, 65_400_usize..65_600, 262_000_usize..262_300, 262_300_usize..600_000]
+}
+
+/// Messages that do not fit into the buffers, or just so.
+fn large() -> impl Strategy<Value = Vec<Step>> {
+    (length(), select(vec!["", "a"]).prop_map(str::to_owned), 0..5).prop_map(|(length, name, kind)| {
+        let long = "x".repeat(length);
+        let parse = |text: String| Step::Parse { name: name.clone(), types: vec![25], text };
+        let bind = |value: &str| Step::Bind {
+            portal: String::new(),
+            statement: name.clone(),
+            values: vec![Some(value.to_owned())],
+        };
+        let execute = Step::Execute { portal: String::new(), rows: 0 };
+        match kind {
+            0 => vec![Step::Query(format!("SELECT length('{long}')"))],
+            1 => vec![Step::Query(format!("SELEC '{long}'"))],
+            2 => vec![
+                parse("SELECT length($1)".to_owned()),
+                bind(&long),
+                execute,
+                Step::Close('S', name.clone()),
+                Step::Sync,
+            ],
+            3 => vec![
+                parse(format!("SELECT $1 || length('{long}')")),
+                bind("x"),
+                execute,
+                Step::Close('S', name.clone()),
+                Step::Sync,
+            ],
+            _ => {
+                let rows = |n: usize| Step::Data(format!("{n}\t{long}\n"));
+                vec![Step::Query("COPY t FROM STDIN".to_owned()), rows(50), rows(51), Step::Done]
+            }
+        }
+    })
+}
+
 fn data() -> impl Strategy<Value = Vec<Step>> {
     let line = select(vec!["40\tforty\n", "41\tforty-one\n", "x\ty\n", "42\t"]).prop_map(str::to_owned);
     let end = prop_oneof![3 => Just(Step::Done), 1 => Just(Step::Fail("no".to_owned()))];
@@ -141,6 +182,7 @@ fn unit() -> impl Strategy<Value = Vec<Step>> {
         // A Query in the midst of an extended batch.
         1 => (vec(extended(), 1..4), query(), vec(extended(), 0..3))
             .prop_map(move |(before, query, after)| synced([before, vec![query], after].concat())),
+        1 => large(),
         1 => data().prop_map(move |data| [vec![copy()], data].concat()),
         1 => data().prop_map(move |data| forgotten(synced([prepared_copy(), data].concat()))),
         // As libpq does it: a Sync before the data, which a server that has begun to copy ignores.
@@ -166,7 +208,11 @@ fn session() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn delivery() -> impl Strategy<Value = Delivery> {
-    prop_oneof![Just(Delivery::Whole), (1_usize..40).prop_map(Delivery::Pieces)]
+    prop_oneof![
+        Just(Delivery::Whole),
+        (1_usize..40).prop_map(Delivery::Pieces),
+        (100_usize..100_000).prop_map(Delivery::Pieces)
+    ]
 }
 
 #[test]
@@ -204,7 +250,11 @@ fn a_server_and_pgpilot_agree() {
 fn text(steps: &[Step]) -> String {
     let mut text = String::from("\n");
     for step in steps {
-        let _ = writeln!(text, "{step}");
+        let line = step.to_string();
+        let _ = match line.split_at_checked(200) {
+            Some((beginning, _)) => writeln!(text, "{beginning}.. ({} bytes)", line.len()),
+            None => writeln!(text, "{line}"),
+        };
     }
     text
 }

@@ -1,13 +1,16 @@
 //! Clients that go without a word, or do not listen.
 
 use bytes::BytesMut;
+use pgpilot::decide::pool::PoolCounts;
+use pgpilot::pool::PoolKey;
 use pgpilot::wire::frontend::{COPY_DATA, put_query};
+use pgpilot::wire::startup::{PROTOCOL_3_0, PROTOCOL_3_2, put_startup};
 use pgpilot::wire::{Header, backend, frame};
 
 use super::active;
 use super::script::{Step, segments};
 use crate::support::process::Process;
-use crate::support::proxy::{Proxy, servers};
+use crate::support::proxy::{Proxy, USER, servers};
 use crate::support::raw::Raw;
 use crate::support::{LIMIT, wait_for};
 
@@ -50,7 +53,7 @@ async fn what_a_vanished_client_has_left_is_gone() {
         &query("BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 1; COMMIT"),
         &query("SELECT 1; PREPARE left_over AS SELECT 1"),
         // An extended batch without its Sync, and half a message.
-        b"P\0\0\0\x21\0INSERT INTO t VALUES (1)\0\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0H\0\0\0\x04",
+        b"P\0\0\0\x20\0INSERT INTO t VALUES (1)\0\0\0B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0H\0\0\0\x04",
         b"Q\0\0\x01\0INSERT INTO t",
         &query("COPY t FROM STDIN"),
         &query("SELECT repeat('x', 1000) FROM generate_series(1, 100000)"),
@@ -124,15 +127,15 @@ async fn a_client_may_vanish_at_any_step() {
         let ends = frames(&segment.bytes);
         // After each message, and within each.
         let cuts = ends.iter().flat_map(|end| [end - 1, *end]).chain([0, 3]).filter(|cut| *cut <= segment.bytes.len());
-        for cut in cuts {
+        for (cut, way) in cuts.flat_map(|cut| [(cut, Way::Closed), (cut, Way::Reset)]) {
             let mut client = Raw::connect(proxy.port(), "shop").await;
             for before in &segments[..last] {
                 client.send(&before.bytes).await;
                 client.until(before.until.expect("a wait")).await;
             }
             client.send(&segment.bytes[..cut]).await;
-            drop(client);
-            let place = format!("segment {last}, byte {cut}");
+            vanish(client, way);
+            let place = format!("segment {last}, byte {cut}, {way:?}");
             // What comes after the first INSERT is rolled back.
             let least = if last == 0 { 0 } else { 1 };
             // On a replica, another session's write may be a moment late.
@@ -143,10 +146,73 @@ async fn a_client_may_vanish_at_any_step() {
             next.query("TRUNCATE t").await;
         }
     }
+    is_whole(&proxy, 1).await;
+}
+
+/// How a client goes.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Closed,
+    Reset,
+}
+
+fn vanish(client: Raw, way: Way) {
+    match way {
+        Way::Closed => drop(client),
+        Way::Reset => client.reset(),
+    }
+}
+
+/// Nothing is left of those who have gone: so many clients are there, none of them holds or waits for anything, and each server has as many connections
+/// as pgpilot believes.
+async fn is_whole(proxy: &Proxy, clients: usize) {
+    let shared = proxy.app.shared();
+    wait_for("all clients to be gone", LIMIT, async || shared.registry.len() == clients).await;
+    let idle = |(_, counts): &(PoolKey, PoolCounts)| counts.leased + counts.connecting + counts.waiting == 0;
     wait_for("all connections to be given back", LIMIT, async || {
-        proxy.app.shared().pools.all().iter().all(|(_, pool)| pool.leased() == 0)
+        shared.pools.all().iter().all(|(_, pool)| pool.leased() == 0 && pool.counts().iter().all(idle))
     })
     .await;
+    wait_for("servers to have no other connections", LIMIT, async || {
+        let mut known = 0;
+        for (_, pool) in shared.pools.all() {
+            known += pool.counts().iter().map(|(_, counts)| counts.idle).sum::<usize>();
+        }
+        let mut open = 0;
+        for node in proxy.servers.nodes() {
+            let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{USER}'");
+            open += node.value(&sql).await.unwrap().unwrap().parse::<usize>().unwrap();
+        }
+        known == open
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_may_vanish_at_any_point_of_its_login() {
+    let proxy = Proxy::with("[pool]\nmax_server_connections = 1\n").await;
+    for (version, way) in [(PROTOCOL_3_0, Way::Closed), (PROTOCOL_3_2, Way::Reset)] {
+        let mut packet = BytesMut::new();
+        put_startup(&mut packet, version, &[("user", USER), ("database", "shop"), ("work_mem", "1MB")]);
+        for cut in (0..packet.len()).step_by(5).chain([packet.len()]) {
+            let mut client = Raw::open(proxy.port()).await;
+            client.send(&packet[..cut]).await;
+            vanish(client, way);
+        }
+        // In the first and in the second message of the exchange, and behind it.
+        for cut in (0..).step_by(7) {
+            let mut client = Raw::open(proxy.port()).await;
+            client.send(&packet).await;
+            let done = client.log_in_up_to(cut).await;
+            vanish(client, way);
+            if done {
+                break;
+            }
+        }
+    }
+    let mut next = Raw::connect(proxy.port(), "shop").await;
+    assert_eq!(next.ask("SHOW work_mem").await, "4MB");
+    is_whole(&proxy, 1).await;
 }
 
 /// Where each message ends.

@@ -71,13 +71,17 @@ async fn the_corpus_is_placed_where_servers_say() {
     let mut replica = Session::open(replica_node, SUPERUSER, "postgres").await;
     let judge = Judge::load(&mut replica).await;
 
+    let older = primary_node.binaries().version().major < LABELLED_ON;
     let corpus = corpus();
     assert!(corpus.len() >= 600, "{}", corpus.len());
     let mut problems = String::new();
     let mut counts: BTreeMap<Label, (u32, u32)> = BTreeMap::new();
     for (label, text) in &corpus {
         let classified = judge.classify(text);
-        if let Err(problem) = check(*label, text, &classified, &mut primary, &mut replica).await {
+        let checked = check(*label, text, &classified, &mut primary, &mut replica).await;
+        if let Err(problem) = checked
+            && !(older && lacks(text, &mut primary).await)
+        {
             writeln!(problems, "the label {label:?} is wrong: {problem}\n    {text}").unwrap();
         }
         let (offloaded, reason) = offloads(&needs(&classified, &Known::default()));
@@ -101,6 +105,9 @@ async fn the_corpus_is_placed_where_servers_say() {
     assert!(share >= WANTED, "{share}");
 }
 
+/// The labels are those of this version's servers, and of newer ones.
+const LABELLED_ON: u16 = 15;
+
 /// The lists of built-in functions are made from several major versions: whatever this server has must be in them.
 #[tokio::test]
 async fn every_function_of_this_server_is_in_the_lists() {
@@ -111,13 +118,15 @@ async fn every_function_of_this_server_is_in_the_lists() {
         .run(
             "SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_type t ON t.oid = p.prorettype
              WHERE p.pronamespace = 'pg_catalog'::regnamespace AND NOT 'internal'::regtype = ANY (p.proargtypes)
+             -- The last are of PostgreSQL 14, and say that they are not implemented.
+             AND p.proname NOT IN ('close_lb', 'close_sl', 'dist_bl', 'dist_lb', 'path_center')
              AND t.typname <> 'internal' AND t.typname !~ '(trigger|handler)$' AND p.proname !~ '_validator$'",
         )
         .await;
     let (catalogue, lists) = (Catalogue::builtin(), FunctionLists::default());
     let names: Vec<String> = answer.cells().into_iter().flatten().flatten().collect();
     assert!(names.len() > 2_000, "{}", names.len());
-    let unknown = |name: &&String| catalogue.function(None, name, None, &lists) == Standing::Unknown;
+    let unknown = |name: &&String| catalogue.function(None, name, &lists) == Standing::Unknown;
     let unknown: Vec<&String> = names.iter().filter(unknown).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
 }
@@ -156,6 +165,13 @@ async fn check(
         Label::Never(_) => true,
     };
     if is_right { Ok(()) } else { told() }
+}
+
+/// Whether an older server does not know the syntax or the functions of a text.
+async fn lacks(text: &str, primary: &mut Session) -> bool {
+    let error = primary.run(text).await.error;
+    primary.run("ROLLBACK").await;
+    matches!(error.as_deref(), Some("42601" | "42883"))
 }
 
 async fn trial(text: &str, own_transaction: bool, session: &mut Session) -> Answer {

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use pgpilot::decide::route::Need;
 use pgpilot::decide::session::{Defaults, Needs};
-use pgpilot::decide::sql::{Catalogue, CatalogueQuery, Classified, Facts, FunctionLists, Reason, Verdict, classify};
+use pgpilot::decide::sql::{
+    Asker, Catalogue, CatalogueQuery, Classified, Facts, FunctionLists, Reason, Verdict, classify,
+};
 
 use super::session::Session;
 
@@ -41,7 +43,11 @@ impl Judge {
     }
 
     pub(super) fn classify(&self, text: &str) -> Classified {
-        classify(text, &Facts { catalogue: &self.catalogue, overrides: &self.lists, max_parse: 64 * 1024 })
+        self.classify_for(text, Asker::default())
+    }
+
+    pub(super) fn classify_for(&self, text: &str, asker: Asker<'_>) -> Classified {
+        classify(text, &Facts { asker, ..Facts::new(&self.catalogue, &self.lists, 64 * 1024) })
     }
 }
 

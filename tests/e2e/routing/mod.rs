@@ -4,6 +4,7 @@ mod corpus;
 mod judge;
 mod large;
 mod lockstep;
+mod overloads;
 mod script;
 mod session;
 mod shown;

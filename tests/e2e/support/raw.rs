@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use pgpilot::config::Secret;
 use pgpilot::decide::auth::{Credential, LoginStep, ServerLogin};
 use pgpilot::wire::startup::{PROTOCOL_3_0, put_startup};
 use pgpilot::wire::{HEADER_LEN, Header, backend, frontend};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -45,6 +47,11 @@ pub(crate) enum Refusal {
 /// Keys of the last login: deriving them takes most of a login's time.
 static CREDENTIAL: Mutex<Option<Credential>> = Mutex::new(None);
 
+fn credential() -> Credential {
+    let known = CREDENTIAL.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    known.unwrap_or_else(|| Credential::password(Secret::new(PASSWORD.to_owned())))
+}
+
 impl Raw {
     /// A connection on which nothing has been sent.
     pub(crate) async fn open(port: u16) -> Self {
@@ -77,9 +84,7 @@ impl Raw {
     /// As `log_in`; each message is cut at this byte, if it is longer. Returns whether one was.
     pub(crate) async fn log_in_cut_at(&mut self, at: usize) -> Result<bool, Refusal> {
         let mut cut = false;
-        let known = CREDENTIAL.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let credential = known.unwrap_or_else(|| Credential::password(Secret::new(PASSWORD.to_owned())));
-        let mut login = Some(ServerLogin::new(USER, credential, None, [7; 18]));
+        let mut login = Some(ServerLogin::new(USER, credential(), None, [7; 18]));
         loop {
             let frame = self.frame().await.ok_or(Refusal::Closed)?;
             match frame.tag {
@@ -109,6 +114,25 @@ impl Raw {
                 backend::READY_FOR_QUERY => return Ok(cut),
                 _ => self.greeting.push(frame),
             }
+        }
+    }
+
+    /// Authenticates, but sends no more than so many bytes in all. Returns whether that was enough.
+    pub(crate) async fn log_in_up_to(&mut self, mut limit: usize) -> bool {
+        let mut login = ServerLogin::new(USER, credential(), None, [7; 18]);
+        loop {
+            let frame = self.frame().await.expect("a request");
+            assert_eq!(frame.tag, backend::AUTHENTICATION, "{frame:?}");
+            login = match login.on_request(&frame.body).expect("a request that can be answered") {
+                LoginStep::Reply(next, message) => {
+                    self.send(&message[..limit.min(message.len())]).await;
+                    let Some(left) = limit.checked_sub(message.len()) else { return false };
+                    limit = left;
+                    next
+                }
+                LoginStep::Expect(next) => next,
+                LoginStep::Done(_) => return true,
+            };
         }
     }
 
@@ -169,6 +193,11 @@ impl Raw {
     /// Says that nothing more will be sent.
     pub(crate) async fn end_of_input(&mut self) {
         drop(self.stream.shutdown().await);
+    }
+
+    /// Ends the connection as a system does whose process is gone and which is sent something: by a reset.
+    pub(crate) fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("a socket");
     }
 
     /// Whatever bytes come up to the end of the stream.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgpilot::cluster::{Cluster, Settings};
-use pgpilot::config::{self, NodeName, Secret, ServerTls, SslMode};
+use pgpilot::config::{self, LagLimits, NodeName, Secret, ServerTls, SslMode};
 use pgpilot::decide::health::Limits;
 use pgpilot::decide::route::{NodeView, Snapshot};
 use pgpilot::demo::account::Account;
@@ -31,6 +31,7 @@ pub(crate) fn settings(servers: &LocalCluster, interval: Duration) -> Settings {
         priority: 100,
         replication_host: None,
         replication_port: None,
+        lag: LagLimits::by_time(MAX_LAG, Duration::from_millis(500)),
         tls: tls.clone(),
     };
     Settings {
@@ -43,11 +44,12 @@ pub(crate) fn settings(servers: &LocalCluster, interval: Duration) -> Settings {
             timeout: Duration::from_secs(1),
             failures: 3,
         },
-        limits: Limits { failures: 3, max_lag: Duration::from_millis(1000), lag_recovery: Duration::from_millis(500) },
+        limits: Limits { failures: 3 },
     }
 }
 
 pub(crate) const INTERVAL: Duration = Duration::from_millis(200);
+pub(crate) const MAX_LAG: Duration = Duration::from_secs(1);
 
 /// The usual beginning: the primary is pg1, and both replicas are in use.
 pub(crate) async fn watched(servers: &LocalCluster) -> Arc<Cluster> {

@@ -1,11 +1,14 @@
 //! From a server's rows to a catalogue.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::builtin::Builtin;
+use super::defaults::Scope;
 use super::definitions::{Definition, Definitions, Of};
-use super::{Arity, BUILTIN_SCHEMA, Catalogue, CatalogueQuery, Function, FunctionLists, Hazard, Nature, Relation};
+use super::path::Schema;
+use super::scalars::Category;
+use super::{BUILTIN_SCHEMA, Catalogue, CatalogueQuery, Function, FunctionLists, Hazard, Nature, Relation, Signature};
 use crate::decide::sql::body::{Language, Promise};
 use crate::decide::sql::types::Effects;
 
@@ -15,6 +18,8 @@ pub struct CatalogueBuilder {
     catalogue: Catalogue,
     /// What is judged by its text.
     definitions: Definitions,
+    /// What the functions take that PostgreSQL brings.
+    builtin: HashMap<Box<str>, Vec<Signature>>,
 }
 
 /// A row does not have the columns that its query asks for.
@@ -24,15 +29,8 @@ pub struct BadRow(pub CatalogueQuery);
 
 impl CatalogueBuilder {
     pub(super) fn new(builtin: Arc<Builtin>) -> Self {
-        let catalogue = Catalogue {
-            builtin,
-            functions: HashMap::new(),
-            relations: HashMap::new(),
-            operators: HashSet::new(),
-            types: HashSet::new(),
-            fields: HashSet::new(),
-        };
-        CatalogueBuilder { catalogue, definitions: Definitions::default() }
+        let catalogue = Catalogue::over(builtin);
+        CatalogueBuilder { catalogue, definitions: Definitions::default(), builtin: HashMap::new() }
     }
 
     /// Takes one row of the answer to `query`, its columns as text.
@@ -55,29 +53,51 @@ impl CatalogueBuilder {
                     types,
                 ],
             ) => {
-                let arity = arity(arguments).ok_or(BadRow(query))?;
+                let signature = Signature::parse(arguments).ok_or(BadRow(query))?;
                 let promise = if volatile == "true" { Promise::Nothing } else { Promise::NoWrites };
-                let origin = Origin { promise, language, arity, extension, body, types: types.unwrap_or("") };
-                self.function(schema, name, field == Some("true"), &origin);
+                let origin = Origin { promise, language, signature, extension, body, types: types.unwrap_or("") };
+                self.function(schema, name, field == Some("true"), origin);
             }
             (CatalogueQuery::Relations, &[Some(schema), Some(name), Some(kind), definition]) => {
                 self.relation(schema, name, kind, definition);
             }
-            (CatalogueQuery::Operators, &[Some(name), Some(query)]) => {
-                self.definitions.add(Definition::query(Of::Operator(name.into()), query));
+            (CatalogueQuery::Operators, &[Some(schema), Some(name), Some(query)]) => {
+                let of = Of::Operator { schema: schema.into(), name: name.into() };
+                self.definitions.add(Definition::query(of, query));
             }
-            (CatalogueQuery::Types, &[Some(name), Some(query)]) => {
-                self.definitions.add(Definition::query(Of::Type(name.into()), query));
+            (CatalogueQuery::Types, &[Some(schema), Some(name), Some(query)]) => {
+                let of = Of::Type { schema: schema.into(), name: name.into() };
+                self.definitions.add(Definition::query(of, query));
+            }
+            (CatalogueQuery::Schemas, &[Some(name), Some(owner), Some(public)]) => {
+                let schema = Schema { owner: owner.into(), is_public: public == "true" };
+                self.catalogue.schemas.insert(name.into(), schema);
+            }
+            (CatalogueQuery::Scalars, &[Some(oid), Some(category), Some(preferred)]) => {
+                let oid = oid.parse().map_err(|_| BadRow(query))?;
+                let &letter = category.as_bytes().first().ok_or(BadRow(query))?;
+                self.catalogue.scalars.add_type(oid, Category { letter, preferred: preferred == "true" });
+            }
+            (CatalogueQuery::Casts, &[Some(source), Some(target)]) => {
+                let oid = |text: &str| text.parse().map_err(|_| BadRow(query));
+                self.catalogue.scalars.add_cast(oid(source)?, oid(target)?);
+            }
+            (CatalogueQuery::Defaults, &[Some(role), Some("asked"), Some(_), Some(value)]) => {
+                self.catalogue.defaults.asked(role, value);
+            }
+            (CatalogueQuery::Defaults, &[role, Some(scope), Some(setting), Some(value)]) => {
+                let scope = if scope == "database" { Scope::Database } else { Scope::Everywhere };
+                self.catalogue.defaults.give(role.unwrap_or(""), scope, setting, value);
             }
             _ => return Err(BadRow(query)),
         }
         Ok(())
     }
 
-    fn function(&mut self, schema: &str, name: &str, is_field: bool, origin: &Origin<'_>) {
+    fn function(&mut self, schema: &str, name: &str, is_field: bool, origin: Origin<'_>) {
         let catalogue = &mut self.catalogue;
         if schema == BUILTIN_SCHEMA && catalogue.builtin.function(name).is_some() {
-            return;
+            return self.builtin.entry(name.into()).or_default().push(origin.signature);
         }
         let listed = origin.extension.and_then(|extension| catalogue.builtin.of_extension(extension, name));
         let overloads = catalogue.functions.entry(name.into()).or_default();
@@ -103,7 +123,7 @@ impl CatalogueBuilder {
         if is_field && nature != Nature::Safe {
             catalogue.fields.insert(name.into());
         }
-        overloads.push(Function { schema: schema.into(), arity: origin.arity, nature });
+        overloads.push(Function { schema: schema.into(), signature: origin.signature, nature });
     }
 
     fn relation(&mut self, schema: &str, name: &str, kind: &str, definition: Option<&str>) {
@@ -127,8 +147,19 @@ impl CatalogueBuilder {
 
     /// Judges what is defined by a text: a view is a hazard if its query is, a function if its body is, and so is a
     /// view over either, and so on.
-    pub fn finish(self, lists: &FunctionLists) -> Catalogue {
+    pub fn finish(mut self, lists: &FunctionLists) -> Catalogue {
+        self.describe_builtin();
         self.definitions.judge(self.catalogue, lists)
+    }
+
+    /// Of a built-in function it matters what it takes only where others have its name.
+    fn describe_builtin(&mut self) {
+        let catalogue = &mut self.catalogue;
+        for (name, own) in &mut catalogue.functions {
+            let Some(nature) = catalogue.builtin.function(name) else { continue };
+            let signatures = self.builtin.remove(name).into_iter().flatten();
+            own.extend(signatures.map(|signature| Function { schema: BUILTIN_SCHEMA.into(), signature, nature }));
+        }
     }
 }
 
@@ -136,16 +167,11 @@ impl CatalogueBuilder {
 struct Origin<'a> {
     promise: Promise,
     language: &'a str,
-    arity: Arity,
+    signature: Signature,
     extension: Option<&'a str>,
     body: Option<&'a str>,
     /// One a line.
     types: &'a str,
-}
-
-fn arity(text: &str) -> Option<Arity> {
-    let (least, most) = text.split_once(' ')?;
-    Some(Arity { least: least.parse().ok()?, most: most.parse().ok()? })
 }
 
 impl Catalogue {

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Catalogue, FunctionLists, Hazard, Nature};
+use super::{Catalogue, FunctionLists, Hazard, Homes, Nature};
 use crate::decide::sql::body::{self, Language, Promise};
 use crate::decide::sql::classify::Facts;
 use crate::decide::sql::lex::Lexer;
@@ -39,8 +39,14 @@ pub(super) enum Of {
         name: Box<str>,
         why: &'static str,
     },
-    Operator(Box<str>),
-    Type(Box<str>),
+    Operator {
+        schema: Box<str>,
+        name: Box<str>,
+    },
+    Type {
+        schema: Box<str>,
+        name: Box<str>,
+    },
 }
 
 impl Definition {
@@ -51,7 +57,10 @@ impl Definition {
     /// The name that others mention.
     fn name(&self) -> &str {
         match &self.of {
-            Of::Function { name, .. } | Of::Relation { name, .. } | Of::Operator(name) | Of::Type(name) => name,
+            Of::Function { name, .. }
+            | Of::Relation { name, .. }
+            | Of::Operator { name, .. }
+            | Of::Type { name, .. } => name,
         }
     }
 
@@ -67,7 +76,8 @@ impl Definition {
 
     /// What it leaves behind, if it needs the primary.
     fn hazard(&self, facts: &Facts<'_>) -> Option<Effects> {
-        let by_type = self.types.iter().any(|name| facts.catalogue.is_type_hazard(name)).then_some(Effects::SETTINGS);
+        let is_hazard = |name: &Box<str>| facts.catalogue.is_type_hazard(None, name, None);
+        let by_type = self.types.iter().any(is_hazard).then_some(Effects::SETTINGS);
         let by_text = match self.of {
             Of::Function { .. } => body::hazard(&self.text, self.language, self.promise, facts),
             _ => body::query_hazard(&self.text, facts),
@@ -103,7 +113,7 @@ impl Definitions {
         while let Some(index) = due.pop() {
             is_due[index] = false;
             let definition = &self.all[index];
-            let facts = Facts { catalogue: &catalogue, overrides: lists, max_parse: MAX_DEFINITION };
+            let facts = Facts::new(&catalogue, lists, MAX_DEFINITION);
             let Some(effects) = definition.hazard(&facts) else { continue };
             if found[index].is_some_and(|known| known.contains(effects)) {
                 continue;
@@ -140,8 +150,15 @@ impl Catalogue {
                 }
             }
             Of::Relation { schema, name, why } => self.add_relation(schema, name, Hazard { why, effects }),
-            Of::Operator(name) => drop(self.operators.insert(name.clone())),
-            Of::Type(name) => drop(self.types.insert(name.clone())),
+            Of::Operator { schema, name } => add_home(&mut self.operators, schema, name),
+            Of::Type { schema, name } => add_home(&mut self.types, schema, name),
         }
+    }
+}
+
+fn add_home(homes: &mut Homes, schema: &str, name: &str) {
+    let homes = homes.entry(name.into()).or_default();
+    if homes.iter().all(|home| **home != *schema) {
+        homes.push(schema.into());
     }
 }

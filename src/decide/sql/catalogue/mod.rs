@@ -2,13 +2,19 @@
 //! rightly.
 //!
 //! Without a loaded catalogue the built-in names of PostgreSQL are known, and every other function counts as unknown.
-//! Names without a schema are judged by the worst of what they may mean under any `search_path`.
+//! Names without a schema are judged by what they mean under the session's `search_path`; where that is not known, by
+//! the worst of what they may mean under any.
 
 mod builder;
 mod builtin;
+mod defaults;
 mod definitions;
 mod lists;
+mod path;
 mod queries;
+mod resolve;
+mod scalars;
+mod signature;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -16,11 +22,17 @@ use std::sync::Arc;
 
 pub use builder::{BadRow, CatalogueBuilder};
 pub use lists::{FunctionLists, Listed};
+pub use path::SearchPath;
 pub use queries::CatalogueQuery;
+pub(super) use resolve::{Argument, Call, Resolved};
 
 use builtin::Builtin;
+use defaults::Defaults;
+use path::Schema;
+use scalars::Scalars;
+use signature::Signature;
 
-use super::types::Effects;
+use super::types::{Depends, Effects};
 
 /// Immutable; one per database. Cheap to derive a newer one from: the built-in names are shared.
 #[derive(Debug, Clone)]
@@ -30,26 +42,27 @@ pub struct Catalogue {
     functions: HashMap<Box<str>, Vec<Function>>,
     /// Only those that need the primary; by name.
     relations: HashMap<Box<str>, Vec<Relation>>,
-    /// Names of operators that some volatile function of the user's stands behind.
-    operators: HashSet<Box<str>>,
-    /// Names of types whose casts, input functions or domain constraints need the primary.
-    types: HashSet<Box<str>>,
+    /// Operators that some volatile function of the user's stands behind: by name, their schemas.
+    operators: Homes,
+    /// Types whose casts, input functions or domain constraints need the primary.
+    types: Homes,
     /// Names of hazardous functions that can be called as `row.function`.
     fields: HashSet<Box<str>>,
+    schemas: HashMap<Box<str>, Schema>,
+    scalars: Scalars,
+    defaults: Defaults,
+    /// What they were before, since pgpilot began: server connections may be as old. `None`: too often something else.
+    earlier: Option<Vec<Defaults>>,
 }
+
+/// The schemas of what has a name.
+type Homes = HashMap<Box<str>, Vec<Box<str>>>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Function {
     schema: Box<str>,
-    arity: Arity,
+    signature: Signature,
     nature: Nature,
-}
-
-/// How many arguments a function can be called with; defaults and VARIADIC counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Arity {
-    least: usize,
-    most: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,13 +95,22 @@ pub enum Standing {
 impl Catalogue {
     /// What every server has, before anything is known of a particular one.
     pub fn builtin() -> Self {
+        Catalogue::over(Arc::new(Builtin::load()))
+    }
+
+    /// Nothing but what is built in.
+    fn over(builtin: Arc<Builtin>) -> Self {
         Catalogue {
-            builtin: Arc::new(Builtin::load()),
+            builtin,
             functions: HashMap::new(),
             relations: HashMap::new(),
-            operators: HashSet::new(),
-            types: HashSet::new(),
+            operators: HashMap::new(),
+            types: HashMap::new(),
             fields: HashSet::new(),
+            schemas: HashMap::new(),
+            scalars: Scalars::default(),
+            defaults: Defaults::default(),
+            earlier: Some(Vec::new()),
         }
     }
 
@@ -97,49 +119,30 @@ impl Catalogue {
         CatalogueBuilder::new(Arc::clone(&self.builtin))
     }
 
-    /// The worst that a call of `schema.name`, or of `name` under any search path, can mean. `arguments`: how many it
-    /// has, where that is known.
-    pub fn function(
-        &self,
-        schema: Option<&str>,
-        name: &str,
-        arguments: Option<usize>,
-        lists: &FunctionLists,
-    ) -> Standing {
-        let may_be_builtin = schema.is_none_or(|s| s == BUILTIN_SCHEMA);
-        let builtin = self.builtin.function(name).filter(|_| may_be_builtin).map(|nature| (BUILTIN_SCHEMA, nature));
-        let all = || {
-            let own = self.functions.get(name).into_iter().flatten();
-            own.filter(|f| schema.is_none_or(|s| s == &*f.schema))
-        };
-        // A number that fits none has been misunderstood.
-        let fits = |f: &Function| arguments.is_none_or(|n| (f.arity.least..=f.arity.most).contains(&n));
-        let any_fits = all().any(fits);
-        let own = all().filter(|f| !any_fits || fits(f)).map(|f| (&*f.schema, f.nature));
-        let mut worst = Standing::Unknown;
-        for (schema, nature) in builtin.into_iter().chain(own) {
-            let standing = match (lists.judge(schema, name), nature) {
-                (Listed::Replica, _) | (Listed::Not, Nature::Safe) => Standing::Safe,
-                (Listed::Primary, Nature::Safe) => Standing::Primary { effects: Effects::empty(), by: Listed::Primary },
-                (by, Nature::Primary(effects)) => Standing::Primary { effects, by },
-            };
-            worst = worst.or(standing);
-        }
-        if worst != Standing::Unknown {
-            return worst;
-        }
-        match lists.judge_unknown(schema, name) {
-            Listed::Not => Standing::Unknown,
-            Listed::Replica => Standing::Safe,
-            Listed::Primary => Standing::Primary { effects: Effects::SETTINGS, by: Listed::Primary },
-        }
+    /// The worst that a call of `schema.name`, or of `name` under any search path, can mean.
+    pub fn function(&self, schema: Option<&str>, name: &str, lists: &FunctionLists) -> Standing {
+        self.resolve(&Call { schema, name, arguments: None, typed_by: Depends::empty() }, None, lists).standing
     }
 
-    /// The schema of a function that needs the primary, of those that `name` may mean.
-    pub fn home_of_hazard(&self, name: &str) -> Option<&str> {
-        let own = self.functions.get(name).into_iter().flatten().find(|f| f.nature != Nature::Safe);
-        let builtin = || self.builtin.function(name).filter(|nature| *nature != Nature::Safe).map(|_| BUILTIN_SCHEMA);
-        own.map(|f| &*f.schema).or_else(builtin)
+    /// The `search_path` with which a session of `user` begins that sets none; `None` if that is not known.
+    pub fn default_path(&self, user: &str) -> Option<&str> {
+        let path = self.defaults.search_path(user)?;
+        let is_same = |earlier: &Defaults| earlier.search_path(user) == Some(path);
+        self.earlier.as_ref()?.iter().all(is_same).then_some(path)
+    }
+
+    /// This one has been loaded after the other one.
+    #[must_use]
+    pub fn after(mut self, before: &Catalogue) -> Self {
+        const MOST: usize = 16;
+        self.earlier.clone_from(&before.earlier);
+        if before.defaults != self.defaults && before.defaults != Defaults::default() {
+            self.earlier = self.earlier.filter(|earlier| earlier.len() < MOST).map(|mut earlier| {
+                earlier.push(before.defaults.clone());
+                earlier
+            });
+        }
+        self
     }
 
     /// The schema of a relation that needs the primary, of those that `name` may mean.
@@ -153,29 +156,31 @@ impl Catalogue {
         self.functions.get(name).is_some_and(|all| all.iter().any(|f| &*f.schema != BUILTIN_SCHEMA))
     }
 
-    /// Whether the number of arguments may tell functions of this name apart.
+    /// Whether the arguments, or the search path, may tell functions of this name apart.
     pub fn is_overloaded(&self, name: &str) -> bool {
-        self.functions.get(name).is_some_and(|all| all.len() > 1)
+        let builtin = usize::from(self.builtin.function(name).is_some());
+        self.functions.get(name).is_some_and(|all| all.len() + builtin > 1)
     }
 
-    /// Whether reading this relation needs the primary; `None`: it does not, as far as is known.
-    pub fn relation(&self, schema: Option<&str>, name: &str) -> Option<Hazard> {
+    /// Whether reading this relation needs the primary, with this `search_path` or with any; `None`: it does not, as far
+    /// as is known.
+    pub fn relation(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Hazard> {
         // Whatever the schema: extensions make views of the same kind and name elsewhere.
         let builtin = self.builtin.relation(name).map(|why| Hazard { why, effects: Effects::empty() });
         builtin.or_else(|| {
             let mut own = self.relations.get(name).into_iter().flatten();
-            own.find(|r| schema.is_none_or(|s| s == &*r.schema)).map(|r| r.hazard)
+            own.find(|relation| is_reached(schema, &relation.schema, path)).map(|relation| relation.hazard)
         })
     }
 
     /// Whether an operator of this name may call a function that needs the primary.
-    pub fn is_operator_hazard(&self, name: &str) -> bool {
-        !self.operators.is_empty() && self.operators.contains(name)
+    pub fn is_operator_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> bool {
+        !self.operators.is_empty() && reaches(&self.operators, schema, name, path)
     }
 
     /// Whether a cast to a type of this name may.
-    pub fn is_type_hazard(&self, name: &str) -> bool {
-        !self.types.is_empty() && self.types.contains(name)
+    pub fn is_type_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> bool {
+        !self.types.is_empty() && reaches(&self.types, schema, name, path)
     }
 
     /// Whether `row.name` may.
@@ -186,6 +191,9 @@ impl Catalogue {
     /// Whether every verdict under this catalogue is the same as under the other one.
     pub fn says_the_same(&self, other: &Catalogue) -> bool {
         self.functions == other.functions
+            && self.schemas == other.schemas
+            && self.scalars == other.scalars
+            && self.defaults == other.defaults
             && self.relations == other.relations
             && self.operators == other.operators
             && self.types == other.types
@@ -199,12 +207,14 @@ impl Catalogue {
         let functions = self.functions.values().map(Vec::len).sum();
         let relations = self.relations.values().map(Vec::len).sum();
         let of_functions = self.functions.iter().map(|(name, all)| {
-            ENTRY + name.len() + all.iter().map(|f| size_of::<Function>() + f.schema.len()).sum::<usize>()
+            ENTRY
+                + name.len()
+                + all.iter().map(|f| size_of::<Function>() + f.schema.len() + f.signature.heap()).sum::<usize>()
         });
         let of_relations = self.relations.iter().map(|(name, all)| {
             ENTRY + name.len() + all.iter().map(|r| size_of::<Relation>() + r.schema.len()).sum::<usize>()
         });
-        let names = self.operators.iter().chain(&self.types).chain(&self.fields);
+        let names = self.operators.keys().chain(self.types.keys()).chain(&self.fields).chain(self.schemas.keys());
         let bytes = of_functions.chain(of_relations).chain(names.map(|name| ENTRY + name.len())).sum();
         CatalogueSize { functions, relations, bytes }
     }
@@ -234,6 +244,19 @@ impl Standing {
             }
         }
     }
+}
+
+/// Whether a name in `home` can be meant by one with this schema, or by one without.
+fn is_reached(schema: Option<&str>, home: &str, path: Option<&SearchPath>) -> bool {
+    match (schema, path) {
+        (Some(schema), _) => schema == home,
+        (None, Some(path)) => path.place(home).is_some(),
+        (None, None) => true,
+    }
+}
+
+fn reaches(homes: &Homes, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> bool {
+    homes.get(name).is_some_and(|homes| homes.iter().any(|home| is_reached(schema, home, path)))
 }
 
 const BUILTIN_SCHEMA: &str = "pg_catalog";

@@ -8,11 +8,23 @@ pub enum CatalogueQuery {
     Relations,
     Operators,
     Types,
+    Schemas,
+    Scalars,
+    Casts,
+    Defaults,
 }
 
 impl CatalogueQuery {
-    pub const ALL: [CatalogueQuery; 4] =
-        [CatalogueQuery::Functions, CatalogueQuery::Relations, CatalogueQuery::Operators, CatalogueQuery::Types];
+    pub const ALL: [CatalogueQuery; 8] = [
+        CatalogueQuery::Functions,
+        CatalogueQuery::Relations,
+        CatalogueQuery::Operators,
+        CatalogueQuery::Types,
+        CatalogueQuery::Schemas,
+        CatalogueQuery::Scalars,
+        CatalogueQuery::Casts,
+        CatalogueQuery::Defaults,
+    ];
 
     pub fn sql(self) -> &'static str {
         match self {
@@ -20,13 +32,18 @@ impl CatalogueQuery {
             CatalogueQuery::Relations => RELATIONS,
             CatalogueQuery::Operators => OPERATORS,
             CatalogueQuery::Types => TYPES,
+            CatalogueQuery::Schemas => SCHEMAS,
+            CatalogueQuery::Scalars => SCALARS,
+            CatalogueQuery::Casts => CASTS,
+            CatalogueQuery::Defaults => DEFAULTS,
         }
     }
 }
 
 /// schema, name, volatile, language, arguments, extension, field, body, types; one row per overload.
 ///
-/// - arguments: the least and the most that it can be called with.
+/// - arguments: the least and the most that it can be called with; but for aggregates, the OIDs of the elements of a
+///   VARIADIC array and of the types.
 /// - field: a function of one composite argument, which can be called as `row.name`.
 /// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of.
 /// - types: of its arguments and its result, those that are not built in, one a line: a domain may be checked on the way.
@@ -82,34 +99,75 @@ JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE p.polqual IS NOT NULL AND p.polcmd IN ('r', '*')";
 
-/// name, a query that calls its function. Only of functions that are not built in.
+/// schema, name, a query that calls its function. Only of functions that are not built in.
 const OPERATORS: &str = r"
-SELECT DISTINCT o.oprname::text,
+SELECT DISTINCT s.nspname::text, o.oprname::text,
        'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
 FROM pg_catalog.pg_operator o
+JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
 JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname <> 'pg_catalog'";
 
-/// name, a query that does what reading a constant of the type does, or a cast to it: calls its input function or the
+/// schema, name, a query that does what reading a constant of the type does, or a cast to it: calls its input function or the
 /// cast's, or checks the domain's constraint. Only where a function that is not built in may be called.
 const TYPES: &str = r"
-SELECT t.typname::text,
+SELECT s.nspname::text, t.typname::text,
        'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
 FROM pg_catalog.pg_type t
+JOIN pg_catalog.pg_namespace s ON s.oid = t.typnamespace
 JOIN pg_catalog.pg_proc p ON p.oid = t.typinput
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname <> 'pg_catalog'
 UNION
-SELECT t.typname::text,
+SELECT s.nspname::text, t.typname::text,
        'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
 FROM pg_catalog.pg_cast c
 JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
+JOIN pg_catalog.pg_namespace s ON s.oid = t.typnamespace
 WHERE n.nspname <> 'pg_catalog'
 UNION
-SELECT t.typname::text, 'SELECT ' || pg_catalog.pg_get_expr(k.conbin, 0)
+SELECT s.nspname::text, t.typname::text, 'SELECT ' || pg_catalog.pg_get_expr(k.conbin, 0)
 FROM pg_catalog.pg_constraint k
 JOIN pg_catalog.pg_type t ON t.oid = k.contypid
+JOIN pg_catalog.pg_namespace s ON s.oid = t.typnamespace
 WHERE k.contypid <> 0 AND k.conbin IS NOT NULL";
+
+/// name, owner, whether everybody may use it.
+const SCHEMAS: &str = r"
+SELECT n.nspname::text, pg_catalog.pg_get_userbyid(n.nspowner)::text,
+       EXISTS (SELECT FROM pg_catalog.aclexplode(n.nspacl) a WHERE a.grantee = 0 AND a.privilege_type = 'USAGE')::text
+FROM pg_catalog.pg_namespace n
+WHERE n.nspname !~ '^pg_(temp|toast)'";
+
+/// OID, category, whether it is the category's preferred type: of those that are neither arrays, domains, row types nor
+/// pseudo-types.
+const SCALARS: &str = r"
+SELECT t.oid::text, t.typcategory::text, t.typispreferred::text
+FROM pg_catalog.pg_type t
+WHERE t.typtype IN ('b', 'e', 'r', 'm') AND t.typcategory <> 'A'";
+
+/// The OIDs of source and target of the casts that happen by themselves.
+const CASTS: &str = r"
+SELECT c.castsource::text, c.casttarget::text
+FROM pg_catalog.pg_cast c
+WHERE c.castcontext = 'i'";
+
+/// role (NULL: all of them), scope, setting, value. Scopes: `database` (this one alone), `everywhere`, `asked` (what the
+/// role that asks has).
+const DEFAULTS: &str = r"
+SELECT r.rolname::text, CASE WHEN s.setdatabase = 0 THEN 'everywhere' ELSE 'database' END,
+       pg_catalog.split_part(c.text, '=', 1), pg_catalog.substr(c.text, pg_catalog.strpos(c.text, '=') + 1)
+FROM pg_catalog.pg_db_role_setting s
+LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+CROSS JOIN pg_catalog.unnest(s.setconfig) c (text)
+WHERE (s.setrole = 0 OR r.rolname IS NOT NULL)
+  AND (s.setdatabase = 0 OR s.setdatabase = (
+        SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
+  AND pg_catalog.split_part(c.text, '=', 1) IN ('search_path', 'role', 'session_authorization')
+UNION ALL
+SELECT session_user::text, 'asked', s.name, s.reset_val
+FROM pg_catalog.pg_settings s
+WHERE s.name = 'search_path'";

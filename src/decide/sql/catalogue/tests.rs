@@ -61,22 +61,25 @@ fn catalogue() -> Catalogue {
     );
     add(
         CatalogueQuery::Operators,
-        &[&[Some("###"), Some("SELECT public.vol()")], &[Some("@+@"), Some("SELECT public.stab()")]],
+        &[
+            &[Some("public"), Some("###"), Some("SELECT public.vol()")],
+            &[Some("public"), Some("@+@"), Some("SELECT public.stab()")],
+        ],
     );
     add(
         CatalogueQuery::Types,
         &[
-            &[Some("casty"), Some("SELECT public.vol()")],
-            &[Some("positive"), Some("SELECT (VALUE > 0)")],
-            &[Some("volatile_domain"), Some("SELECT (VALUE > vol())")],
+            &[Some("public"), Some("casty"), Some("SELECT public.vol()")],
+            &[Some("public"), Some("positive"), Some("SELECT (VALUE > 0)")],
+            &[Some("public"), Some("volatile_domain"), Some("SELECT (VALUE > vol())")],
         ],
     );
     builder.finish(&FunctionLists::default())
 }
 
 fn verdict(catalogue: &Catalogue, text: &str) -> Verdict {
-    let facts = Facts { catalogue, overrides: &FunctionLists::default(), max_parse: 64 * 1024 };
-    classify(text, &facts).statements[0].clone()
+    let lists = FunctionLists::default();
+    classify(text, &Facts::new(catalogue, &lists, 64 * 1024)).statements[0].clone()
 }
 
 #[test]

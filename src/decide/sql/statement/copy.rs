@@ -43,7 +43,7 @@ fn table(tokens: Tokens<'_>, start: usize, facts: &Facts<'_>) -> (Verdict, usize
     let after = if tokens.is_punctuation(at + 1, b'(') { tokens.after_group(at + 1) } else { at + 1 };
     let Some(name) = tokens.name(at) else { return (Verdict::opaque(Reason::Unparsable), after) };
     let temporary = is_temporary_schema(schema.as_deref());
-    let verdict = if temporary || facts.catalogue.relation(schema.as_deref(), &name).is_some() {
+    let verdict = if temporary || facts.catalogue.relation(schema.as_deref(), &name, None).is_some() {
         Verdict::new(Intent::Write, Reason::PrimaryRelation).about(full_name(schema.as_deref(), &name))
     } else {
         Verdict::new(Intent::Read, Reason::PlainRead)

@@ -14,7 +14,8 @@ pub(super) fn prepare(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     let after = if tokens.is_punctuation(2, b'(') { tokens.after_group(2) } else { 2 };
     match tokens.name(1) {
         Some(name) if tokens.is(after, "as") => {
-            let statement = Box::new(classify_optimizable(tokens.from(after + 1), facts));
+            // Where it is executed, names may mean something else.
+            let statement = Box::new(classify_optimizable(tokens.from(after + 1), &facts.for_anybody()));
             let intent = Intent::Prepare { name: name.into(), name_at: tokens.span(1), statement };
             Verdict::new(intent, Reason::Prepared)
         }
@@ -25,7 +26,7 @@ pub(super) fn prepare(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
 /// EXECUTE name [(arguments)]. The arguments are expressions: they may call anything.
 pub(super) fn execute(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     let Some(name) = tokens.name(1) else { return Verdict::opaque(Reason::Unparsable) };
-    let Scan { cause, doubts, effects, settings } = scan(tokens.from(2), facts);
+    let Scan { cause, doubts, effects, depends, settings } = scan(tokens.from(2), facts);
     let intent = Intent::Execute { name: name.into(), name_at: tokens.span(1) };
     let mut verdict = Verdict::new(intent, Reason::Prepared).with(effects);
     if cause.is_some() || !doubts.is_empty() {
@@ -35,6 +36,7 @@ pub(super) fn execute(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
         verdict.effects |= Effects::SETTINGS;
     }
     verdict.settings = settings.into();
+    verdict.depends = depends;
     verdict
 }
 

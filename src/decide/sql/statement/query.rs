@@ -8,7 +8,7 @@ use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
 
 /// SELECT, VALUES, TABLE, WITH: a read unless something in it is not.
 pub(super) fn read(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
-    let Scan { cause, doubts, effects, settings } = scan(tokens, facts);
+    let Scan { cause, doubts, effects, depends, settings } = scan(tokens, facts);
     let confirmed = parse::judge(tokens, &doubts, facts);
     let effects = effects | confirmed.iter().fold(Effects::empty(), |all, cause| all | cause.effects);
     let mut verdict = match cause.or_else(|| confirmed.into_iter().next()) {
@@ -16,6 +16,7 @@ pub(super) fn read(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
         Some(Cause { reason, object, .. }) => Verdict { object, ..Verdict::new(Intent::Write, reason) },
     };
     verdict.settings = settings.into();
+    verdict.depends = depends;
     verdict.with(effects)
 }
 
@@ -34,16 +35,17 @@ pub(super) fn refresh() -> Verdict {
 
 /// Adds the effects of the functions that a query or modification calls.
 pub(super) fn leave_behind(verdict: &mut Verdict, tokens: Tokens<'_>, facts: &Facts<'_>) {
-    let Scan { doubts, effects, settings, .. } = scan(tokens, facts);
+    let Scan { doubts, effects, depends, settings, .. } = scan(tokens, facts);
     let matters = |doubt: &Doubt| match doubt {
         Doubt::Call { .. } => true,
         Doubt::Relation { schema, name } => {
-            facts.catalogue.relation(schema.as_deref(), name).is_some_and(|hazard| !hazard.effects.is_empty())
+            facts.catalogue.relation(schema.as_deref(), name, None).is_some_and(|hazard| !hazard.effects.is_empty())
         }
         Doubt::Modification => false,
     };
     let doubts: Vec<Doubt> = doubts.into_iter().filter(matters).collect();
     let implied = parse::judge(tokens, &doubts, facts).iter().fold(Effects::empty(), |all, cause| all | cause.effects);
     verdict.effects |= effects | implied;
+    verdict.depends |= depends;
     verdict.settings = settings.into();
 }

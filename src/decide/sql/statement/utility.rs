@@ -34,7 +34,7 @@ pub(super) fn call(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
         at += 2;
     }
     let Some(name) = tokens.name(at) else { return Verdict::opaque(Reason::Unparsable) };
-    let known = match facts.catalogue.function(schema.as_deref(), &name, None, facts.overrides) {
+    let known = match facts.catalogue.function(schema.as_deref(), &name, facts.overrides) {
         Standing::Primary { effects, .. } => effects,
         Standing::Safe | Standing::Unknown => Effects::empty(),
     };

@@ -1,0 +1,43 @@
+//! The types that tell overloads apart, and which of them the server turns into which by itself.
+
+use std::collections::{HashMap, HashSet};
+
+/// Plain types (no arrays, domains, row types or pseudo-types), by OID, and the implicit casts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Scalars {
+    types: HashMap<u32, Category>,
+    /// (source, target)
+    casts: HashSet<(u32, u32)>,
+}
+
+/// What `pg_type` says of a type for the resolution of calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Category {
+    pub(super) letter: u8,
+    pub(super) preferred: bool,
+}
+
+/// The category of strings (documentation, "pg_type", "typcategory Codes").
+pub(super) const STRINGS: u8 = b'S';
+
+impl Scalars {
+    pub(super) fn add_type(&mut self, oid: u32, category: Category) {
+        self.types.insert(oid, category);
+    }
+
+    pub(super) fn add_cast(&mut self, source: u32, target: u32) {
+        self.casts.insert((source, target));
+    }
+
+    /// `None`: nothing can be said of what fits the type.
+    pub(super) fn category(&self, oid: u32) -> Option<Category> {
+        self.types.get(&oid).copied()
+    }
+
+    /// Whether a value of the one type can be passed where the other is declared (`can_coerce_type` in
+    /// `src/backend/parser/parse_coerce.c`). Always, where nothing is known of one of them.
+    pub(super) fn converts(&self, from: u32, to: u32) -> bool {
+        let known = self.types.contains_key(&from) && self.types.contains_key(&to);
+        !known || from == to || self.casts.contains(&(from, to))
+    }
+}
