@@ -108,11 +108,11 @@ impl Board {
             | Event::Held
             | Event::Released
             | Event::Appointed { .. }
+            | Event::Forked(_)
             | Event::Recorded { .. }
             | Event::Bound { .. }
             | Event::Barred
             | Event::Admitted
-            | Event::Forked(_)
             | Event::Remembered { .. } => None,
         };
         if let Some(count) = tally {

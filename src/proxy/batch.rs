@@ -32,6 +32,15 @@ pub(super) enum BatchEnd {
     Open,
 }
 
+impl Batch {
+    /// The one message of a batch that is not in the buffer as a whole, if a ReadyForQuery follows it: a large Query or FunctionCall at
+    /// the front of `input`.
+    pub(super) fn large_simple(self, input: &[u8]) -> Option<Header> {
+        let header = Header::peek(input).ok().flatten().filter(|_| (self.len, self.end) == (0, BatchEnd::Open))?;
+        matches!(header.tag, frontend::QUERY | frontend::FUNCTION_CALL).then_some(header)
+    }
+}
+
 /// Looks for the end of the batch at the front of `input`.
 ///
 /// # Errors
@@ -109,6 +118,17 @@ mod tests {
         }
         assert_eq!(gather(&frame(b'Q', 9)), Ok(batch(14, BatchEnd::Simple)));
         assert_eq!(gather(&[frame(b'D', 2), frame(b'H', 0)].concat()), Ok(batch(12, BatchEnd::Flush)));
+    }
+
+    #[test]
+    fn a_large_query_is_answered_by_itself() {
+        let bytes = [frame(b'Q', CLIENT_INPUT_MAX), frame(b'B', CLIENT_INPUT_MAX)];
+        let whole = Batch { len: 14, end: BatchEnd::Open };
+        for (input, expected) in [(&bytes[0], Some(b'Q')), (&bytes[1], None)] {
+            let Ok(Gathered::Batch(batch)) = gather(&input[..100]) else { panic!("a batch") };
+            assert_eq!(batch.large_simple(&input[..100]).map(|header| header.tag), expected);
+            assert_eq!(whole.large_simple(&input[..100]), None);
+        }
     }
 
     #[test]

@@ -333,13 +333,16 @@ impl Client {
     /// As [`Self::refuse`], and nothing else changes.
     pub(super) fn reject(&mut self, batch: Batch, report: &Report) {
         report.put(&mut self.side.output);
-        self.side.input.advance(batch.len);
-        match batch.end {
-            BatchEnd::Simple | BatchEnd::Sync => {
-                let status = self.status();
-                backend::put_ready(&mut self.side.output, status);
-            }
-            BatchEnd::Flush | BatchEnd::Open => self.skipping = true,
+        let large = batch.large_simple(self.side.fresh());
+        match large {
+            Some(header) => self.drop_frame(header),
+            None => self.side.input.advance(batch.len),
+        }
+        if large.is_some() || matches!(batch.end, BatchEnd::Simple | BatchEnd::Sync) {
+            let status = self.status();
+            backend::put_ready(&mut self.side.output, status);
+        } else {
+            self.skipping = true;
         }
     }
 

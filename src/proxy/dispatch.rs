@@ -196,14 +196,14 @@ impl Client {
                     continue;
                 }
             };
-            if role == LinkRole::Primary && self.shared.is_barred() {
-                // It has just been stopped for a while, and does not know yet what has happened meanwhile.
-                self.wait_change(&snapshot, now + SETTLE_DOWN).await?;
+            if let (LinkRole::Primary, None, Some(place)) = (role, &self.pass, &place) {
+                self.wait_for_turn(place, demand.arrived).await?;
                 now = Instant::now();
                 continue;
             }
-            if let (LinkRole::Primary, None, Some(place)) = (role, &self.pass, &place) {
-                self.wait_for_turn(place, demand.arrived).await?;
+            if role == LinkRole::Primary && self.shared.is_barred() {
+                // It has just been stopped for a while, and does not know yet what has happened meanwhile.
+                self.wait_change(&snapshot, now + SETTLE_DOWN).await?;
                 now = Instant::now();
                 continue;
             }

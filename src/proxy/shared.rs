@@ -168,14 +168,14 @@ impl Shared {
         Ok(())
     }
 
-    /// This instance has no lease, so nothing may be sent to the primary, whatever the snapshot says.
-    pub(super) fn is_barred(&self) -> bool {
-        self.membership.get().is_some_and(|membership| membership.tenure().is_over())
-    }
-
     /// Clients that wait for a primary, and the bytes of what they have sent.
     pub fn held(&self) -> (usize, usize) {
         self.hold.counts()
+    }
+
+    /// This instance has no lease, so nothing may be sent to the primary, whatever the snapshot says.
+    pub(super) fn is_barred(&self) -> bool {
+        self.membership.get().is_some_and(|membership| membership.tenure().is_over())
     }
 
     pub(super) fn policy(&self, who: &Who) -> Policy {

@@ -14,6 +14,7 @@ use super::workshop::{Facts, REJOIN, Workshop};
 use super::{Connections, Keeper, Settings, Surroundings};
 use crate::cluster::Cluster;
 use crate::config;
+use crate::coordination::Membership;
 use crate::decide::failover::{
     Ended, Event, Fact, Job, Machine, Note, Order, Outcome, Purpose, Record, Routing, Severity, Status, Ticket, World,
     Writing,
@@ -179,8 +180,8 @@ impl Director {
                 }
             }
         }
-        self.bind();
         self.tell_forks();
+        self.bind();
         let status = self.machine.status();
         self.status.send_if_modified(|old| {
             let changed = *old != status;
@@ -225,7 +226,8 @@ impl Director {
             Seat::Alone(_) => None,
             Seat::Member(member) => member.reign.clone().map(|reign| (member.membership.clone(), reign)),
         };
-        let (deadline, hook_limit) = self.limits(job, &settings.failover);
+        let (deadline, hook_limit) =
+            self.limits(job, office.as_ref().map(|(membership, _)| membership), &settings.failover);
         let facts = Facts {
             epoch: self.machine.record().epoch,
             snapshot: self.cluster.snapshot(),
@@ -261,7 +263,12 @@ impl Director {
     }
 
     /// Until when a job has to be done, and how long a hook may take for it.
-    fn limits(&self, job: Job, settings: &config::Failover) -> (Instant, Duration) {
+    fn limits(
+        &self,
+        job: Job,
+        membership: Option<&Arc<Membership>>,
+        settings: &config::Failover,
+    ) -> (Instant, Duration) {
         let now = Instant::now();
         let until = |limit: Duration| {
             let deadline = now + limit;
@@ -276,11 +283,8 @@ impl Director {
             Job::Quiesce { .. } => (until(settings.switchover_timeout), Duration::ZERO),
             // Who does not answer has to be known to be gone.
             Job::Agree { .. } => {
-                let patience = match &self.seat {
-                    Seat::Alone(_) => Duration::ZERO,
-                    Seat::Member(member) => member.membership.patience(),
-                };
-                (until(patience + settings.step_timeout), Duration::ZERO)
+                let patience = membership.map_or(Duration::ZERO, |membership| membership.patience());
+                (now + patience + settings.step_timeout, Duration::ZERO)
             }
             Job::Approve { .. } | Job::Stop { .. } | Job::CatchUp { .. } => {
                 let hook = until(settings.hook_timeout).saturating_duration_since(now);

@@ -54,8 +54,8 @@ impl Workshop {
             // They only look, or may not wait.
             Job::Approve { .. }
             | Job::Ready { .. }
-            | Job::Sever { .. }
             | Job::Agree { .. }
+            | Job::Sever { .. }
             | Job::Quiesce { .. }
             | Job::Announce { .. } => None,
             Job::Fence { node }

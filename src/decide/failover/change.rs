@@ -135,11 +135,8 @@ impl Machine {
         now: Instant,
         actions: &mut Actions,
     ) {
-        self.record.epoch += 1;
-        (self.record.purpose, self.record.progress) = (purpose, Progress::Preparing);
-        actions.record = Some(Writing::First(self.record.clone()));
         if purpose != Purpose::Switchover {
-            actions.routing = Some(Routing::Hold);
+            self.prepare(purpose, actions);
         }
         actions.jobs.push(Job::Approve { old, candidate: terms.to });
         let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
@@ -147,6 +144,38 @@ impl Machine {
         let treatment = if self.repairs.wants(old) { Treatment::Stopped } else { Treatment::Nothing };
         let change = Change { purpose, old, terms, begun: now, step, ticket, proof, treatment, abandoned };
         self.phase = Phase::Changing(Box::new(change));
+    }
+
+    /// From now on nobody begins anything: other instances learn it from the record.
+    fn prepare(&mut self, purpose: Purpose, actions: &mut Actions) {
+        self.record.epoch += 1;
+        (self.record.purpose, self.record.progress) = (purpose, Progress::Preparing);
+        actions.record = Some(Writing::First(self.record.clone()));
+        actions.routing = Some(Routing::Hold);
+    }
+
+    fn quiesce(&mut self, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let jobs = [Job::Quiesce { node: change.old }, Job::Agree { node: change.old }];
+        change.step = Step::Quiescing { waiting: jobs.into_iter().collect() };
+        actions.jobs.extend(jobs);
+        self.prepare(Purpose::Switchover, actions);
+    }
+
+    /// Takes a node that somebody else has promoted for the primary, once nobody writes to the old one any more.
+    pub(super) fn adopt(&mut self, old: NodeId, new: NodeId, now: Instant, actions: &mut Actions) {
+        if self.not_before.is_some_and(|at| now < at) {
+            return;
+        }
+        let terms = Terms { waived: Guards::all(), to: Some(new), max_data_loss: u64::MAX };
+        actions.alarm(Some(new), "has been promoted by somebody else: it becomes the primary");
+        self.begin(Purpose::Adoption, old, terms, None, now, actions);
+        // Nothing is left to be approved of, and the old primary is no business of ours yet.
+        let jobs = [Job::Sever { node: old }, Job::Agree { node: old }];
+        actions.jobs = jobs.to_vec();
+        if let Phase::Changing(change) = &mut self.phase {
+            change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
+        }
     }
 
     /// The world has changed, or some time has passed.
@@ -181,10 +210,20 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         match (&mut change.step, job) {
             (Step::Approving, Job::Approve { .. }) => self.approved(outcome, now, actions),
-            (Step::Readying, Job::Ready { node, .. }) => self.quiesce(node, actions),
+            // Without it, it only takes longer.
+            (Step::Readying, Job::Ready { .. }) => self.quiesce(actions),
             (Step::Quiescing { waiting }, job) if waiting.contains(&job) => {
                 waiting.remove(&job);
-                self.quiesced(outcome, now, actions);
+                match outcome {
+                    Ok(_) if waiting.is_empty() => {
+                        let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
+                        change.step = Step::Stopping;
+                        change.treatment = Treatment::Stopped;
+                        actions.jobs.push(Job::Stop { node, to });
+                    }
+                    Ok(_) => {}
+                    Err(why) => self.undo(why, now, actions),
+                }
             }
             (Step::Stopping, Job::Stop { to, .. }) => match outcome {
                 Ok(Fact::Stopped(lsn)) => {
@@ -236,31 +275,6 @@ impl Machine {
                 self.undone(job, outcome, now, actions);
             }
             _ => {}
-        }
-    }
-
-    /// Nobody begins anything any more. What was to be readied may have failed: without it, it only takes longer.
-    fn quiesce(&mut self, node: NodeId, actions: &mut Actions) {
-        let Phase::Changing(change) = &mut self.phase else { return };
-        let jobs = [Job::Quiesce { node }, Job::Agree { node }];
-        change.step = Step::Quiescing { waiting: jobs.into_iter().collect() };
-        self.record.progress = Progress::Quiescing;
-        actions.record = Some(Writing::First(self.record.clone()));
-        actions.routing = Some(Routing::Hold);
-        actions.jobs.extend(jobs);
-    }
-
-    /// This instance has come to rest, or all the others have, or somebody cannot.
-    fn quiesced(&mut self, outcome: Outcome, now: Instant, actions: &mut Actions) {
-        let Phase::Changing(change) = &mut self.phase else { return };
-        if let Err(why) = outcome {
-            return self.undo(why, now, actions);
-        }
-        if matches!(&change.step, Step::Quiescing { waiting } if waiting.is_empty()) {
-            let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
-            change.step = Step::Stopping;
-            change.treatment = Treatment::Stopped;
-            actions.jobs.push(Job::Stop { node, to });
         }
     }
 
@@ -370,8 +384,7 @@ impl Machine {
         change.abandoned.insert(choice.candidate);
         change.terms.to = change.terms.to.filter(|&to| to != choice.candidate);
         self.record.epoch += 1;
-        // Whatever it was before: nobody hands over any more.
-        (self.record.purpose, self.record.progress) = (Purpose::Failover, Progress::Preparing);
+        self.record.progress = Progress::Preparing;
         actions.record = Some(Writing::First(self.record.clone()));
         self.repairs.forget();
         self.seal(now, actions);

@@ -2,12 +2,10 @@
 
 use std::time::Instant;
 
-use super::change::Step;
-use super::elect::Terms;
 use super::event::{Actions, Job, Outcome, Purpose, Routing};
 use super::machine::{Machine, Phase};
 use super::world::Contact;
-use super::{Guards, Progress, Record};
+use super::{Progress, Record};
 use crate::decide::route::{NodeId, Role};
 
 /// Why nothing can be ordered here.
@@ -54,13 +52,12 @@ impl Machine {
         };
         let (epoch, timeline) = (self.record.epoch, self.record.timeline);
         match (&self.record.progress, self.record.purpose) {
-            // A switchover that is only prepared disturbs nobody.
-            (Progress::Steady, _) | (Progress::Preparing, Purpose::Switchover) => {
+            (Progress::Steady, _) => {
                 actions.routing = Some(Routing::Follow { node, epoch, timeline });
                 return;
             }
             // What runs may end in peace.
-            (Progress::Quiescing, _) => actions.jobs.push(Job::Quiesce { node }),
+            (Progress::Preparing, Purpose::Switchover) => actions.jobs.push(Job::Quiesce { node }),
             (Progress::Preparing | Progress::Promoting { .. }, _) => actions.jobs.push(Job::Sever { node }),
         }
         actions.inform(Some(node), format!("hands over to another primary, epoch {epoch}: {name} gets no statements"));
@@ -94,22 +91,6 @@ impl Machine {
         match (newer.next(), newer.next()) {
             (Some(new), None) => Some((old, new)),
             _ => None,
-        }
-    }
-
-    /// Takes a node that somebody else has promoted for the primary, once nobody writes to the old one any more.
-    pub(super) fn adopt(&mut self, old: NodeId, new: NodeId, now: Instant, actions: &mut Actions) {
-        if self.not_before.is_some_and(|at| now < at) {
-            return;
-        }
-        let terms = Terms { waived: Guards::all(), to: Some(new), max_data_loss: u64::MAX };
-        actions.alarm(Some(new), "has been promoted by somebody else: it becomes the primary");
-        self.begin(Purpose::Adoption, old, terms, None, now, actions);
-        // Nothing is left to be approved of, and the old primary is no business of ours yet.
-        let jobs = [Job::Sever { node: old }, Job::Agree { node: old }];
-        actions.jobs = jobs.to_vec();
-        if let Phase::Changing(change) = &mut self.phase {
-            change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
         }
     }
 }
@@ -153,8 +134,8 @@ mod tests {
             log: Some(Log { timeline: Timeline(timeline), end: Lsn(100), replayed: Lsn(100) }),
             hearing: if number == 1 { heard } else { Hearing::Unknown },
             applies: Applies::AtOnce,
-            history: History::Common,
             standby_name: String::new(),
+            history: History::Common,
         };
         let timeline = if second == Role::Replica { 1 } else { 2 };
         World {
@@ -194,10 +175,7 @@ mod tests {
         assert_eq!(actions.acknowledge, Some(4));
 
         let orderly = Record { purpose: Purpose::Switchover, ..record(5, Progress::Preparing) };
-        let actions = machine.on(Event::Followed(orderly.clone()), now);
-        assert_eq!(actions.routing, Some(Routing::Follow { node, epoch: 5, timeline }));
-        let actions = machine.on(Event::Followed(Record { progress: Progress::Quiescing, ..orderly }), now);
-        assert_eq!(actions.routing, Some(Routing::Hold));
+        let actions = machine.on(Event::Followed(orderly), now);
         assert_eq!(&actions.jobs[..], [Job::Quiesce { node }]);
         let late = Err("2 transactions did not end in time".to_owned());
         let actions = machine.on(Event::Ended { job: Job::Quiesce { node }, outcome: late }, now);

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::change::{Change, Step};
-use super::clock::WallClock;
 use super::elect::{Choice, Terms, Unelectable, elect};
 use super::event::{Actions, Ended, Event, Job, Outcome, Purpose, Routing, Ticket, Writing};
 use super::follow::{ELSEWHERE, Obedience};
@@ -33,6 +32,26 @@ pub struct Rules {
     /// Bytes.
     pub max_data_loss: u64,
     pub require_fence: bool,
+}
+
+/// What the wall clock showed at one moment: it relates what earlier pgpilots wrote down to this one's time, and is not
+/// looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WallClock {
+    /// Seconds since 1970.
+    pub unix: u64,
+    pub at: Instant,
+}
+
+impl WallClock {
+    pub(super) fn unix_at(self, now: Instant) -> u64 {
+        self.unix + now.saturating_duration_since(self.at).as_secs()
+    }
+
+    /// When it was `unix` o'clock. What lies in the future, since the clock was set back, counts as now.
+    fn moment(self, unix: u64, now: Instant) -> Option<Instant> {
+        now.checked_sub(Duration::from_secs(self.unix_at(now).saturating_sub(unix)))
+    }
 }
 
 /// Decides about changes of primary. One per pgpilot.
@@ -196,7 +215,7 @@ impl Machine {
         };
         match self.record.progress.clone() {
             Progress::Steady => self.phase = Phase::Steady,
-            Progress::Preparing | Progress::Quiescing => {
+            Progress::Preparing => {
                 actions.alarm(None, "a change of primary had been begun: it is called off");
                 self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, Step::Approving)));
                 let all = self.world.nodes.iter().map(|node| node.id).filter(|id| *id != primary);

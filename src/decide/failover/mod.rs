@@ -5,7 +5,6 @@
 //! done then, and where statements go meanwhile. Of several instances one decides; the machines of the others `follow`. `elect` says who may be promoted; `synchronous` which commits are safe.
 
 mod change;
-mod clock;
 pub mod conninfo;
 mod detection;
 mod elect;
@@ -23,11 +22,10 @@ mod synchronous;
 mod tests;
 mod world;
 
-pub use clock::WallClock;
 pub use detection::Pace;
 pub use elect::Unelectable;
 pub use event::{Actions, Ended, Event, Fact, Job, Note, Outcome, Proof, Purpose, Routing, Severity, Ticket, Writing};
-pub use machine::{Machine, Rules, Status};
+pub use machine::{Machine, Rules, Status, WallClock};
 pub use order::{Guards, Maintenance, Order, Run};
 pub use record::{Progress, Record};
 pub use synchronous::Synchronous;

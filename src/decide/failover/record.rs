@@ -49,10 +49,8 @@ pub enum Progress {
     /// None is under way.
     #[default]
     Steady,
-    /// Nothing has been promoted: it can be called off. Nobody writes, unless it is a switchover.
+    /// Nothing has been promoted: it can be called off.
     Preparing,
-    /// A switchover in which nobody writes any more. It can be called off.
-    Quiescing,
     /// Nobody but this candidate may become the primary of this epoch.
     Promoting {
         candidate: NodeName,

@@ -9,8 +9,8 @@ impl Simulation {
     pub(super) fn carry_out(&mut self, job: Job) -> Outcome {
         match job {
             Job::Approve { .. }
-            | Job::Agree { .. }
             | Job::Ready { .. }
+            | Job::Agree { .. }
             | Job::Sever { .. }
             | Job::Quiesce { .. }
             | Job::Announce { .. } => Ok(Fact::Done),

@@ -50,6 +50,8 @@ pub enum Event {
         epoch: u64,
         timeline: Timeline,
     },
+    /// Where the timelines of this cluster's history began, as far as that is known.
+    Forked(Vec<Fork>),
     /// Several instances have decided that `node` is the primary of `epoch`, and writes `timeline`: nobody else is followed
     /// until they decide otherwise. A change that was under way has ended.
     Recorded {
@@ -64,8 +66,6 @@ pub enum Event {
     /// This instance has no lease: it sends nothing to the primary.
     Barred,
     Admitted,
-    /// Where the timelines of this cluster's history began, as far as that is known.
-    Forked(Vec<Fork>),
     /// The node that was the primary, and the timeline that it wrote, when this was last written down. Comes before
     /// anybody is followed.
     Remembered {

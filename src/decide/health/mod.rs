@@ -46,11 +46,11 @@ pub struct Health {
     epoch: u64,
     /// Held: nobody is followed anew.
     writes: Writes,
+    forks: Vec<Fork>,
     /// This instance's own: without a lease it may not write, whatever the nodes do.
     permission: Writes,
     /// The only node that may be followed; `None`: any.
     bound: Option<NodeId>,
-    forks: Vec<Fork>,
     /// Where the primary's log ended, for sessions that wrote.
     marks: Trail,
     /// Up to where it was flushed, for lag.
@@ -68,9 +68,9 @@ impl Health {
             contested: Vec::new(),
             epoch: 0,
             writes: Writes::Open,
+            forks: Vec::new(),
             permission: Writes::Open,
             bound: None,
-            forks: Vec::new(),
             marks: Trail::new(MARKS),
             flushes: Trail::new(LOG_POINTS),
         }

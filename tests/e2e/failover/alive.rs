@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use pgpilot::demo::Scope;
 use pgpilot::demo::account::Account;
 
@@ -97,9 +99,9 @@ async fn a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure() {
     let servers = cluster().await;
     let more = format!("{}automatic = true\ndetect_after = \"500ms\"\n", super::section(&servers));
     let mut pilot = Process::start(&servers, &more).await;
-    pilot.signal("STOP");
+    pilot.signal(Signal::STOP);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    pilot.signal("CONT");
+    pilot.signal(Signal::CONT);
     let mut client = pilot.connect().await;
     client.query("CREATE TABLE t (n int)").await;
     let begun = Instant::now();

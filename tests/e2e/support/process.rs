@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use pgpilot::demo::LocalCluster;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::proxy::{PASSWORD, USER, topology_text};
@@ -48,14 +49,12 @@ impl Process {
         self.port
     }
 
-    /// `name`: as of kill(1).
-    pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
-        assert!(status.expect("kill(1)").success());
-    }
-
     pub(crate) async fn connect(&self) -> Raw {
         Raw::connect(self.port, "shop").await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a child");
     }
 
     /// Resident memory in bytes, at present.

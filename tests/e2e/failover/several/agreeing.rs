@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use pgpilot::decide::failover::{Guards, Order, Run};
 use pgpilot::demo::Scope;
+use rustix::process::Signal;
 
 use super::super::{table, until_written};
 use super::{Lease, instance, section, servers, two, wait_to_agree};
@@ -78,7 +79,7 @@ async fn a_leader_that_dies_with_the_primary_is_succeeded() {
     let leader = Process::start(&servers, &section("a", etcd.port(), Lease::Short)).await;
     let b = instance(&servers, "b", etcd.port(), Lease::Short).await;
     let client = table(&b).await;
-    leader.signal("KILL");
+    leader.signal(Signal::KILL);
     b.node("pg1").kill9(Scope::Node).await.unwrap();
     let took = until_written(&client, "INSERT INTO t VALUES (1)").await;
     println!("leader and primary killed, to the first write: {took:?}");
@@ -102,7 +103,7 @@ async fn a_leader_that_dies_half_way_is_succeeded_by_one_that_begins_anew() {
     let client = table(&b).await;
     b.node("pg1").kill9(Scope::Node).await.unwrap();
     wait_for("the change to begin", LIMIT, async || begun.exists()).await;
-    leader.signal("KILL");
+    leader.signal(Signal::KILL);
     until_written(&client, "INSERT INTO t VALUES (1)").await;
     b.wait_for_event("a change of primary had been begun: it is called off").await;
     assert!(b.epoch() > 2 && b.primary().as_deref() != Some("pg1"), "{:#?}", b.events());
