@@ -16,7 +16,7 @@ pub enum Event {
     Answered {
         node: NodeId,
         asked_at: Instant,
-        answer: Answer,
+        answer: Box<Answer>,
     },
     /// A node answered the short question that is asked in between.
     Sampled {

@@ -72,7 +72,7 @@ impl World {
     fn answers(&mut self, node: NodeId, answer: Answer) -> Actions {
         let asked_at = self.now;
         self.now += ms(1);
-        self.health.on(Event::Answered { node, asked_at, answer }, self.now)
+        self.health.on(Event::Answered { node, asked_at, answer: Box::new(answer) }, self.now)
     }
 
     fn fails(&mut self, node: NodeId, failure: Failure) -> Actions {
@@ -479,7 +479,7 @@ fn who_is_appointed_is_the_primary_though_its_last_answers_say_otherwise() {
     world.now += ms(5);
     world.health.on(Event::Appointed { node: B, epoch: 7, timeline: Timeline(2) }, world.now);
     // What was asked before it was promoted comes late.
-    world.health.on(Event::Answered { node: B, asked_at, answer: replica(1, 1000) }, world.now);
+    world.health.on(Event::Answered { node: B, asked_at, answer: Box::new(replica(1, 1000)) }, world.now);
     let snapshot = world.health.snapshot();
     assert_eq!((snapshot.primary, snapshot.epoch, snapshot.timeline), (Some(B), 7, Timeline(2)));
     assert!(snapshot.usable_primary().is_some());
