@@ -241,10 +241,6 @@ impl Client {
         }
     }
 
-    fn is_primary(&mut self, node: NodeId) -> bool {
-        self.snapshots.snapshot().usable_primary().is_some_and(|primary| primary.id == node)
-    }
-
     pub(super) async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
         let shared = self.shared.clone();
         self.vigil().until(shared.cluster.wait_change(seen, until)).await.map(drop)
