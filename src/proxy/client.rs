@@ -124,7 +124,7 @@ impl Client {
         if !link.is_new {
             link.started = Instant::now();
         }
-        link.judged = assessed.first.take().filter(|_| link.dues.is_empty());
+        link.take_up(std::mem::take(&mut assessed.executed));
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
             BatchEnd::Open => {
@@ -134,6 +134,9 @@ impl Client {
             }
             BatchEnd::Simple | BatchEnd::Sync | BatchEnd::Flush => Grant::Bytes(batch.len),
         };
+        if batch.end == BatchEnd::Simple && link.batch_open {
+            link.note_query_within();
+        }
         link.batch_open = match batch.end {
             BatchEnd::Sync => false,
             // After an error in an extended batch, the server ignores a Query, too.

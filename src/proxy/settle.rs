@@ -149,14 +149,22 @@ impl Client {
                 Purpose::Any if !link.is_replica() => session.freshness.wrote(now),
                 _ => session.freshness.read_from(link.node(), now),
             }
+            if link.has_written && status == TransactionStatus::Idle {
+                if !link.failed {
+                    session.freshness.committed(now);
+                }
+                // What has been sent behind it may have written, too.
+                link.has_written = !link.dues.is_empty();
+            }
             let asks = transaction.is_idle() && session.policy.consistency == Consistency::Session;
             if asks && session.freshness.wants_mark() {
                 shared.cluster.want_mark();
             }
             shared.metrics.statement(link.served(), link.reason, now - link.started);
-            if let Some(judged) = link.judged.take() {
-                judged.ran(link.served(), link.reason, now - link.started);
-            }
+        }
+        let next = link.behind.pop_front();
+        if let Some(executed) = std::mem::replace(&mut link.executed, next) {
+            executed.ran(link.served(), link.reason, now - link.started);
         }
         for text in std::mem::take(&mut link.lesson) {
             if !link.failed {
@@ -410,8 +418,10 @@ async fn ask(lease: &mut Lease, left: &Leftovers, settings: &Settings) -> Result
     let names: std::collections::BTreeSet<&str> = names.collect();
     let sql = inventory_sql(names);
     let rows = match lease.query(&sql).await {
-        // A limit or a request that was meant for the client's own statement.
-        Err(QueryError::Server { code: SqlState::QUERY_CANCELED, .. }) => lease.query(&sql).await?,
+        // A limit or a request that was meant for the client's own statement; or what `Link::note_query_within` tells of.
+        Err(QueryError::Server { code: SqlState::QUERY_CANCELED | SqlState::INTERNAL_ERROR, .. }) => {
+            lease.query(&sql).await?
+        }
         rows => rows?,
     };
     let user = lease.user.clone();

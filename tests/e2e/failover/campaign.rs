@@ -62,7 +62,7 @@ impl Stage {
         let (mut proxies, mut ways) = (Vec::new(), Vec::new());
         for number in 0..count {
             let way = Relay::start(etcd.port()).await;
-            let section = several::section(&format!("i{number}"), way.port(), Lease::Short);
+            let section = several::section(&format!("i{number}"), way.port(), Lease::Usual);
             let section = section.replace("[coordination]", &commands);
             proxies.push(Proxy::configured(servers.clone(), topology(&servers, &section)).await);
             ways.push(way);
