@@ -450,9 +450,7 @@ impl Client {
         if slot.set_idle() == Quiet::CancelOnItsWay {
             slot.wait_quiet().await;
         }
-        if let Some(link) = &self.link {
-            link.lease.cancel_key.requests.settle();
-        }
+        self.link.iter().for_each(|link| link.lease.cancel_key.requests.settle());
     }
 }
 
