@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use pgpilot::wire::backend::READY_FOR_QUERY;
 use pgpilot::wire::frontend::{put_query, put_terminate};
-use pgpilot::wire::startup::{PROTOCOL_3_0, put_cancel};
+use pgpilot::wire::startup::put_cancel;
 
-use crate::support::proxy::{Proxy, USER, servers, topology};
+use crate::support::proxy::{Proxy, servers, topology};
 use crate::support::raw::{Frame, Raw, tags};
-use crate::support::relay::{Relay, Tap};
+use crate::support::relay::Relay;
 use crate::support::{LIMIT, wait_for};
 
 /// One connection for all, and patience that outlasts every test.
@@ -148,30 +148,10 @@ async fn a_pause_can_be_waited_for_cancelled_and_left() {
 async fn far() -> (Proxy, Relay) {
     let servers = servers().await;
     let mut config = topology(&servers, "[pool]\nmax_server_connections = 1\n");
-    let relay = Relay::tapped(config.nodes[0].port, Tap::On).await;
+    let relay = Relay::start(config.nodes[0].port).await;
     config.nodes.truncate(1);
     config.nodes[0].port = relay.port();
     (Proxy::configured(servers.into(), config).await, relay)
-}
-
-#[tokio::test]
-async fn a_request_that_comes_while_a_connection_is_prepared_is_not_lost() {
-    let (proxy, relay) = far().await;
-    let with_setting = [("user", USER), ("database", "shop"), ("work_mem", "7MB")];
-    let mut other = Raw::connect_with(proxy.port(), PROTOCOL_3_0, &with_setting).await.unwrap();
-    assert_eq!(other.ask("SHOW work_mem").await, "7MB");
-    let mut client = Raw::connect(proxy.port(), "shop").await;
-    // The server connection is brought to this session's settings first.
-    let mentions = || relay.sent().concat().windows(8).filter(|text| text == b"work_mem").count();
-    let before = mentions();
-    relay.delay(Duration::from_millis(150));
-    client.send(&query("SELECT pg_sleep(600)")).await;
-    wait_for("the connection to be prepared", LIMIT, async || mentions() > before).await;
-    cancel(proxy.port(), &client).await;
-    relay.delay(Duration::ZERO);
-    let frames = client.until(READY_FOR_QUERY).await;
-    assert_eq!((code(&frames), &*tags(&frames)), (Some("57014"), "EZ"));
-    assert_eq!(client.ask("SHOW work_mem").await, "4MB");
 }
 
 #[tokio::test]
