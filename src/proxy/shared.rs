@@ -12,6 +12,7 @@ use super::gate::Gate;
 use super::hold::Hold;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
+use super::sequences::SequenceUse;
 use super::shutdown::Shutdown;
 use super::statements::Statements;
 use super::verdicts::{ShapeRow, Verdicts};
@@ -49,6 +50,7 @@ pub struct Shared {
     /// Closed while an operator has paused pgpilot.
     pub gate: Gate,
     pub(super) hold: Arc<Hold>,
+    pub(super) sequences: SequenceUse,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
     /// This instance among several; set once by the composition root, unless pgpilot is alone.
@@ -115,6 +117,7 @@ impl Shared {
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
             gate: Gate::default(),
+            sequences: SequenceUse::default(),
             hold: Arc::default(),
             console: OnceLock::new(),
             membership: OnceLock::new(),
