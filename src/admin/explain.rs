@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::sources::Sources;
 use super::table::{Column, Table, Value, integer, number, text};
 use super::views::{millis, node_name, takes_reads};
-use crate::config::{Consistency, RoutingMode};
+use crate::config::RoutingMode;
 use crate::decide::route::{
     Decision, Demand, Freshness, Need, NodeId, Policy, Route, Snapshot, WaitFor, is_in_service, route,
 };
@@ -61,12 +61,8 @@ pub(super) fn explain(sources: &dyn Sources, sql: &str, user: &str, database: Op
 fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], policy: &Policy) -> [Value; 7] {
     let mut needs = Needs::default();
     verdicts.iter().for_each(|verdict| needs.add(verdict, Defaults::default(), &|_| None));
-    let consistency = match policy.consistency {
-        Consistency::Eventual => "eventual",
-        Consistency::Session => "session",
-        Consistency::Strong => "strong",
-        Consistency::Primary => "primary",
-    };
+    let promise = needs.promise.over(policy.consistency);
+    let consistency = promise.unwrap_or(policy.consistency).name();
     let Some((need, reason)) = needs.server else {
         let consistency = consistency.into();
         let none = Value::Null;
@@ -83,7 +79,7 @@ fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], polic
     let shadow = sources.config().routing.mode == RoutingMode::Shadow && need != Need::Primary;
     let (need, reason) = if shadow { (Need::Primary, Reason::Shadow) } else { (need, reason) };
     let now = Instant::now();
-    let demand = Demand { need, reason, arrived: now };
+    let demand = Demand { need, reason, promise, arrived: now };
     let load = |node| sources.node(node).outstanding;
     // A session that has written nothing and seen nothing yet.
     let decision = route(&demand, &mut Freshness::default(), snapshot, policy, load, fastrand::u64(..), now);

@@ -40,6 +40,9 @@ pub type TextRow = [Option<String>];
 pub trait Recipe: Send + Sync + 'static {
     type Value: Send + Sync + 'static;
 
+    /// What is said of a database until its catalogue is loaded.
+    fn initial(&self) -> Self::Value;
+
     /// SELECTs without parameters, run in one read-only transaction.
     fn queries(&self) -> Vec<&str>;
 
@@ -59,8 +62,6 @@ pub trait Recipe: Send + Sync + 'static {
 pub struct Catalogues<R: Recipe> {
     shared: Arc<Shared<R>>,
     databases: Mutex<ByName<R::Value>>,
-    /// For a database of which nothing is loaded yet.
-    initial: Arc<R::Value>,
 }
 
 type ByName<V> = HashMap<Box<str>, Arc<Database<V>>>;
@@ -119,10 +120,14 @@ impl<V> Database<V> {
 }
 
 impl<R: Recipe> Catalogues<R> {
-    /// `initial` is what is said of a database until its catalogue is loaded. Needs to be used within a runtime.
-    pub fn new(recipe: R, initial: R::Value, cluster: &Arc<Cluster>) -> Self {
+    /// Needs to be used within a runtime.
+    pub fn new(recipe: R, cluster: &Arc<Cluster>) -> Self {
         let shared = Arc::new(Shared { recipe, cluster: Arc::downgrade(cluster) });
-        Self { shared, databases: Mutex::default(), initial: Arc::new(initial) }
+        Self { shared, databases: Mutex::default() }
+    }
+
+    pub fn recipe(&self) -> &R {
+        &self.shared.recipe
     }
 
     /// The database's catalogue; begins to load it if nobody has asked for this database before.
@@ -132,7 +137,7 @@ impl<R: Recipe> Catalogues<R> {
         match databases.entry(name.into()) {
             Entry::Occupied(entry) => Arc::clone(entry.get()),
             Entry::Vacant(_) if full => Arc::new(Database {
-                current: ArcSwap::new(Arc::clone(&self.initial)),
+                current: ArcSwap::from_pointee(self.shared.recipe.initial()),
                 stale: Arc::default(),
                 suspected: Mutex::default(),
                 _loader: None,
@@ -142,7 +147,7 @@ impl<R: Recipe> Catalogues<R> {
                 let database = Arc::new_cyclic(|this: &Weak<Database<R::Value>>| {
                     let loading = keep(Arc::clone(&self.shared), name.to_owned(), this.clone(), Arc::clone(&stale));
                     Database {
-                        current: ArcSwap::new(Arc::clone(&self.initial)),
+                        current: ArcSwap::from_pointee(self.shared.recipe.initial()),
                         stale,
                         suspected: Mutex::default(),
                         _loader: Some(AbortOnDropHandle::new(tokio::spawn(loading))),
@@ -157,6 +162,12 @@ impl<R: Recipe> Catalogues<R> {
     pub fn all(&self) -> BTreeMap<Box<str>, Arc<Database<R::Value>>> {
         let databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
         databases.iter().map(|(name, database)| (name.clone(), Arc::clone(database))).collect()
+    }
+
+    /// The recipe has changed: all of them are loaded again soon.
+    pub fn invalidate_all(&self) {
+        let databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
+        databases.values().for_each(|database| database.invalidate());
     }
 
     /// DDL has passed through in this database.

@@ -267,6 +267,11 @@ fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
             segment: positive(row.try_get(3)?, standard.segment),
             page: positive(row.try_get(4)?, standard.page),
         },
+        recovered: match stage {
+            // Static once recovery is over (documentation, "Recovery Information Functions").
+            Stage::Writable { .. } => row.try_get::<_, Option<PgLsn>>(9)?.map(lsn),
+            Stage::Recovering(_) => None,
+        },
         stage,
         standby_name: row.try_get(19)?,
         synchronous: row.try_get(20)?,

@@ -232,6 +232,21 @@ pub enum Consistency {
     Primary,
 }
 
+impl Consistency {
+    /// The weakest promise first.
+    pub const ALL: [Self; 4] = [Self::Eventual, Self::Session, Self::Strong, Self::Primary];
+
+    /// As it is written wherever it can be set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eventual => "eventual",
+            Self::Session => "session",
+            Self::Strong => "strong",
+            Self::Primary => "primary",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnAllLagging {
     Primary,

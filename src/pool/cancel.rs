@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -28,6 +28,8 @@ pub struct Requests {
     arrived: AtomicU32,
     /// Of those that had arrived, so many were known when it was last looked.
     seen: AtomicU32,
+    /// One has been sent, and nobody knows whether it has arrived or ever will.
+    strayed: AtomicBool,
 }
 
 impl Requests {
@@ -46,6 +48,11 @@ impl Requests {
     /// All requests have arrived, and nothing runs: what is sent from now on is not hit by them.
     pub fn settle(&self) {
         self.seen.store(self.arrived.load(Ordering::Acquire), Ordering::Relaxed);
+    }
+
+    /// Whether a request may still arrive at any time: nobody else may get the connection.
+    pub fn has_strayed(&self) -> bool {
+        self.strayed.load(Ordering::Acquire)
     }
 
     fn begin(&self) -> OnItsWay<'_> {
@@ -74,17 +81,24 @@ impl CancelKey {
     /// The server cannot be reached, or takes longer than five seconds.
     pub async fn send(&self) -> io::Result<()> {
         let _counted = self.requests.begin();
+        let mut sent = false;
         let attempt = async {
             let mut stream = self.target.open().await.map_err(io::Error::other)?;
             let mut packet = BytesMut::new();
             put_cancel(&mut packet, self.pid, &self.key);
+            sent = true;
             stream.write_all(&packet).await?;
             stream.flush().await?;
             let mut nothing = [0; 16];
             while stream.read(&mut nothing).await.is_ok_and(|n| n > 0) {}
             Ok(())
         };
-        tokio::time::timeout(LIMIT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        let outcome =
+            tokio::time::timeout(LIMIT, attempt).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if sent && outcome.is_err() {
+            self.requests.strayed.store(true, Ordering::Release);
+        }
+        outcome
     }
 }
 

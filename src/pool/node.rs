@@ -302,7 +302,8 @@ impl PoolHandle {
 
     pub(super) fn put_back(&self, connection: Connection, now: Instant) {
         self.node.leased.fetch_sub(1, Ordering::Relaxed);
-        if connection.generation != self.node.generation.load(Ordering::Relaxed) {
+        let outdated = connection.generation != self.node.generation.load(Ordering::Relaxed);
+        if outdated || connection.cancel_key.requests.has_strayed() {
             connection.close();
             let actions = self.node.lock().book.closed(self.pool.index);
             return self.node.carry_out(actions);

@@ -8,7 +8,7 @@ use super::client::Client;
 use super::contexts::{Names, SessionContext};
 use super::fault::End;
 use super::forward::may_name_a_statement;
-use super::judged::Judged;
+use super::judged::{Executed, Judged};
 use super::names::SessionStatement;
 use super::session::{Texts, Transaction};
 use crate::decide::route::Need;
@@ -31,8 +31,8 @@ pub(super) struct Assessed {
     pub own: bool,
     /// The verdict on a Query.
     pub query: Option<Arc<Judged>>,
-    /// The verdict on the first statement that it executes.
-    pub first: Option<Arc<Judged>>,
+    /// The verdicts on the statements that it executes.
+    pub executed: Executed,
     /// What its names mean at the point up to which it has been looked at, where that is not what they mean before it.
     names: NamesWithin,
 }
@@ -161,13 +161,15 @@ impl Client {
                 let verdict = self.verdict_within(text, &[], assessed);
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
-                assessed.first.get_or_insert_with(|| verdict.clone());
+                assessed.executed.add(&verdict);
                 assessed.query = Some(verdict);
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed),
             frontend::BIND => {
                 let head = BindHead::parse(frame.body())?;
-                self.add_statement(head.statement, assessed);
+                if let Some(verdict) = self.add_statement(head.statement, assessed) {
+                    assessed.executed.add(&verdict);
+                }
                 assessed.executes = true;
                 if assessed.needs.effects.contains(Effects::SETTINGS) {
                     // `set_config($1, ..)`: the name is among the values.
@@ -267,18 +269,19 @@ impl Client {
         }
     }
 
-    /// A Bind or Describe of something prepared earlier.
-    fn add_statement(&mut self, name: &[u8], assessed: &mut Assessed) {
+    /// A Bind or Describe of something prepared earlier: the verdict on that.
+    fn add_statement(&mut self, name: &[u8], assessed: &mut Assessed) -> Option<Arc<Judged>> {
         let within = assessed.names.find(name);
         let Some(known) = within.unwrap_or_else(|| self.session.names.find(name)) else {
             // It fails wherever it goes.
-            return assessed.needs.want(Need::Read, Reason::Prepared);
+            assessed.needs.want(Need::Read, Reason::Prepared);
+            return None;
         };
         let (verdict, stamp) = (known.verdict.clone(), self.verdicts.stamp());
         let holds = known.stamp == stamp || within.is_some();
         if holds && verdict.depends().is_empty() {
-            assessed.first.get_or_insert_with(|| verdict.clone());
-            return self.add(&verdict, Protocol::Extended, assessed);
+            self.add(&verdict, Protocol::Extended, assessed);
+            return Some(verdict);
         }
         // What is known of functions has changed since, or what names mean: judge it anew.
         let verdict = match &known.statement.origin {
@@ -288,8 +291,8 @@ impl Client {
         if within.is_none() {
             self.session.names.renew(name, verdict.clone(), stamp);
         }
-        assessed.first.get_or_insert_with(|| verdict.clone());
         self.add(&verdict, Protocol::Extended, assessed);
+        Some(verdict)
     }
 
     fn add(&self, classified: &Classified, protocol: Protocol, assessed: &mut Assessed) {

@@ -32,6 +32,15 @@ pub(super) enum BatchEnd {
     Open,
 }
 
+impl Batch {
+    /// The one message of a batch that is not in the buffer as a whole, if a ReadyForQuery follows it: a large Query or FunctionCall at
+    /// the front of `input`.
+    pub(super) fn large_simple(self, input: &[u8]) -> Option<Header> {
+        let header = Header::peek(input).ok().flatten().filter(|_| (self.len, self.end) == (0, BatchEnd::Open))?;
+        matches!(header.tag, frontend::QUERY | frontend::FUNCTION_CALL).then_some(header)
+    }
+}
+
 /// Looks for the end of the batch at the front of `input`.
 ///
 /// # Errors
@@ -86,6 +95,10 @@ fn more(whole: usize, length: usize) -> Gathered {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     fn frame(tag: u8, body: usize) -> Vec<u8> {
@@ -112,6 +125,17 @@ mod tests {
     }
 
     #[test]
+    fn a_large_query_is_answered_by_itself() {
+        let bytes = [frame(b'Q', CLIENT_INPUT_MAX), frame(b'B', CLIENT_INPUT_MAX)];
+        let whole = Batch { len: 14, end: BatchEnd::Open };
+        for (input, expected) in [(&bytes[0], Some(b'Q')), (&bytes[1], None)] {
+            let Ok(Gathered::Batch(batch)) = gather(&input[..100]) else { panic!("a batch") };
+            assert_eq!(batch.large_simple(&input[..100]).map(|header| header.tag), expected);
+            assert_eq!(whole.large_simple(&input[..100]), None);
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_left_open() {
         let large = frame(b'B', CLIENT_INPUT_MAX);
         assert_eq!(gather(&large[..100]), Ok(batch(0, BatchEnd::Open)));
@@ -120,6 +144,51 @@ mod tests {
         let long = frame(b'E', 5).repeat(CLIENT_INPUT_MAX / 10 + 1);
         let whole = CLIENT_INPUT_MAX / 10 * 10 + 10;
         assert_eq!(gather(&long[..whole]), Ok(batch(whole, BatchEnd::Open)));
+    }
+
+    /// Where a client loop that takes what `gather` finds has begun to look, when the bytes come in pieces of these lengths.
+    fn places(stream: &[u8], pieces: &[usize]) -> Vec<usize> {
+        let (mut come, mut at, mut places) = (0, 0, Vec::new());
+        let mut pieces = pieces.iter().cycle();
+        loop {
+            let input = &stream[at.min(come)..come];
+            let found = if at > come { Gathered::More } else { gather(input).unwrap() };
+            let taken = match found {
+                Gathered::More if come == stream.len() => return places,
+                Gathered::More => {
+                    let room = (at + CLIENT_INPUT_MAX).saturating_sub(come);
+                    assert!(room > 0, "more is wanted than there is room for");
+                    come = stream.len().min(come + (*pieces.next().unwrap()).min(room));
+                    continue;
+                }
+                // One that is larger than the buffer, or that has to be looked at alone.
+                Gathered::Batch(Batch { len: 0, .. }) => Header::peek(input).unwrap().unwrap().frame_len(),
+                Gathered::Batch(batch) => batch.len,
+                Gathered::StaleCopy(header) => header.frame_len(),
+                Gathered::Terminate => return places,
+            };
+            places.push(at);
+            at += taken;
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn nothing_but_a_message_begins_a_batch(
+            frames in vec((select(&b"QPBDECSHFdcf"[..]), prop_oneof![
+                8 => 0_usize..40,
+                1 => CLIENT_INPUT_MAX - 20..CLIENT_INPUT_MAX + 20,
+                1 => CLIENT_INPUT_MAX..3 * CLIENT_INPUT_MAX,
+            ]), 1..40),
+            pieces in vec(prop_oneof![1_usize..9, 1_usize..100_000], 8..50),
+        ) {
+            let frames: Vec<_> = frames.into_iter().map(|(tag, body)| frame(tag, body)).collect();
+            let begins: Vec<usize> = frames.iter().scan(0, |at, frame| { *at += frame.len(); Some(*at - frame.len()) }).collect();
+            let found = places(&frames.concat(), &pieces);
+            prop_assert!(found.iter().all(|at| begins.binary_search(at).is_ok()), "{found:?} of {begins:?}");
+        }
     }
 
     #[test]

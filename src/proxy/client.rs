@@ -128,7 +128,7 @@ impl Client {
         if !link.is_new {
             link.started = Instant::now();
         }
-        link.judged = assessed.first.take().filter(|_| link.dues.is_empty());
+        link.take_up(std::mem::take(&mut assessed.executed));
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
             BatchEnd::Open => {
@@ -138,6 +138,9 @@ impl Client {
             }
             BatchEnd::Simple | BatchEnd::Sync | BatchEnd::Flush => Grant::Bytes(batch.len),
         };
+        if batch.end == BatchEnd::Simple && link.batch_open {
+            link.note_query_within();
+        }
         link.batch_open = match batch.end {
             BatchEnd::Sync => false,
             // After an error in an extended batch, the server ignores a Query, too.
@@ -341,13 +344,16 @@ impl Client {
     /// As [`Self::refuse`], and nothing else changes.
     pub(super) fn reject(&mut self, batch: Batch, report: &Report) {
         report.put(&mut self.side.output);
-        self.side.input.advance(batch.len);
-        match batch.end {
-            BatchEnd::Simple | BatchEnd::Sync => {
-                let status = self.status();
-                backend::put_ready(&mut self.side.output, status);
-            }
-            BatchEnd::Flush | BatchEnd::Open => self.skipping = true,
+        let large = batch.large_simple(self.side.fresh());
+        match large {
+            Some(header) => self.drop_frame(header),
+            None => self.side.input.advance(batch.len),
+        }
+        if large.is_some() || matches!(batch.end, BatchEnd::Simple | BatchEnd::Sync) {
+            let status = self.status();
+            backend::put_ready(&mut self.side.output, status);
+        } else {
+            self.skipping = true;
         }
     }
 

@@ -19,7 +19,7 @@ use crate::decide::route::{
     Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, WaitFor, route,
 };
 use crate::decide::session::{Due, Fate, Kind, Needs, Origin};
-use crate::decide::sql::{Hint, Reason};
+use crate::decide::sql::{Effects, Hint, Reason};
 use crate::pool::{Lease, LeaseError, QueryError, ServerConnection};
 use crate::telemetry::{Count, RetryCause};
 use crate::wire::backend;
@@ -40,9 +40,10 @@ impl Client {
         }
         if let Some(hint) = self.session.hint {
             (need, reason) = match (hint, need) {
-                (Hint::Primary, _) => (Need::Primary, Reason::Hint),
+                (Hint::Primary, Need::Read) => (Need::Primary, Reason::Hint),
                 (Hint::Replica, Need::Read) => (Need::Replica, Reason::Hint),
-                (Hint::Replica, need) => (need, reason),
+                // What a statement says of itself goes before what its session says.
+                (_, Need::Primary | Need::Replica) => (need, reason),
             };
         }
         if let Transaction::Deferred(deferred) = &self.transaction {
@@ -59,7 +60,8 @@ impl Client {
         if need != Need::Primary && self.shared.config.load().routing.mode == RoutingMode::Shadow {
             (need, reason) = (Need::Primary, Reason::Shadow);
         }
-        if self.must_leave_replica(need) {
+        let promise = assessed.needs.promise.over(self.session.policy.consistency);
+        if self.must_leave_replica(need) || self.has_outlived_its_route(promise, assessed) {
             self.leave_replica();
         }
         if self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open) {
@@ -80,7 +82,8 @@ impl Client {
             return Ok(Ok(()));
         }
         let asks = AsksSequences::of(assessed.needs.effects);
-        let connected = match self.lease(need, reason, asks, None).await {
+        let demand = Demand { need, reason, promise, arrived: Instant::now() };
+        let connected = match self.lease(demand, asks, None).await {
             Ok(link) => {
                 self.link.insert(link).purpose = purpose;
                 self.own_sequences(asks).await
@@ -109,6 +112,12 @@ impl Client {
             })
     }
 
+    /// The replica was chosen before the read came that a batch goes on with after a Flush: it may lack what has been written since.
+    fn has_outlived_its_route(&self, promise: Option<Consistency>, assessed: &Assessed) -> bool {
+        let strong = promise.unwrap_or(self.session.policy.consistency) == Consistency::Strong;
+        strong && assessed.executes && self.must_leave_replica(Need::Primary)
+    }
+
     /// Whether a batch can be sent to the replica that works at the one before it. All of them can be sent elsewhere together: so it must be a read, and one
     /// that leaves no trace in the session, which would then look otherwise than at the first try.
     pub(super) fn joins_replica(&self, batch: Batch) -> bool {
@@ -118,6 +127,10 @@ impl Client {
             return false;
         }
         if self.session.policy.consistency == Consistency::Strong || self.session.hint == Some(Hint::Primary) {
+            return false;
+        }
+        if link.promise.is_some() {
+            // The node was chosen for reads that are promised something else.
             return false;
         }
         let snapshot = self.shared.cluster.snapshot();
@@ -144,7 +157,8 @@ impl Client {
         let mut needs = Needs::default();
         known.verdict.statements.iter().for_each(|verdict| needs.add(verdict, self.session.defaults, &|_| None));
         matches!(needs.server, Some((Need::Read | Need::Replica, _)))
-            && needs.effects.is_empty()
+            && needs.promise.over(self.session.policy.consistency).is_none()
+            && needs.effects.difference(Effects::HINT_UNKNOWN).is_empty()
             && needs.names.is_empty()
     }
 
@@ -159,14 +173,7 @@ impl Client {
     }
 
     /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
-    async fn lease(
-        &mut self,
-        need: Need,
-        reason: Reason,
-        asks: AsksSequences,
-        avoid: Option<NodeId>,
-    ) -> Result<Link, Denied> {
-        let demand = Demand { need, reason, arrived: Instant::now() };
+    async fn lease(&mut self, demand: Demand, asks: AsksSequences, avoid: Option<NodeId>) -> Result<Link, Denied> {
         let mut now = demand.arrived;
         let mut place = None;
         loop {
@@ -203,7 +210,7 @@ impl Client {
                 Ok((lease, waited)) => {
                     let link = self.attach(lease, role, decision.reason, now + waited).await?;
                     if link.membership.is_none() || self.is_primary(node) {
-                        return Ok(link);
+                        return Ok(Link { promise: demand.promise, ..link });
                     }
                     // A change of primary has begun, and may have missed this connection when it closed the others.
                     drop(link);
@@ -234,7 +241,11 @@ impl Client {
         let pools = &self.shared.pools;
         let load = |node| if Some(node) == avoid { u32::MAX } else { pools.leased(node) };
         let session = &mut self.session;
-        route(demand, &mut session.freshness, snapshot, &session.policy, load, fastrand::u64(..), now)
+        let decision = route(demand, &mut session.freshness, snapshot, &session.policy, load, fastrand::u64(..), now);
+        if let Some(loss) = session.freshness.take_loss() {
+            self.shared.lost_writes.tell(loss, &self.who, self.registration.slot.pid(), &self.shared.metrics);
+        }
+        decision
     }
 
     /// Whether another node, or the same one a moment later, may do better.
@@ -278,12 +289,7 @@ impl Client {
         let (mut lease, waited) = self.vigil().until(pool.lease(suits, now)).await??;
         self.shared.metrics.checkout(waited);
         if !settle::are_one(&mut settings, &mut lease.settings) {
-            self.registration.slot.set_own(&lease.cancel_key, lease.node);
-            let brought = self.vigil_before().until(settle::bring_to(&mut lease, &mut settings)).await;
-            if !matches!(brought, Ok(Ok(()))) {
-                self.registration.slot.set_idle();
-            }
-            brought??;
+            self.prepare_lease(&mut lease, &mut settings).await?;
         }
         self.session.settings = settings;
         Ok((lease, waited))
@@ -309,7 +315,9 @@ impl Client {
     pub(super) async fn move_on(&mut self, need: Need, why: Why) -> Result<(), End> {
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.shared.metrics.count(Count::Retry(why.cause()));
-        let (from, kept, judged) = (link.node(), std::mem::take(&mut link.kept), link.judged.take());
+        let (from, kept) = (link.node(), std::mem::take(&mut link.kept));
+        let (executed, behind) = (link.executed.take(), std::mem::take(&mut link.behind));
+        let promise = link.promise;
         if let Some(began) = link.began.take() {
             self.transaction = Transaction::Deferred(began);
         }
@@ -324,11 +332,12 @@ impl Client {
             Why::Refused(_, len) if !self.session.left.need_inventory() => settle::recycle(link, len),
             Why::Refused(..) | Why::Lost => drop(link),
         }
-        match self.lease(need, Reason::Retried, AsksSequences::No, Some(from)).await {
+        let demand = Demand { need, reason: Reason::Retried, promise, arrived: Instant::now() };
+        match self.lease(demand, AsksSequences::No, Some(from)).await {
             Ok(link) => {
                 let link = self.link.insert(link);
                 link.grant = Grant::Bytes(kept.iter().sum());
-                link.judged = judged;
+                (link.executed, link.behind) = (executed, behind);
                 link.is_new = false;
                 if link.role == LinkRole::Replica {
                     link.kept = kept;

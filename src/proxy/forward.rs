@@ -165,6 +165,7 @@ impl Client {
         self.assess_frame(frame, &mut assessed)?;
         if let Some(link) = self.link.as_mut() {
             link.note_end(&assessed, &self.transaction);
+            link.take_up(std::mem::take(&mut assessed.executed));
         }
         self.session.note_left(&mut assessed.needs);
         if let Some(link) = self.link.as_mut() {

@@ -32,6 +32,7 @@ struct State {
 struct Window {
     permits: Arc<Semaphore>,
     width: Mutex<usize>,
+    limit: usize,
 }
 
 /// A place in the hold, given up when dropped.
@@ -44,8 +45,7 @@ pub(super) struct Place {
 /// Who has it has been let go, and is not done yet.
 pub(super) struct Pass {
     window: Arc<Window>,
-    limit: usize,
-    permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A statement cannot wait for a primary.
@@ -67,7 +67,8 @@ impl Hold {
     }
 
     /// Takes a place for a client with a statement of so many bytes.
-    pub(super) fn enter(self: &Arc<Self>, bytes: usize, limits: &Routing) -> Result<Place, HoldError> {
+    /// `width`: of those who are let go, so many may be under way at a time.
+    pub(super) fn enter(self: &Arc<Self>, bytes: usize, limits: &Routing, width: usize) -> Result<Place, HoldError> {
         let mut state = self.lock();
         if state.clients >= limits.max_held {
             return Err(HoldError::Crowded { held: state.clients });
@@ -77,7 +78,7 @@ impl Hold {
         }
         state.clients += 1;
         state.bytes += bytes;
-        let window = state.window.get_or_insert_with(Window::begin).clone();
+        let window = state.window.get_or_insert_with(|| Window::begin(width)).clone();
         Ok(Place { hold: self.clone(), window, bytes })
     }
 
@@ -87,20 +88,21 @@ impl Hold {
 }
 
 impl Window {
-    fn begin() -> Arc<Self> {
-        Arc::new(Self { permits: Arc::new(Semaphore::new(BEGIN)), width: Mutex::new(BEGIN) })
+    fn begin(limit: usize) -> Arc<Self> {
+        let width = BEGIN.min(limit);
+        Arc::new(Self { permits: Arc::new(Semaphore::new(width)), width: Mutex::new(width), limit })
     }
 }
 
 impl Place {
-    /// Waits until it is this client's turn. `limit`: so many may be under way at a time.
+    /// Waits until it is this client's turn.
     ///
     /// # Cancel safety
     /// The turn is lost, not the place.
-    async fn turn(&self, limit: usize) -> Pass {
+    async fn turn(&self) -> Pass {
         // The window's semaphore is never closed.
         let permit = self.window.permits.clone().acquire_owned().await.ok();
-        Pass { window: self.window.clone(), limit, permit }
+        Pass { window: self.window.clone(), _permit: permit }
     }
 }
 
@@ -118,14 +120,9 @@ impl Drop for Place {
 impl Drop for Pass {
     fn drop(&mut self) {
         let mut width = self.window.width.lock().unwrap_or_else(PoisonError::into_inner);
-        if *width < self.limit {
+        if *width < self.window.limit {
             *width += 1;
             self.window.permits.add_permits(1);
-        } else if *width > self.limit.max(1)
-            && let Some(permit) = self.permit.take()
-        {
-            *width -= 1;
-            permit.forget();
         }
     }
 }
@@ -133,14 +130,14 @@ impl Drop for Pass {
 impl Client {
     /// There is no primary for what the client has sent.
     pub(super) fn enter_hold(&self) -> Result<Place, HoldError> {
-        self.shared.hold.enter(self.side.input.len(), &self.shared.config.load().routing)
+        let config = self.shared.config.load();
+        self.shared.hold.enter(self.side.input.len(), &config.routing, config.pool.max_server_connections)
     }
 
     /// A primary is there. Who had to wait for it goes on when its turn has come: then the way is looked for once more.
     pub(super) async fn wait_for_turn(&mut self, place: &Place, arrived: Instant) -> Result<(), Denied> {
         let until = arrived + self.session.policy.primary_wait;
-        let connections = self.shared.config.load().pool.max_server_connections;
-        let turn = tokio::time::timeout_at(until.into(), place.turn(connections));
+        let turn = tokio::time::timeout_at(until.into(), place.turn());
         match self.vigil().until(turn).await? {
             Ok(pass) => {
                 self.pass = Some(pass);
@@ -167,27 +164,27 @@ mod tests {
     fn places_are_limited_in_number_and_bytes() {
         let hold = Arc::new(Hold::default());
         let limits = limits(2, 100);
-        let first = hold.enter(60, &limits).unwrap();
-        assert!(matches!(hold.enter(60, &limits), Err(HoldError::Full { bytes: 60 })));
-        let second = hold.enter(40, &limits).unwrap();
-        assert!(matches!(hold.enter(0, &limits), Err(HoldError::Crowded { held: 2 })));
+        let first = hold.enter(60, &limits, 50).unwrap();
+        assert!(matches!(hold.enter(60, &limits, 50), Err(HoldError::Full { bytes: 60 })));
+        let second = hold.enter(40, &limits, 50).unwrap();
+        assert!(matches!(hold.enter(0, &limits, 50), Err(HoldError::Crowded { held: 2 })));
         assert_eq!(hold.counts(), (2, 100));
         drop((first, second));
         assert_eq!(hold.counts(), (0, 0));
         // One that is too large for all others is served alone.
-        assert!(hold.enter(1000, &limits).is_ok());
+        assert!(hold.enter(1000, &limits, 50).is_ok());
     }
 
     #[tokio::test]
     async fn the_window_opens_with_those_who_are_done_and_no_wider_than_it_may() {
         let hold = Arc::new(Hold::default());
         let limits = limits(1000, 1 << 30);
-        let places: Vec<_> = (0..100).map(|_| hold.enter(1, &limits).unwrap()).collect();
+        let places: Vec<_> = (0..100).map(|_| hold.enter(1, &limits, 12).unwrap()).collect();
         let free = |places: &[Place]| places[0].window.permits.available_permits();
         assert_eq!(free(&places), BEGIN);
         let mut under_way = Vec::new();
         for place in &places[..BEGIN] {
-            under_way.push(place.turn(12).await);
+            under_way.push(place.turn().await);
         }
         assert_eq!(free(&places), 0);
         drop(under_way.pop());
@@ -197,6 +194,6 @@ mod tests {
         // Another hold begins anew.
         let old = places[0].window.clone();
         drop(places);
-        assert!(!Arc::ptr_eq(&old, &hold.enter(1, &limits).unwrap().window));
+        assert!(!Arc::ptr_eq(&old, &hold.enter(1, &limits, 12).unwrap().window));
     }
 }

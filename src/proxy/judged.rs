@@ -1,6 +1,7 @@
 //! A verdict that is kept, and what became of the statements it was given on.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -37,14 +38,14 @@ impl Judged {
         self.depends
     }
 
-    /// A batch that began with such a statement has been answered.
-    pub(super) fn ran(&self, served: Served, reason: Reason, latency: Duration) {
+    /// So many of such statements have been answered, after `latency` in all.
+    fn ran(&self, count: u32, served: Served, reason: Reason, latency: Duration) {
         let runs = match served {
             Served::Primary(_) => &self.runs[0],
             Served::Replica(_) => &self.runs[1],
             Served::Own => return,
         };
-        runs.statements.fetch_add(1, Ordering::Relaxed);
+        runs.statements.fetch_add(u64::from(count), Ordering::Relaxed);
         runs.micros.fetch_add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.reason.store(reason as usize, Ordering::Relaxed);
     }
@@ -60,6 +61,49 @@ impl Judged {
     /// Why the last one went where it went; meaningful once there was one.
     pub fn last_reason(&self) -> Reason {
         Reason::ALL.get(self.reason.load(Ordering::Relaxed)).copied().unwrap_or(Reason::Empty)
+    }
+}
+
+/// What one batch executes, in order: how often, in a row, statements of a verdict.
+#[derive(Debug, Default)]
+pub(super) struct Executed {
+    /// Mostly there is but one.
+    first: Option<(Arc<Judged>, u32)>,
+    more: Vec<(Arc<Judged>, u32)>,
+}
+
+/// Of a batch with more changes from one statement to another, the rest is not counted.
+const MAX_COUNTED: usize = 64;
+
+impl Executed {
+    pub(super) fn add(&mut self, judged: &Arc<Judged>) {
+        self.add_times(judged, 1);
+    }
+
+    /// What the rest of the batch executes.
+    pub(super) fn append(&mut self, rest: Executed) {
+        for (judged, count) in rest.first.into_iter().chain(rest.more) {
+            self.add_times(&judged, count);
+        }
+    }
+
+    fn add_times(&mut self, judged: &Arc<Judged>, times: u32) {
+        let has_room = self.more.len() < MAX_COUNTED;
+        match self.more.last_mut().or(self.first.as_mut()) {
+            None => self.first = Some((judged.clone(), times)),
+            Some((last, count)) if Arc::ptr_eq(last, judged) => *count += times,
+            Some(_) if has_room => self.more.push((judged.clone(), times)),
+            Some(_) => {}
+        }
+    }
+
+    /// The batch has been answered.
+    pub(super) fn ran(self, served: Served, reason: Reason, latency: Duration) {
+        let all = || self.first.iter().chain(&self.more);
+        let total: u32 = all().map(|(_, count)| count).sum();
+        for (judged, count) in all() {
+            judged.ran(*count, served, reason, latency * *count / total);
+        }
     }
 }
 

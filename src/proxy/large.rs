@@ -78,6 +78,11 @@ impl Client {
             _ if !whole => return self.forward_large(header),
             _ => {}
         }
+        if matches!(header.tag, frontend::QUERY | frontend::FUNCTION_CALL)
+            && let Some(link) = self.link.as_mut()
+        {
+            link.note_query_within();
+        }
         let frame = self.side.input.split_to(header.frame_len());
         self.forward_unseen(Frame { tag: header.tag, bytes: &frame })?;
         let ends = matches!(header.tag, frontend::SYNC | frontend::QUERY | frontend::FUNCTION_CALL);

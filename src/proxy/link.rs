@@ -8,9 +8,10 @@ use bytes::{Buf, BytesMut};
 
 use super::assess::Assessed;
 use super::deallocate::{Deallocation, Forgetting};
-use super::judged::Judged;
+use super::judged::Executed;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
+use crate::config::Consistency;
 use crate::coordination::Membership;
 use crate::decide::route::NodeId;
 use crate::decide::session::{Due, Dues, Kind, Settings, StatementId};
@@ -25,6 +26,8 @@ pub(super) struct Link {
     /// What the session began with.
     pub startup: Arc<Settings>,
     pub reason: Reason,
+    /// What a hint promised the reads for which this server was chosen; `None`: what the session is promised.
+    pub promise: Option<Consistency>,
     pub dues: Dues,
     pub reply: Reply,
     pub copy_in: CopyIn,
@@ -47,10 +50,13 @@ pub(super) struct Link {
     /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
     pub executing: bool,
     pub purpose: Purpose,
-    /// The verdict on what is under way, if that is one batch alone.
-    pub judged: Option<Arc<Judged>>,
+    /// What the batches under way execute: the one that is answered next, and those behind it.
+    pub executed: Option<Executed>,
+    pub behind: VecDeque<Executed>,
     /// What has been sent since the last ReadyForQuery may commit something.
     pub may_commit: bool,
+    /// Something that may write has been sent, and been neither committed nor rolled back.
+    pub has_written: bool,
     /// What has been sent since the last ReadyForQuery ends the transaction.
     pub ends_transaction: bool,
     /// It has been seen to that the reply to what has been sent since then tells the truth of a commit that was cancelled.
@@ -287,6 +293,7 @@ impl Link {
             role,
             startup,
             reason,
+            promise: None,
             dues: Dues::default(),
             reply: Reply::new(role),
             copy_in: CopyIn::No,
@@ -301,8 +308,10 @@ impl Link {
             answered: now,
             executing: false,
             purpose: Purpose::Any,
-            judged: None,
+            executed: None,
+            behind: VecDeque::new(),
             may_commit: false,
+            has_written: false,
             ends_transaction: false,
             examined: false,
             batch_open: false,
@@ -316,10 +325,26 @@ impl Link {
     }
 
     /// What is about to be sent may end a transaction, be it the client's or one of its own.
+    /// A batch, or more of an open one, is about to be sent.
+    pub(super) fn take_up(&mut self, executed: Executed) {
+        match self.behind.back_mut().or(self.executed.as_mut()) {
+            None => self.executed = Some(executed),
+            Some(batch) if self.batch_open => batch.append(executed),
+            Some(_) => self.behind.push_back(executed),
+        }
+    }
+
     pub(super) fn note_end(&mut self, assessed: &Assessed, transaction: &Transaction) {
         let commits = matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Chain));
         self.may_commit |= commits || (assessed.writes && transaction.is_idle());
+        self.has_written |= assessed.writes;
         self.ends_transaction |= matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Rollback));
+    }
+
+    /// A Query or a FunctionCall is being sent behind extended messages, and their Sync comes behind it. PostgreSQL 18 then fails whatever comes next, once,
+    /// with "unexpected state STARTED": that must not be somebody else's, so the connection is reset before.
+    pub(super) fn note_query_within(&mut self) {
+        self.lease.tainted = true;
     }
 
     /// A server has skipped these messages, the first one because it failed: it does not know what it knew after them.

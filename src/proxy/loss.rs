@@ -1,5 +1,6 @@
 //! A server connection breaks: what is sent elsewhere, and what the client is told of the rest.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
@@ -10,6 +11,7 @@ use super::client::Client;
 use super::dispatch::Why;
 use super::exchange::{Passing, keep_reply};
 use super::fault::End;
+use super::judged::Judged;
 use super::link::{Delivered, Grant, Link, LinkRole, Rest};
 use super::session::Transaction;
 use crate::decide::route::Need;
@@ -94,32 +96,39 @@ impl Client {
 
     /// The transaction's server is gone: the client has to end it, and gets an error until it does. `untold`: what it has not been told yet.
     pub(super) fn answer_lost(&mut self, batch: Batch, untold: Option<Box<Report>>) {
-        let end = self.end_in(batch);
         let mut reply = BytesMut::new();
-        let failed = match (end, untold) {
-            (Some(TransactionEnd::Commit | TransactionEnd::Chain), Some(report)) => {
+        let failed = match (self.aim_of(batch), untold) {
+            (Aim::End(TransactionEnd::Commit | TransactionEnd::Chain), Some(report)) => {
                 // As with a COMMIT that a server fails, there is no transaction any more.
                 report.put(&mut reply);
                 self.transaction = Transaction::Idle;
                 true
             }
-            (Some(_), _) => {
-                self.transaction = Transaction::Idle;
+            (aim @ (Aim::End(_) | Aim::PrepareEnd), untold) => {
+                self.transaction = match aim {
+                    Aim::End(_) => Transaction::Idle,
+                    _ => Transaction::Lost { untold },
+                };
                 put_rolled_back(&mut reply, &self.side.input[..batch.len]);
                 self.keep_parsed(batch);
                 false
             }
-            (None, untold) => {
+            (Aim::Other, untold) => {
                 untold.map_or_else(aborted, |report| *report).put(&mut reply);
                 true
             }
         };
-        match batch.end {
-            BatchEnd::Simple | BatchEnd::Sync => backend::put_ready(&mut reply, self.status()),
-            BatchEnd::Flush | BatchEnd::Open => self.skipping = failed,
+        let large = batch.large_simple(self.side.fresh());
+        if large.is_some() || matches!(batch.end, BatchEnd::Simple | BatchEnd::Sync) {
+            backend::put_ready(&mut reply, self.status());
+        } else {
+            self.skipping = failed;
         }
         self.side.output.extend_from_slice(&reply);
-        self.side.input.advance(batch.len);
+        match large {
+            Some(header) => self.drop_frame(header),
+            None => self.side.input.advance(batch.len),
+        }
     }
 
     /// What a batch that needs no server prepares is prepared.
@@ -133,28 +142,52 @@ impl Client {
         self.side.input = input;
     }
 
-    /// How a batch ends the transaction, if that is all that it does.
-    fn end_in(&self, batch: Batch) -> Option<TransactionEnd> {
+    fn aim_of(&self, batch: Batch) -> Aim {
         let bytes = &self.side.input[..batch.len];
-        let runs = |frame: &Frame<'_>| matches!(frame.tag, frontend::QUERY | frontend::EXECUTE);
-        if frames(bytes).filter(runs).count() > 1 {
-            return None;
-        }
-        frames(bytes).find_map(|frame| {
+        let (mut end, mut runs) = (None, 0);
+        for frame in frames(bytes) {
             let verdict = match frame.tag {
-                frontend::QUERY => self.verdict_on(frontend::query(frame.body()).ok()?),
-                frontend::PARSE => self.verdict_on(Parse::read(frame.body()).ok()?.query),
-                frontend::BIND => {
-                    self.session.names.find(BindHead::parse(frame.body()).ok()?.statement)?.verdict.clone()
+                frontend::QUERY => {
+                    runs += 1;
+                    frontend::query(frame.body()).ok().map(|text| self.verdict_on(text))
                 }
-                _ => return None,
+                frontend::PARSE => Parse::read(frame.body()).ok().map(|parse| self.verdict_on(parse.query)),
+                frontend::BIND => self.bound_verdict(bytes, frame),
+                frontend::EXECUTE => {
+                    runs += 1;
+                    continue;
+                }
+                _ => continue,
             };
-            match &*verdict.statements {
-                [Verdict { intent: Intent::End(end), .. }] => Some(*end),
-                _ => None,
-            }
-        })
+            let verdict = verdict.as_deref().map(|verdict| &*verdict.statements);
+            let Some([Verdict { intent: Intent::End(this), .. }]) = verdict else { return Aim::Other };
+            end = Some(*this);
+        }
+        match (end, runs) {
+            (Some(_), 0) => Aim::PrepareEnd,
+            (Some(end), 1) => Aim::End(end),
+            _ => Aim::Other,
+        }
     }
+
+    /// The verdict on what a Bind is of, which the same batch may have prepared.
+    fn bound_verdict(&self, batch: &[u8], bind: Frame<'_>) -> Option<Arc<Judged>> {
+        let name = BindHead::parse(bind.body()).ok()?.statement;
+        let parses = frames(batch).filter(|frame| frame.tag == frontend::PARSE);
+        let here = parses.filter_map(|frame| Parse::read(frame.body()).ok()).find(|parse| parse.name == name);
+        match here {
+            Some(parse) => Some(self.verdict_on(parse.query)),
+            None => Some(self.session.names.find(name)?.verdict.clone()),
+        }
+    }
+}
+
+/// What a batch wants in a transaction whose server is lost.
+enum Aim {
+    End(TransactionEnd),
+    /// To end the transaction later.
+    PrepareEnd,
+    Other,
 }
 
 /// What a server says to the end of a failed transaction.

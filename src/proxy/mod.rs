@@ -20,6 +20,7 @@ mod judged;
 mod large;
 mod link;
 mod loss;
+mod lost_writes;
 mod names;
 mod own;
 mod recent;

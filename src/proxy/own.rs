@@ -162,6 +162,7 @@ impl Client {
         match (&verdict.intent, &self.transaction) {
             (Intent::Begin(mode), Transaction::Idle) if self.link.is_none() => {
                 self.transaction = Transaction::Deferred(Deferred { text: text.into(), mode: *mode });
+                self.session.heed(verdict.hints);
                 let starts = words(text).get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"start"));
                 done(if starts { "START TRANSACTION" } else { "BEGIN" })
             }
@@ -231,7 +232,7 @@ impl Client {
                 };
                 ("pgpilot.lsn", position.to_string())
             }
-            "consistency" => ("pgpilot.consistency", consistency_name(self.session.policy.consistency).to_owned()),
+            "consistency" => ("pgpilot.consistency", self.session.policy.consistency.name().to_owned()),
             "route" => ("pgpilot.route", hint_name(self.session.hint).to_owned()),
             "pins" => {
                 let pins: Vec<_> = self.session.pins.iter().map(|pin| pin.label()).collect();
@@ -429,19 +430,8 @@ fn describe(out: &mut BytesMut, command: Option<&OwnCommand>) {
     }
 }
 
-fn consistency_name(consistency: Consistency) -> &'static str {
-    match consistency {
-        Consistency::Eventual => "eventual",
-        Consistency::Session => "session",
-        Consistency::Strong => "strong",
-        Consistency::Primary => "primary",
-    }
-}
-
 fn parse_consistency(text: &str) -> Option<Consistency> {
-    [Consistency::Eventual, Consistency::Session, Consistency::Strong, Consistency::Primary]
-        .into_iter()
-        .find(|consistency| consistency_name(*consistency).eq_ignore_ascii_case(text))
+    Consistency::ALL.into_iter().find(|consistency| consistency.name().eq_ignore_ascii_case(text))
 }
 
 fn hint_name(hint: Option<Hint>) -> &'static str {

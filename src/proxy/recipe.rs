@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
+
 use crate::cluster::catalogue::TextRow;
 use crate::cluster::{Catalogues, Cluster, Recipe};
 use crate::config::Routing;
@@ -11,13 +13,16 @@ use crate::decide::sql::{Catalogue, CatalogueQuery, CatalogueSize, FunctionLists
 /// A catalogue, and the number by which verdicts that were given under it are known.
 pub struct Loaded {
     pub catalogue: Catalogue,
+    /// The operators' own lists of functions.
+    pub(super) lists: Arc<FunctionLists>,
     pub(super) generation: u64,
 }
 
 /// How catalogues are loaded.
 pub struct CatalogueRecipe {
-    lists: FunctionLists,
+    lists: ArcSwap<FunctionLists>,
     generation: AtomicU64,
+    builtin: Catalogue,
 }
 
 impl Loaded {
@@ -28,19 +33,29 @@ impl Loaded {
 
     /// What is known of any database.
     pub fn builtin() -> Self {
-        Loaded { catalogue: Catalogue::builtin(), generation: 0 }
+        Loaded { catalogue: Catalogue::builtin(), lists: Arc::default(), generation: 0 }
     }
 }
 
 impl CatalogueRecipe {
     pub(super) fn catalogues(routing: &Routing, cluster: &Arc<Cluster>) -> Catalogues<Self> {
-        let recipe = Self { lists: lists(routing), generation: AtomicU64::new(1) };
-        Catalogues::new(recipe, Loaded::builtin(), cluster)
+        let lists = ArcSwap::from_pointee(lists(routing));
+        let recipe = Self { lists, generation: AtomicU64::new(1), builtin: Catalogue::builtin() };
+        Catalogues::new(recipe, cluster)
+    }
+
+    /// The lists have changed: it shows in what is built from now on.
+    pub(super) fn relist(&self, routing: &Routing) {
+        self.lists.store(Arc::new(lists(routing)));
     }
 }
 
 impl Recipe for CatalogueRecipe {
     type Value = Loaded;
+
+    fn initial(&self) -> Loaded {
+        Loaded { catalogue: self.builtin.clone(), lists: self.lists.load_full(), generation: 0 }
+    }
 
     fn queries(&self) -> Vec<&str> {
         CatalogueQuery::ALL.iter().map(|query| query.sql()).collect()
@@ -55,15 +70,16 @@ impl Recipe for CatalogueRecipe {
             }
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
-        Ok(Loaded { catalogue: builder.finish(&self.lists).after(&before.catalogue), generation })
+        let lists = self.lists.load_full();
+        Ok(Loaded { catalogue: builder.finish(&lists).after(&before.catalogue), lists, generation })
     }
 
     /// As long as the catalogue says the same, verdicts hold, and what has been learnt.
     fn is_news(&self, old: &Loaded, new: &Loaded) -> bool {
-        old.generation == 0 || !old.catalogue.says_the_same(&new.catalogue)
+        old.generation == 0 || old.lists != new.lists || !old.catalogue.says_the_same(&new.catalogue)
     }
 }
 
-pub(super) fn lists(routing: &Routing) -> FunctionLists {
+fn lists(routing: &Routing) -> FunctionLists {
     FunctionLists::new(&routing.primary_functions, &routing.replica_functions)
 }

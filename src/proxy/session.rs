@@ -9,7 +9,7 @@ use crate::config::Consistency;
 use crate::decide::position::Position;
 use crate::decide::route::{Freshness, Policy};
 use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings};
-use crate::decide::sql::{Effects, Hint, TransactionMode};
+use crate::decide::sql::{Effects, Hint, Hints, TransactionMode};
 use crate::wire::backend::Report;
 
 pub(super) struct Session {
@@ -164,6 +164,16 @@ impl Session {
             let (consistency, required) = (self.policy.consistency, self.freshness.required());
             self.covered = Some(Box::new(OwnSettings { consistency, hint: self.hint, required }));
         }
+    }
+
+    /// What the comments of a BEGIN say holds for its transaction, as if it had been set there.
+    pub(super) fn heed(&mut self, hints: Hints) {
+        if hints == Hints::default() {
+            return;
+        }
+        self.keep_own_settings();
+        self.hint = hints.route.or(self.hint);
+        self.policy.consistency = hints.consistency.unwrap_or(self.policy.consistency);
     }
 
     /// There is no transaction: what was set for one alone holds no longer.

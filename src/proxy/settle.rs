@@ -163,14 +163,22 @@ impl Client {
                 }
                 _ => session.freshness.read_from(link.node(), now),
             }
+            if link.has_written && status == TransactionStatus::Idle {
+                if !link.failed {
+                    session.freshness.committed(now);
+                }
+                // What has been sent behind it may have written, too.
+                link.has_written = !link.dues.is_empty();
+            }
             let asks = transaction.is_idle() && session.policy.consistency == Consistency::Session;
             if asks && session.freshness.wants_mark() {
                 shared.cluster.want_mark();
             }
             shared.metrics.statement(link.served(), link.reason, now - link.started);
-            if let Some(judged) = link.judged.take() {
-                judged.ran(link.served(), link.reason, now - link.started);
-            }
+        }
+        let next = link.behind.pop_front();
+        if let Some(executed) = std::mem::replace(&mut link.executed, next) {
+            executed.ran(link.served(), link.reason, now - link.started);
         }
         for text in std::mem::take(&mut link.lesson) {
             if !link.failed {
@@ -319,15 +327,15 @@ impl Client {
 
     /// Gives the connection back. It is idle, and what the session left on it is known.
     async fn release(&mut self) -> Result<(), End> {
+        if std::mem::take(&mut self.session.left).effects.contains(Effects::CATALOGUE) {
+            self.shared.catalogue_changed(&self.who.database);
+        }
         if self.link.as_ref().is_some_and(|link| link.lease.tainted) {
             self.untaint().await?;
         }
         self.release_slot().await;
         let Some(mut link) = self.link.take() else { return Ok(()) };
         keep_reply(&mut self.side, &mut link);
-        if std::mem::take(&mut self.session.left).effects.contains(Effects::CATALOGUE) {
-            self.shared.catalogue_changed(&self.who.database);
-        }
         link.lease.last_session = u64::from(self.registration.slot.pid());
         let Link { lease, answered, .. } = link;
         lease.release(answered);
@@ -359,6 +367,16 @@ impl Client {
             slot.wait_quiet().await;
         }
         link.lease.cancel_key.requests.settle();
+    }
+
+    /// Brings a connection that has just been leased to the session's state. If that fails, it must be closed.
+    pub(super) async fn prepare_lease(&mut self, lease: &mut Lease, wanted: &mut Arc<Settings>) -> Result<(), Denied> {
+        self.registration.slot.set_own(&lease.cancel_key, lease.node);
+        let brought = self.vigil_before().until(bring_to(lease, wanted)).await;
+        if !matches!(brought, Ok(Ok(()))) {
+            self.registration.slot.set_idle();
+        }
+        Ok(brought??)
     }
 
     /// Waits for what pgpilot itself asks a server after a statement, as long as there is a client to wait for.
@@ -458,8 +476,10 @@ async fn ask(lease: &mut Lease, left: &Leftovers, settings: &Settings) -> Result
     let names: std::collections::BTreeSet<&str> = names.collect();
     let sql = inventory_sql(names);
     let rows = match lease.query(&sql).await {
-        // A limit or a request that was meant for the client's own statement.
-        Err(QueryError::Server { code: SqlState::QUERY_CANCELED, .. }) => lease.query(&sql).await?,
+        // A limit or a request that was meant for the client's own statement; or what `Link::note_query_within` tells of.
+        Err(QueryError::Server { code: SqlState::QUERY_CANCELED | SqlState::INTERNAL_ERROR, .. }) => {
+            lease.query(&sql).await?
+        }
         rows => rows?,
     };
     let user = lease.user.clone();

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::gate::Gate;
 use super::hold::Hold;
+use super::lost_writes::LostWrites;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
 use super::sequences::SequenceUse;
@@ -43,6 +44,7 @@ pub struct Shared {
     pub shutdown: Arc<Shutdown>,
     pub tasks: TaskTracker,
     pub(super) statements: Statements,
+    pub(super) lost_writes: LostWrites,
     pub(super) verifiers: Verifiers,
     pub(super) greetings: Greetings,
     pub(super) mock: MockSecret,
@@ -112,6 +114,7 @@ impl Shared {
             shutdown: Arc::default(),
             tasks: TaskTracker::new(),
             statements: Statements::default(),
+            lost_writes: LostWrites::default(),
             verifiers: Verifiers::default(),
             greetings: Greetings::default(),
             mock: MockSecret(mock),
@@ -166,6 +169,8 @@ impl Shared {
         self.pools.update(&config, &self.cluster)?;
         self.acceptor.store(Arc::new(acceptor));
         self.verifiers.forget();
+        self.catalogues.recipe().relist(&config.routing);
+        self.catalogues.invalidate_all();
         self.config.store(Arc::new(config));
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())

@@ -13,12 +13,11 @@ use quick_cache::{DefaultHashBuilder, Equivalent, Weighter, sync::Cache};
 use super::contexts::{ANYBODY, Contexts, SessionContext};
 use super::judged::{Judged, RunCount};
 use super::recent::Recent;
-use super::recipe::{Loaded, lists};
+use super::recipe::Loaded;
 use crate::cluster::catalogue::Database;
 use crate::config::Routing;
 use crate::decide::sql::{
-    Asker, Catalogue, Classified, Depends, Facts, FunctionLists, Intent, Reason, Shape, Verdict, classify, outline,
-    shape,
+    Asker, Classified, Depends, Effects, Facts, Intent, Reason, Shape, Verdict, classify, outline, shape,
 };
 use crate::telemetry::{Count, Lookup, Metrics};
 
@@ -29,7 +28,6 @@ pub struct Verdicts {
     met: Recent,
     hasher: DefaultHashBuilder,
     database: Arc<Database<Loaded>>,
-    lists: FunctionLists,
     max_parse: usize,
     contexts: Contexts,
     /// Grows when a single verdict was wrong.
@@ -136,7 +134,6 @@ impl Verdicts {
             hasher: Default::default(),
             cache: Cache::with(items, bytes, Weight, Default::default(), Default::default()),
             database,
-            lists: lists(routing),
             contexts: Contexts::default(),
             max_parse: usize::try_from(routing.max_parse.0).unwrap_or(usize::MAX),
             lessons: AtomicU64::new(0),
@@ -171,14 +168,14 @@ impl Verdicts {
             return (known, Lookup::Hit);
         }
         if text.len() > self.max_parse {
-            return (self.judge(text, &loaded.catalogue, asker), Lookup::Miss);
+            return (self.judge(text, loaded, asker), Lookup::Miss);
         }
         let found = with_shape(text, |shape| {
             let key = shape.map(|bytes| KeyRef { form: Form::Shape, bytes, ..exact });
             if let Some(known) = key.and_then(|key| self.cache.get(&key)) {
                 return (known, Lookup::Shape);
             }
-            let judged = self.judge(text, &loaded.catalogue, asker);
+            let judged = self.judge(text, loaded, asker);
             if let Some(key) = key.filter(|_| !judged.depends().contains(Depends::LITERALS)) {
                 self.keep_if_met(key, &judged);
             }
@@ -194,14 +191,19 @@ impl Verdicts {
         }
     }
 
-    fn judge(&self, text: &[u8], catalogue: &Catalogue, asker: Asker<'_>) -> Arc<Judged> {
+    fn judge(&self, text: &[u8], loaded: &Loaded, asker: Asker<'_>) -> Arc<Judged> {
         let classified = match std::str::from_utf8(text) {
-            Ok(text) => classify(text, &Facts { asker, ..Facts::new(catalogue, &self.lists, self.max_parse) }),
+            Ok(text) => {
+                classify(text, &Facts { asker, ..Facts::new(&loaded.catalogue, &loaded.lists, self.max_parse) })
+            }
             Err(_) => Classified::opaque(Reason::Encoding),
         };
         let has = |reason| classified.statements.iter().any(|verdict| verdict.reason == reason);
         if has(Reason::Unparsable) {
             self.metrics.count(Count::Unparsable);
+        }
+        if classified.statements.iter().any(|verdict| verdict.effects.contains(Effects::HINT_UNKNOWN)) {
+            self.metrics.count(Count::UnknownHint);
         }
         if has(Reason::UnknownFunction) {
             // It may have been made where pgpilot did not see it.

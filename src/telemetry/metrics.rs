@@ -76,6 +76,17 @@ pub enum Ending {
     Failed,
 }
 
+/// What a session depends on that a change of primary may have lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// What it wrote.
+    Write,
+    /// What it wrote so late that nobody knows whether it was lost.
+    Unknown,
+    /// The position in its `pgpilot.min_lsn`.
+    Token,
+}
+
 /// Something that is counted, besides statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
@@ -88,6 +99,10 @@ pub enum Count {
     Pin(Pin),
     Verdict(Lookup),
     Unparsable,
+    /// A comment is meant for pgpilot, which does not know what it says.
+    UnknownHint,
+    /// A session was found to depend on what a change of primary has lost.
+    Lost(Lost),
     /// Automatic or forced.
     Failover(Ending),
     Switchover(Ending),
@@ -140,7 +155,7 @@ impl Ending {
 
 impl Count {
     /// All but the pins, in the order of their slots.
-    const FIXED: [Count; 24] = [
+    const FIXED: [Count; 28] = [
         Count::Connection,
         Count::Login(Login::Accepted),
         Count::Login(Login::Refused),
@@ -165,6 +180,10 @@ impl Count {
         Count::Switchover(Ending::Refused),
         Count::Switchover(Ending::RolledBack),
         Count::Switchover(Ending::Failed),
+        Count::UnknownHint,
+        Count::Lost(Lost::Write),
+        Count::Lost(Lost::Unknown),
+        Count::Lost(Lost::Token),
     ];
 
     /// In the order of their slots.
@@ -183,6 +202,8 @@ impl Count {
             Self::Bytes(direction) => 14 + direction as usize,
             Self::Failover(ending) => 16 + ending as usize,
             Self::Switchover(ending) => 20 + ending as usize,
+            Self::UnknownHint => 24,
+            Self::Lost(what) => 25 + what as usize,
             Self::Pin(pin) => Self::FIXED.len() + pin as usize,
         }
     }
@@ -205,6 +226,10 @@ impl Count {
             Self::Verdict(Lookup::Shape) => (names::VERDICTS, Some("shape")),
             Self::Verdict(Lookup::Miss) => (names::VERDICTS, Some("miss")),
             Self::Unparsable => (names::UNPARSABLE, None),
+            Self::UnknownHint => (names::UNKNOWN_HINTS, None),
+            Self::Lost(Lost::Write) => (names::LOST_WRITES, Some("write")),
+            Self::Lost(Lost::Unknown) => (names::LOST_WRITES, Some("unknown")),
+            Self::Lost(Lost::Token) => (names::LOST_WRITES, Some("token")),
             Self::Failover(ending) => (names::FAILOVERS, Some(ending.label())),
             Self::Switchover(ending) => (names::SWITCHOVERS, Some(ending.label())),
             Self::Bytes(Direction::FromClients) => (names::BYTES, Some("from_clients")),

@@ -52,6 +52,8 @@ metrics! {
         "Errors that pgpilot reported, by whose fault they are: client, backend, operator, or pgpilot itself (us)";
     UNPARSABLE = "pgpilot_unparsable_statements_total", Counter, Count, [],
         "Statements that were not understood, and so went to the primary";
+    UNKNOWN_HINTS = "pgpilot_unknown_hints_total", Counter, Count, [],
+        "Statements with a comment for pgpilot that it does not know, counted when they were classified";
     VERDICTS = "pgpilot_verdicts_total", Counter, Count, ["cache"],
         "Statements classified: found in the verdict cache by their text (hit), by their shape, or not (miss)";
     PINS = "pgpilot_pins_total", Counter, Count, ["cause"],
@@ -114,6 +116,8 @@ metrics! {
         "1 if an operator has switched automatic failover off for a while";
     FAILOVERS = "pgpilot_failovers_total", Counter, Count, ["outcome"],
         "Failovers, automatic and forced, by outcome: done, refused, rolled_back, failed";
+    LOST_WRITES = "pgpilot_lost_writes_total", Counter, Count, ["what"],
+        "Sessions of which a change of primary has lost what they wrote (write), or may have (unknown), or the position in their pgpilot.min_lsn (token)";
     SWITCHOVERS = "pgpilot_switchovers_total", Counter, Count, ["outcome"],
         "Switchovers by outcome: done, refused, rolled_back, failed";
 

@@ -14,6 +14,10 @@ struct Functions;
 impl Recipe for Functions {
     type Value = BTreeSet<String>;
 
+    fn initial(&self) -> Self::Value {
+        BTreeSet::from(["initial".to_owned()])
+    }
+
     fn queries(&self) -> Vec<&str> {
         vec!["SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace", "SELECT NULL, 'x'"]
     }
@@ -36,7 +40,7 @@ async fn catalogues_are_loaded_per_database_and_again_after_ddl() {
     primary.sql("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'").await.unwrap();
     servers.wait_caught_up(primary).await.unwrap();
     let cluster = watched(&servers).await;
-    let catalogues = Catalogues::new(Functions, BTreeSet::from(["initial".to_owned()]), &cluster);
+    let catalogues = Catalogues::new(Functions, &cluster);
 
     let here = catalogues.database("postgres");
     assert!(here.current().contains("initial"));

@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -36,7 +36,12 @@ pub(super) struct Member {
     obeys: Obeys,
     standing: Standing,
     bound: Option<NodeId>,
+    /// Until then this instance does not begin to decide, even if it has been elected.
+    rests_until: Option<Instant>,
 }
+
+/// An instance that could not begin to decide, or go on, lets so much time pass: etcd may need it.
+const REST: Duration = Duration::from_secs(1);
 
 /// What was decided last, as of a revision: what is seen as of an earlier one is older.
 #[derive(Debug, Clone)]
@@ -72,6 +77,7 @@ impl Seat {
                 obeys: Obeys::NotYet,
                 standing: Standing::Barred,
                 bound: None,
+                rests_until: None,
             })),
         }
     }
@@ -148,7 +154,8 @@ impl Director {
         self.obey(&state).await;
         self.admit(&state, session);
         let Seat::Member(member) = &mut self.seat else { return };
-        if member.reign.is_some() || session.is_none() || state.own_leadership().is_none() {
+        let rests = member.rests_until.is_some_and(|until| now < until);
+        if member.reign.is_some() || session.is_none() || state.own_leadership().is_none() || rests {
             return;
         }
         match member.membership.reign(&state).await {
@@ -160,8 +167,10 @@ impl Director {
                 self.abandon_jobs();
                 self.step(Event::Restored(record)).await;
             }
-            // The next renewal brings another try.
-            Err(error) => info!(%error, "elected, and cannot begin to decide yet"),
+            Err(error) => {
+                member.rests_until = Some(Instant::now() + REST);
+                info!(%error, "elected, and cannot begin to decide yet");
+            }
         }
     }
 
@@ -172,6 +181,7 @@ impl Director {
             return;
         }
         member.obeys = Obeys::NotYet;
+        member.rests_until = Some(Instant::now() + REST);
         self.note(format!("this instance decides no longer: {why}"));
         self.abandon_jobs();
         for (_, waiting) in self.waiting.drain() {

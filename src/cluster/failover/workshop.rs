@@ -121,12 +121,10 @@ impl Workshop {
         self.kept().clear();
         let (old, new) = tokio::join!(facts.server(node), facts.server(to));
         let (old, new) = (old?, new?);
-        if facts.has(Hook::Demote) {
-            old.checkpoint().await?;
-        }
+        let written = if facts.has(Hook::Demote) { old.checkpoint().await } else { Ok(()) };
         self.keep(node, old);
         self.keep(to, new);
-        Ok(Fact::Done)
+        written.map(|()| Fact::Done)
     }
 
     async fn server(&self, node: NodeId, facts: &Facts) -> Result<Server, String> {

@@ -113,7 +113,22 @@ impl Http {
     }
 
     async fn post_to(&self, member: usize, path: &str, body: &Bytes, token: Option<&str>) -> Result<Bytes, Failure> {
-        let mut connection = self.connection(member).await?;
+        if let Some(connection) = self.kept_connection(member).await
+            // It may have ended unnoticed, as when etcd was started anew.
+            && let outcome @ (Ok(_) | Err(Failure::Final(_))) = self.exchange(connection, path, body, token).await
+        {
+            return outcome;
+        }
+        self.exchange(self.open(member).await?, path, body, token).await
+    }
+
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        path: &str,
+        body: &Bytes,
+        token: Option<&str>,
+    ) -> Result<Bytes, Failure> {
         let response = self.send(&mut connection, path, body, token).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LARGEST).collect().await.map_err(lost)?.to_bytes();
@@ -187,13 +202,13 @@ impl Http {
         Ok(None)
     }
 
-    async fn connection(&self, member: usize) -> Result<Connection, Failure> {
+    async fn kept_connection(&self, member: usize) -> Option<Connection> {
         while let Some(mut connection) = self.take(member) {
             if connection.sender.ready().await.is_ok() {
-                return Ok(connection);
+                return Some(connection);
             }
         }
-        self.open(member).await
+        None
     }
 
     fn take(&self, member: usize) -> Option<Connection> {

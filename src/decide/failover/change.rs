@@ -162,22 +162,6 @@ impl Machine {
         self.prepare(Purpose::Switchover, actions);
     }
 
-    /// Takes a node that somebody else has promoted for the primary, once nobody writes to the old one any more.
-    pub(super) fn adopt(&mut self, old: NodeId, new: NodeId, now: Instant, actions: &mut Actions) {
-        if self.not_before.is_some_and(|at| now < at) {
-            return;
-        }
-        let terms = Terms { waived: Guards::all(), to: Some(new), max_data_loss: u64::MAX };
-        actions.alarm(Some(new), "has been promoted by somebody else: it becomes the primary");
-        self.begin(Purpose::Adoption, old, terms, None, now, actions);
-        // Nothing is left to be approved of, and the old primary is no business of ours yet.
-        let jobs = [Job::Sever { node: old }, Job::Agree { node: old }];
-        actions.jobs = jobs.to_vec();
-        if let Phase::Changing(change) = &mut self.phase {
-            change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
-        }
-    }
-
     /// The world has changed, or some time has passed.
     pub(super) fn change_seen(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = &mut self.phase else { return };
@@ -214,16 +198,7 @@ impl Machine {
             (Step::Readying, Job::Ready { .. }) => self.quiesce(actions),
             (Step::Quiescing { waiting }, job) if waiting.contains(&job) => {
                 waiting.remove(&job);
-                match outcome {
-                    Ok(_) if waiting.is_empty() => {
-                        let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
-                        change.step = Step::Stopping;
-                        change.treatment = Treatment::Stopped;
-                        actions.jobs.push(Job::Stop { node, to });
-                    }
-                    Ok(_) => {}
-                    Err(why) => self.undo(why, now, actions),
-                }
+                self.quiesced(outcome, now, actions);
             }
             (Step::Stopping, Job::Stop { to, .. }) => match outcome {
                 Ok(Fact::Stopped(lsn)) => {
@@ -275,6 +250,20 @@ impl Machine {
                 self.undone(job, outcome, now, actions);
             }
             _ => {}
+        }
+    }
+
+    /// This instance has come to rest, or all the others have, or somebody cannot.
+    fn quiesced(&mut self, outcome: Outcome, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        if let Err(why) = outcome {
+            return self.undo(why, now, actions);
+        }
+        if matches!(&change.step, Step::Quiescing { waiting } if waiting.is_empty()) {
+            let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
+            change.step = Step::Stopping;
+            change.treatment = Treatment::Stopped;
+            actions.jobs.push(Job::Stop { node, to });
         }
     }
 

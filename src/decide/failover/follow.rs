@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
+use super::change::Step;
+use super::elect::Terms;
 use super::event::{Actions, Job, Outcome, Purpose, Routing};
 use super::machine::{Machine, Phase};
 use super::world::Contact;
-use super::{Progress, Record};
+use super::{Guards, Progress, Record};
 use crate::decide::route::{NodeId, Role};
 
 /// Why nothing can be ordered here.
@@ -91,6 +93,22 @@ impl Machine {
         match (newer.next(), newer.next()) {
             (Some(new), None) => Some((old, new)),
             _ => None,
+        }
+    }
+
+    /// Takes a node that somebody else has promoted for the primary, once nobody writes to the old one any more.
+    pub(super) fn adopt(&mut self, old: NodeId, new: NodeId, now: Instant, actions: &mut Actions) {
+        if self.not_before.is_some_and(|at| now < at) {
+            return;
+        }
+        let terms = Terms { waived: Guards::all(), to: Some(new), max_data_loss: u64::MAX };
+        actions.alarm(Some(new), "has been promoted by somebody else: it becomes the primary");
+        self.begin(Purpose::Adoption, old, terms, None, now, actions);
+        // Nothing is left to be approved of, and the old primary is no business of ours yet.
+        let jobs = [Job::Sever { node: old }, Job::Agree { node: old }];
+        actions.jobs = jobs.to_vec();
+        if let Phase::Changing(change) = &mut self.phase {
+            change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::change::{Change, Step};
+use super::clock::WallClock;
 use super::elect::{Choice, Terms, Unelectable, elect};
 use super::event::{Actions, Ended, Event, Job, Outcome, Purpose, Routing, Ticket, Writing};
 use super::follow::{ELSEWHERE, Obedience};
@@ -32,26 +33,6 @@ pub struct Rules {
     /// Bytes.
     pub max_data_loss: u64,
     pub require_fence: bool,
-}
-
-/// What the wall clock showed at one moment: it relates what earlier pgpilots wrote down to this one's time, and is not
-/// looked at again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WallClock {
-    /// Seconds since 1970.
-    pub unix: u64,
-    pub at: Instant,
-}
-
-impl WallClock {
-    pub(super) fn unix_at(self, now: Instant) -> u64 {
-        self.unix + now.saturating_duration_since(self.at).as_secs()
-    }
-
-    /// When it was `unix` o'clock. What lies in the future, since the clock was set back, counts as now.
-    fn moment(self, unix: u64, now: Instant) -> Option<Instant> {
-        now.checked_sub(Duration::from_secs(self.unix_at(now).saturating_sub(unix)))
-    }
 }
 
 /// Decides about changes of primary. One per pgpilot.

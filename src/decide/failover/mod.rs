@@ -5,6 +5,7 @@
 //! done then, and where statements go meanwhile. Of several instances one decides; the machines of the others `follow`. `elect` says who may be promoted; `synchronous` which commits are safe.
 
 mod change;
+mod clock;
 pub mod conninfo;
 mod detection;
 mod elect;
@@ -22,10 +23,11 @@ mod synchronous;
 mod tests;
 mod world;
 
+pub use clock::WallClock;
 pub use detection::Pace;
 pub use elect::Unelectable;
 pub use event::{Actions, Ended, Event, Fact, Job, Note, Outcome, Proof, Purpose, Routing, Severity, Ticket, Writing};
-pub use machine::{Machine, Rules, Status, WallClock};
+pub use machine::{Machine, Rules, Status};
 pub use order::{Guards, Maintenance, Order, Run};
 pub use record::{Progress, Record};
 pub use synchronous::Synchronous;

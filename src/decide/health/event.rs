@@ -103,6 +103,8 @@ pub struct Answer {
     pub timeline: Timeline,
     pub wal: WalGeometry,
     pub stage: Stage,
+    /// On a primary: where its recovery ended, if it was promoted since it was started, or recovered from a crash then.
+    pub recovered: Option<Lsn>,
     /// Under which name it is listed in its primary's `synchronous_standby_names`.
     pub standby_name: String,
     /// Its own `synchronous_standby_names`; counts on a primary.

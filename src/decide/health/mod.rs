@@ -10,12 +10,13 @@ mod record;
 mod tests;
 mod trail;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use event::*;
 
-use crate::decide::position::{Fork, Timeline};
-use crate::decide::route::{NodeId, NodeView, PrimaryMark, Role, Snapshot, State, Trouble, Writes};
+use crate::decide::position::{Fork, Lsn, Timeline};
+use crate::decide::route::{EndedLog, NodeId, NodeView, PrimaryMark, Role, Snapshot, State, Trouble, Writes};
 
 use following::{Following, Verdict, identify, numbered, unidentified};
 use record::{PrimaryLog, Record, Voice, flushed};
@@ -23,6 +24,8 @@ use trail::{Point, Trail};
 
 /// Marks in a snapshot: it is copied as a whole, and a session needs one that is not much newer than its last write.
 const MARKS: usize = 24;
+/// Ended logs in a snapshot: a session that has slept through more changes of primary is not told of its losses.
+const ENDED_LOGS: usize = 8;
 /// Points of the primary's log for telling lag by time.
 const LOG_POINTS: usize = 256;
 
@@ -55,6 +58,8 @@ pub struct Health {
     marks: Trail,
     /// Up to where it was flushed, for lag.
     flushes: Trail,
+    /// Logs that ended with an epoch.
+    ended: Arc<[EndedLog]>,
 }
 
 impl Health {
@@ -73,6 +78,7 @@ impl Health {
             bound: None,
             marks: Trail::new(MARKS),
             flushes: Trail::new(LOG_POINTS),
+            ended: Arc::default(),
         }
     }
 
@@ -107,15 +113,19 @@ impl Health {
             Following::Node { id, timeline } => (Some(id), timeline),
             Following::Vacant { timeline, .. } => (None, timeline),
         };
-        let mark = |point: &Point| PrimaryMark { asked_at: point.at, lsn: point.lsn };
         Snapshot {
             epoch: self.epoch,
             primary,
             writes: if self.permission == Writes::Held { Writes::Held } else { self.writes },
             timeline,
             nodes: self.views.clone(),
-            marks: self.marks.points().iter().map(mark).collect(),
+            marks: self.primary_marks(),
+            ended: Arc::clone(&self.ended),
         }
+    }
+
+    fn primary_marks(&self) -> Vec<PrimaryMark> {
+        self.marks.points().iter().map(|point| PrimaryMark { asked_at: point.at, lsn: point.lsn }).collect()
     }
 
     /// Returns the node whose position was heard, if the event brought one.
@@ -253,6 +263,15 @@ impl Health {
     }
 
     fn begin_epoch(&mut self) {
+        let timeline = match self.following {
+            Following::Undecided => None,
+            Following::Node { timeline, .. } | Following::Vacant { timeline, .. } => Some(timeline),
+        };
+        if let Some(timeline) = timeline {
+            let log = EndedLog { epoch: self.epoch, timeline, marks: self.primary_marks(), kept: None };
+            let surplus = (self.ended.len() + 1).saturating_sub(ENDED_LOGS);
+            self.ended = self.ended.iter().skip(surplus).cloned().chain([log]).collect();
+        }
         self.epoch += 1;
         self.marks.clear();
         self.flushes.clear();
@@ -285,14 +304,29 @@ impl Health {
         let record = &self.records[usize::from(node.0)];
         let (Some(sample), Some(answer)) = (record.position(), record.answer()) else { return };
         let flush = flushed(&answer.stage).unwrap_or(sample.lsn);
-        let last = self.marks.newest();
-        if let Some(last) = last.filter(|last| sample.asked_at > last.at && sample.lsn < last.lsn) {
+        let (recovered, timeline) = (answer.recovered, answer.timeline);
+        let shorter = self.marks.newest().filter(|last| sample.asked_at > last.at && sample.lsn < last.lsn);
+        if let Some(last) = shorter {
             self.begin_epoch();
             let (from, to) = (last.lsn, sample.lsn);
             actions.changes.push(Change::LogLost { node, epoch: self.epoch, from, to });
         }
+        self.end_logs(|log| match recovered {
+            // The same log, which is all there unless it has just been found shorter.
+            _ if log.timeline == timeline && shorter.is_none() => Some(sample.lsn),
+            None if log.timeline == timeline => Some(sample.lsn),
+            recovered => recovered.map(|end| end.min(sample.lsn)),
+        });
         self.marks.push(Point { at: sample.asked_at, lsn: sample.lsn });
         self.flushes.push(Point { at: sample.asked_at, lsn: flush.min(sample.lsn) });
+    }
+
+    /// The primary of this epoch has spoken: up to where does its history have the logs before it?
+    fn end_logs(&mut self, kept: impl Fn(&EndedLog) -> Option<Lsn>) {
+        if self.ended.iter().any(|log| log.kept.is_none()) {
+            let end = |log: &EndedLog| EndedLog { kept: log.kept.or_else(|| kept(log)), ..log.clone() };
+            self.ended = self.ended.iter().map(end).collect();
+        }
     }
 
     /// Brings the views up to date, and reports what operators should see.

@@ -41,6 +41,9 @@ enum Standing {
     Removed,
 }
 
+/// A node that was never heard has nothing to say after so many time-outs.
+const SILENT: u32 = 3;
+
 impl Record {
     pub(super) fn new(spec: NodeSpec) -> Self {
         Self {
@@ -81,8 +84,14 @@ impl Record {
         self.standing == Standing::Removed
     }
 
+    /// Whether it has had its say, or has none. A time-out or two may only mean that somebody is busy: what such a node would
+    /// say of another history is waited for.
     pub(super) fn is_proven(&self) -> bool {
-        self.standing != Standing::Unproven
+        match self.standing {
+            Standing::Unproven => false,
+            Standing::Failing { times, trouble: Trouble::Timeout } => times >= SILENT || self.answer.is_some(),
+            _ => true,
+        }
     }
 
     pub(super) fn is_answering(&self) -> bool {

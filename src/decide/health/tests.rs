@@ -1,3 +1,5 @@
+mod ended;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,7 @@ fn answer(system: u64, timeline: u32, stage: Stage) -> Answer {
         timeline: Timeline(timeline),
         wal: WalGeometry::STANDARD,
         stage,
+        recovered: None,
         standby_name: String::new(),
         synchronous: String::new(),
     }
@@ -95,6 +98,9 @@ fn the_primary_is_known_once_every_node_was_asked() {
     let mut world = World::new(&["a", "b", "c"]);
     world.answers(A, writable(1, 1000));
     world.answers(B, replica(1, 1000));
+    // Once may mean that it is busy.
+    world.fails(C, Failure::Timeout);
+    world.fails(C, Failure::Timeout);
     assert_eq!(world.primary(), None);
     let actions = world.fails(C, Failure::Timeout);
     assert_eq!(world.primary(), Some(A));
@@ -290,6 +296,8 @@ fn each_replica_has_limits_of_its_own_by_time_and_by_bytes() {
     let mut specs = [spec("a"), spec("b"), spec("c")];
     specs[1].lag = LagLimits { bytes: Some(bytes), ..LagLimits::by_time(ms(60_000), ms(30_000)) };
     world.health.on(Event::Configured(specs.into()), world.now);
+    world.answers(B, replica(1, 1000));
+    world.answers(C, replica(1, 1000));
     writing(&mut world, 1200);
     world.answers(B, replica(1, 1000));
     assert!(world.view(B).fresh, "200 bytes are allowed");

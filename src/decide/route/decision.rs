@@ -21,6 +21,8 @@ pub struct Demand {
     pub need: Need,
     /// Why it asks for that.
     pub reason: Reason,
+    /// What a hint promises its reads; `None`: what the session is promised.
+    pub promise: Option<Consistency>,
     /// When pgpilot got it; waits count from here.
     pub arrived: Instant,
 }
@@ -30,7 +32,7 @@ pub enum Need {
     Primary,
     /// A read: the consistency mode decides.
     Read,
-    /// A hint says replica: as a read, and in mode `primary` as in mode `session`.
+    /// A hint says replica: as a read, and in a session of mode `primary` as in mode `session`.
     Replica,
 }
 
@@ -108,12 +110,13 @@ pub fn route(
     dice: u64,
     now: Instant,
 ) -> Decision {
-    let consistency = match (demand.need, policy.consistency) {
+    freshness.follow(snapshot);
+    let consistency = match (demand.need, demand.promise.unwrap_or(policy.consistency)) {
         (Need::Primary, _) => return to_primary(demand, demand.reason, snapshot, policy, now),
-        (Need::Read, Consistency::Primary) => {
+        (Need::Replica, Consistency::Primary) if demand.promise.is_none() => Consistency::Session,
+        (Need::Read | Need::Replica, Consistency::Primary) => {
             return to_primary(demand, Reason::Consistency, snapshot, policy, now);
         }
-        (Need::Replica, Consistency::Primary) => Consistency::Session,
         (Need::Read | Need::Replica, consistency) => consistency,
     };
     if now == demand.arrived {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::decide::position::{Lsn, Position, Timeline};
 
 use super::patience::Patience;
-use super::snapshot::{NodeId, NodeView, Role, Snapshot, State};
+use super::snapshot::{EndedLog, NodeId, NodeView, Role, Snapshot, State};
 
 /// A session's side of the promise that it sees its own writes and never goes back in time.
 ///
@@ -22,10 +22,39 @@ pub struct Freshness {
     last_at: Option<Instant>,
     /// From `pgpilot.min_lsn`.
     token: Option<Position>,
+    /// When the session last committed something in this epoch ..
+    committed: Option<Committed>,
+    /// .. and in one that has ended, as long as it is not known whether its log was kept so far.
+    doubt: Option<Doubt>,
+    loss: Option<Loss>,
     /// The replica that was chosen last, as it was then.
     chosen: Option<(NodeId, u32)>,
     wants_mark: bool,
     pub(super) patience: Patience,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Committed {
+    at: Instant,
+    /// A position that covers it, if the session has learnt of one.
+    by: Option<Lsn>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    epoch: u64,
+    committed: Committed,
+}
+
+/// Something of a session's that the history of the present primary does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// What it wrote lies at or before `position`, behind the end of what was kept.
+    Write { position: Position, kept: Lsn },
+    /// It committed something so shortly before the primary was lost that nobody knows where.
+    Unknown { kept: Position },
+    /// The position that it was told to wait for.
+    Token { position: Position, kept: Lsn },
 }
 
 /// The last contact, as far as `need` does not cover it yet.
@@ -47,6 +76,60 @@ impl Freshness {
         self.served_by_primary(at);
         self.patience.wrote();
         self.wants_mark = self.patience.asks_ahead();
+    }
+
+    /// Something that may have written was committed on the primary, which said so at `at`.
+    pub fn committed(&mut self, at: Instant) {
+        self.committed = Some(Committed { at, by: None });
+    }
+
+    /// What a change of primary has cost this session, once.
+    pub fn take_loss(&mut self) -> Option<Loss> {
+        self.loss.take()
+    }
+
+    /// Notices a change of primary, and what of the session's was lost with the one before.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot) {
+        if self.epoch != snapshot.epoch {
+            if let Some(committed) = self.committed.take()
+                && self.doubt.is_none()
+            {
+                self.doubt = Some(Doubt { epoch: self.epoch, committed });
+            }
+            // Positions of different primaries do not compare. What survived is in the new one's log.
+            self.epoch = snapshot.epoch;
+            self.need = Lsn::default();
+            self.last = self.last_at.map_or(Last::Covered, Last::Primary);
+        }
+        if let Some(doubt) = self.doubt {
+            self.judge(doubt, snapshot);
+        }
+        if let Some(position) = self.token
+            && let Some(kept) = end_before(position, snapshot)
+        {
+            // It will never be reached: nobody is held back for its sake.
+            self.token = None;
+            self.loss = Some(Loss::Token { position, kept });
+        }
+    }
+
+    fn judge(&mut self, doubt: Doubt, snapshot: &Snapshot) {
+        let Some(log) = snapshot.ended.iter().find(|log| log.epoch == doubt.epoch) else {
+            self.doubt = None;
+            return;
+        };
+        let Some(kept) = log.kept else { return };
+        self.doubt = None;
+        let position = |lsn| Position { timeline: log.timeline, lsn };
+        let first = log.marks.partition_point(|mark| mark.asked_at < doubt.committed.at);
+        let by = doubt.committed.by.or(log.marks.get(first).map(|mark| mark.lsn));
+        self.loss = match (by, log.marks.last()) {
+            (Some(lsn), _) if lsn <= kept => None,
+            (Some(lsn), _) => Some(Loss::Write { position: position(lsn), kept }),
+            // Later than the last that is known of the log, and that is lost already.
+            (None, Some(last)) if last.lsn > kept => Some(Loss::Write { position: position(last.lsn), kept }),
+            (None, _) => Some(Loss::Unknown { kept: position(kept) }),
+        };
     }
 
     /// Whether the primary is to be asked for a mark now that it has served this session: before the next read comes, an
@@ -126,12 +209,7 @@ impl Freshness {
 
     /// Turns the last contact into a position, once one is known.
     pub(super) fn resolve(&mut self, snapshot: &Snapshot) {
-        if self.epoch != snapshot.epoch {
-            // Positions of different primaries do not compare. What survived is in the new one's log.
-            self.epoch = snapshot.epoch;
-            self.need = Lsn::default();
-            self.last = self.last_at.map_or(Last::Covered, Last::Primary);
-        }
+        self.follow(snapshot);
         let covered = match self.last {
             Last::Covered => return,
             Last::Primary(at) => mark_after(snapshot, at),
@@ -145,6 +223,11 @@ impl Freshness {
             },
         };
         if let Some(lsn) = covered {
+            if let (Some(committed), Last::Primary(at)) = (&mut self.committed, self.last)
+                && committed.at <= at
+            {
+                committed.by = committed.by.or(Some(lsn));
+            }
             self.need = self.need.max(lsn);
             self.last = Last::Covered;
         }
@@ -172,6 +255,14 @@ impl Freshness {
     }
 }
 
+/// Where the history of the present primary leaves the one that `position` belongs to, if that is before it.
+fn end_before(position: Position, snapshot: &Snapshot) -> Option<Lsn> {
+    let any = Timeline::default();
+    let left_since = |log: &&EndedLog| log.timeline >= position.timeline && log.timeline < snapshot.timeline;
+    let logs = snapshot.ended.iter().filter(|_| position.timeline != any).filter(left_since);
+    logs.filter_map(|log| log.kept).find(|kept| *kept < position.lsn)
+}
+
 /// The first mark that covers all that was acknowledged before `at`.
 pub(super) fn mark_after(snapshot: &Snapshot, at: Instant) -> Option<Lsn> {
     let newest = snapshot.marks.last()?;
@@ -190,4 +281,131 @@ pub(super) fn has_reached(node: &NodeView, timeline: Timeline, lsn: Lsn) -> bool
 /// Whether reads may be sent to this replica at all.
 pub fn is_in_service(node: &NodeView) -> bool {
     node.role == Role::Replica && node.state == State::Up && !node.drained && node.weight > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::snapshot::PrimaryMark;
+    use super::*;
+
+    struct World {
+        start: Instant,
+        session: Freshness,
+    }
+
+    impl World {
+        /// A session on the first primary, which has marks at 100, 200 and 300 ms: as many bytes.
+        fn new() -> Self {
+            let mut session = Freshness::default();
+            session.follow(&Snapshot { epoch: 1, timeline: Timeline(1), ..Snapshot::default() });
+            Self { start: Instant::now(), session }
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.start + Duration::from_millis(ms)
+        }
+
+        /// The second primary has the first one's log up to `kept`.
+        fn second(&self, kept: Option<u64>) -> Snapshot {
+            let marks = [100, 200, 300].map(|n| PrimaryMark { asked_at: self.at(n), lsn: Lsn(n) });
+            let log = EndedLog { epoch: 1, timeline: Timeline(1), marks: marks.into(), kept: kept.map(Lsn) };
+            Snapshot { epoch: 2, timeline: Timeline(2), ended: Arc::new([log]), ..Snapshot::default() }
+        }
+    }
+
+    fn first(lsn: u64) -> Position {
+        Position { timeline: Timeline(1), lsn: Lsn(lsn) }
+    }
+
+    #[test]
+    fn a_write_is_lost_if_its_position_lies_behind_the_switch_point() {
+        let write = |position, kept| Some(Loss::Write { position: first(position), kept: Lsn(kept) });
+        for (committed, kept, expected) in [
+            (150, 250, None),
+            (200, 200, None),
+            (150, 199, write(200, 199)),
+            (250, 299, write(300, 299)),
+            (250, 300, None),
+            // Nobody asked after it was committed.
+            (310, 299, write(300, 299)),
+            (310, 300, Some(Loss::Unknown { kept: first(300) })),
+        ] {
+            let mut world = World::new();
+            world.session.committed(world.at(committed));
+            // At first the new primary has not been asked.
+            world.session.follow(&world.second(None));
+            assert_eq!(world.session.take_loss(), None);
+            world.session.follow(&world.second(Some(kept)));
+            assert_eq!(world.session.take_loss(), expected, "committed at {committed}, kept up to {kept}");
+            world.session.follow(&world.second(Some(kept)));
+            assert_eq!(world.session.take_loss(), None, "once");
+        }
+    }
+
+    #[test]
+    fn a_position_that_was_known_is_not_forgotten_with_the_marks() {
+        let mut world = World::new();
+        (world.session.last, world.session.last_at) = (Last::Primary(world.at(110)), Some(world.at(110)));
+        world.session.committed(world.at(110));
+        let mark = PrimaryMark { asked_at: world.at(120), lsn: Lsn(120) };
+        let first = Snapshot { epoch: 1, timeline: Timeline(1), marks: vec![mark], ..Snapshot::default() };
+        world.session.resolve(&first);
+        world.session.follow(&world.second(Some(150)));
+        assert_eq!(world.session.take_loss(), None, "though the marks that are left say 200");
+    }
+
+    #[test]
+    fn who_wrote_nothing_has_lost_nothing() {
+        let mut world = World::new();
+        world.session.wrote(world.at(250));
+        world.session.follow(&world.second(Some(100)));
+        assert_eq!(world.session.take_loss(), None);
+        // What is written on the new primary is not judged by the end of the old one.
+        world.session.committed(world.at(310));
+        world.session.follow(&world.second(Some(100)));
+        assert_eq!(world.session.take_loss(), None);
+        let later = Snapshot { epoch: 30, ..world.second(Some(100)) };
+        world.session.follow(&later);
+        assert_eq!(world.session.take_loss(), None, "too long ago to be told");
+    }
+
+    #[test]
+    fn a_token_is_judged_by_where_its_timeline_was_left() {
+        for (token, kept, lost) in [
+            (first(201), Some(200), true),
+            (first(200), Some(200), false),
+            (first(201), None, false),
+            // Without a timeline, or of the present one, or of one to come.
+            (Position { timeline: Timeline(0), ..first(900) }, Some(200), false),
+            (Position { timeline: Timeline(2), ..first(900) }, Some(200), false),
+            (Position { timeline: Timeline(3), ..first(900) }, Some(200), false),
+        ] {
+            let mut world = World::new();
+            let snapshot = world.second(kept);
+            world.session.require(token);
+            world.session.follow(&snapshot);
+            let loss = lost.then_some(Loss::Token { position: token, kept: Lsn(200) });
+            assert_eq!(world.session.take_loss(), loss, "{token} {kept:?}");
+            assert_eq!(world.session.required().is_none(), lost, "who waits for what will never come waits no longer");
+        }
+        // A third primary left the second one's history: the first one's was left before.
+        let mut world = World::new();
+        let mut third = world.second(Some(200));
+        let of_second = EndedLog { epoch: 2, timeline: Timeline(2), kept: Some(Lsn(500)), marks: Vec::new() };
+        (third.epoch, third.timeline) = (3, Timeline(3));
+        third.ended = third.ended.iter().cloned().chain([of_second]).collect();
+        for (token, lost) in [
+            (first(201), true),
+            (first(150), false),
+            (Position { timeline: Timeline(2), lsn: Lsn(500) }, false),
+            (Position { timeline: Timeline(2), lsn: Lsn(501) }, true),
+        ] {
+            world.session.require(token);
+            world.session.follow(&third);
+            assert_eq!(world.session.take_loss().is_some(), lost, "{token}");
+        }
+    }
 }

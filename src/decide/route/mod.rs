@@ -14,6 +14,6 @@ mod snapshot;
 mod tests;
 
 pub use decision::{Ask, Decision, Demand, Need, Refusal, Route, WaitFor, route};
-pub use freshness::{Freshness, is_in_service};
+pub use freshness::{Freshness, Loss, is_in_service};
 pub use policy::Policy;
 pub use snapshot::*;

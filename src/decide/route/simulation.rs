@@ -327,6 +327,7 @@ impl World {
             let stage = if primary { Stage::Writable { insert: lsn, flush: lsn } } else { Stage::Recovering(recovery) };
             let timeline = Timeline(server.timeline);
             let answer = Answer {
+                recovered: None,
                 system_identifier: 7,
                 server_version: 150_000,
                 timeline,
@@ -398,7 +399,7 @@ impl World {
             reads_on_primary: false,
             zone: None,
         };
-        let demand = Demand { need: Need::Read, reason: Reason::PlainRead, arrived };
+        let demand = Demand { need: Need::Read, reason: Reason::PlainRead, promise: None, arrived };
         let dice = self.dice.u64(..);
         let freshness = &mut self.sessions[session].freshness;
         let decision = route(&demand, freshness, &snapshot, &policy, |_| 0, dice, self.now);

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub nodes: Vec<NodeView>,
     /// What the primary of this epoch said of its log, newest last, bounded.
     pub marks: Vec<PrimaryMark>,
+    /// Logs of earlier primaries, the last ones, newest last.
+    pub ended: Arc<[EndedLog]>,
 }
 
 impl Snapshot {
@@ -55,6 +57,17 @@ pub enum Writes {
     Open,
     /// A change of primary is under way: they wait for its end.
     Held,
+}
+
+/// The log of a primary that is followed no longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedLog {
+    pub epoch: u64,
+    pub timeline: Timeline,
+    /// What its primary said of it, newest last.
+    pub marks: Vec<PrimaryMark>,
+    /// Up to where its successor's history has it: what lies behind this switch point is lost. `None`: not known yet.
+    pub kept: Option<Lsn>,
 }
 
 /// Everything acknowledged by the primary before `asked_at` is at or before `lsn`.

@@ -84,7 +84,7 @@ impl World {
 
     /// Arrives at `arrived`, is decided at `now`.
     fn decide(&mut self, need: Need, arrived: u64, now: u64) -> Decision {
-        let demand = Demand { need, reason: Reason::PlainRead, arrived: self.at(arrived) };
+        let demand = Demand { need, reason: Reason::PlainRead, promise: None, arrived: self.at(arrived) };
         let now = self.at(now);
         route(&demand, &mut self.session, &self.snapshot, &self.policy, self.load, self.dice, now)
     }

@@ -1,8 +1,9 @@
 //! What a batch needs, from the verdicts on its statements: the most demanding one decides.
 
+use crate::config::Consistency;
 use crate::decide::route::Need;
 use crate::decide::sql::{
-    Access, Effects, Intent, Isolation, Reason, SessionCommand, SetScope, TransactionMode, Verdict,
+    Access, Effects, Hint, Hints, Intent, Isolation, Reason, SessionCommand, SetScope, TransactionMode, Verdict,
 };
 
 /// What a batch, or a part of it, asks of the session and its server.
@@ -10,12 +11,48 @@ use crate::decide::sql::{
 pub struct Needs {
     /// `None`: nothing in it has to run on a server.
     pub server: Option<(Need, Reason)>,
+    /// What its reads are promised.
+    pub promise: Promise,
     /// What its statements may leave behind.
     pub effects: Effects,
     /// Settings that it may change for the session.
     pub names: Vec<Box<str>>,
     /// It throws away prepared statements: DISCARD ALL, DEALLOCATE ALL.
     pub forgets_statements: bool,
+}
+
+/// What the reads of a batch are promised, as far as comments say: the strongest promise counts for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Promise {
+    hinted: Option<Consistency>,
+    /// What the transaction that began in this batch is promised.
+    transaction: Option<Consistency>,
+    /// Reads of which nothing is said.
+    unhinted: u32,
+}
+
+impl Promise {
+    /// `None`: what the session is promised. `session`: that, for those reads of which nothing is said.
+    pub fn over(self, session: Consistency) -> Option<Consistency> {
+        let hinted = self.hinted?;
+        Some(if self.unhinted == 0 { hinted } else { hinted.max(session) })
+    }
+
+    fn read(&mut self, hint: Option<Consistency>) {
+        match hint.or(self.transaction) {
+            Some(consistency) => self.hinted = self.hinted.max(Some(consistency)),
+            None => self.unhinted += 1,
+        }
+    }
+
+    fn begin(&mut self, hint: Option<Consistency>) {
+        self.transaction = hint;
+        self.hinted = self.hinted.max(hint);
+    }
+
+    fn end(&mut self) {
+        self.transaction = None;
+    }
 }
 
 /// What the session has set, as far as it decides where transactions may run.
@@ -35,27 +72,45 @@ impl Needs {
         defaults: Defaults,
         prepared: &dyn Fn(&str) -> Option<&'v Verdict>,
     ) {
+        self.add_with(verdict, verdict.hints, defaults, prepared);
+    }
+
+    fn add_with<'v>(
+        &mut self,
+        verdict: &'v Verdict,
+        hints: Hints,
+        defaults: Defaults,
+        prepared: &dyn Fn(&str) -> Option<&'v Verdict>,
+    ) {
         self.effects |= verdict.effects;
         self.names.extend(verdict.settings.iter().cloned());
         match &verdict.intent {
-            Intent::Read => self.read(verdict, defaults),
+            Intent::Read => self.read(verdict.reason, hints, defaults),
             Intent::Write => self.want(Need::Primary, verdict.reason),
-            Intent::Begin(mode) => self.add_begin(*mode, defaults),
-            Intent::End(_) => self.want(Need::Read, verdict.reason),
+            Intent::Begin(mode) => {
+                self.promise.begin(hints.consistency);
+                self.add_begin(*mode, defaults);
+                if hints.route == Some(Hint::Primary) {
+                    self.want(Need::Primary, Reason::Hint);
+                }
+            }
+            Intent::End(_) => {
+                self.promise.end();
+                self.want(Need::Read, verdict.reason);
+            }
             Intent::WithinTransaction => self.want(Need::Primary, verdict.reason),
             Intent::Session(command) => {
                 self.session(command);
                 self.want(Need::Primary, verdict.reason);
             }
-            Intent::Prepare { statement, .. } => {
-                let inner = Verdict { effects: Effects::empty(), ..Verdict::clone(statement) };
-                match inner.intent {
-                    Intent::Read => self.read(&inner, defaults),
-                    _ => self.want(Need::Primary, inner.reason),
-                }
-            }
+            Intent::Prepare { statement, .. } => match statement.intent {
+                Intent::Read => self.read(statement.reason, hints, defaults),
+                _ => self.want(Need::Primary, statement.reason),
+            },
             Intent::Execute { name, .. } => match prepared(name) {
-                Some(inner) if !verdict.effects.contains(Effects::WRITES) => self.add(inner, defaults, &|_| None),
+                Some(inner) if !verdict.effects.contains(Effects::WRITES) => {
+                    self.add_with(inner, hints.or(inner.hints), defaults, &|_| None);
+                }
                 _ => self.want(Need::Primary, Reason::Prepared),
             },
             Intent::Deallocate { name } => {
@@ -78,15 +133,17 @@ impl Needs {
         }
     }
 
-    fn read(&mut self, verdict: &Verdict, defaults: Defaults) {
-        if verdict.effects.contains(Effects::HINT_PRIMARY) {
-            self.want(Need::Primary, Reason::Hint);
-        } else if defaults.serializable {
-            self.want(Need::Primary, Reason::SessionState);
-        } else if verdict.effects.contains(Effects::HINT_REPLICA) {
-            self.want(Need::Replica, Reason::Hint);
-        } else {
-            self.want(Need::Read, verdict.reason);
+    fn read(&mut self, reason: Reason, hints: Hints, defaults: Defaults) {
+        self.promise.read(hints.consistency);
+        match hints.route {
+            Some(Hint::Primary) => self.want(Need::Primary, Reason::Hint),
+            _ if defaults.serializable => self.want(Need::Primary, Reason::SessionState),
+            Some(Hint::Replica) => self.want(Need::Replica, Reason::Hint),
+            None => {
+                // Of a read that may go to a replica in any mode, and one that may not, the second counts.
+                self.server = self.server.filter(|(need, _)| *need != Need::Replica);
+                self.want(Need::Read, reason);
+            }
         }
     }
 
@@ -119,6 +176,7 @@ impl Needs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::sql::TransactionEnd;
 
     fn needs(verdicts: &[Verdict], defaults: Defaults) -> Option<(Need, Reason)> {
         let mut needs = Needs::default();
@@ -142,8 +200,39 @@ mod tests {
         assert_eq!(needs(&[read(), write.clone(), read()], plain), Some((Need::Primary, Reason::Dml)));
         assert_eq!(needs(&[read()], plain), Some((Need::Read, Reason::PlainRead)));
         assert_eq!(needs(&[], plain), None);
-        let hinted = read().with(Effects::HINT_PRIMARY);
-        assert_eq!(needs(&[hinted], plain), Some((Need::Primary, Reason::Hint)));
+        let hinted = |route| Verdict { hints: Hints { route: Some(route), consistency: None }, ..read() };
+        assert_eq!(needs(&[hinted(Hint::Primary)], plain), Some((Need::Primary, Reason::Hint)));
+        let replica = hinted(Hint::Replica);
+        assert_eq!(needs(&[replica.clone()], plain), Some((Need::Replica, Reason::Hint)));
+        for both in [[replica.clone(), read()], [read(), replica]] {
+            assert_eq!(needs(&both, plain), Some((Need::Read, Reason::PlainRead)));
+        }
+        let begin = begin(Some(Access::ReadOnly), None);
+        let begin = Verdict { hints: Hints { route: Some(Hint::Primary), consistency: None }, ..begin };
+        assert_eq!(needs(&[begin], plain), Some((Need::Primary, Reason::Hint)));
+    }
+
+    #[test]
+    fn the_strongest_promise_counts_for_a_whole_batch() {
+        use Consistency::{Eventual, Primary, Session, Strong};
+        let hinted = |consistency| Verdict { hints: Hints { route: None, consistency: Some(consistency) }, ..read() };
+        let begun = |consistency| Verdict { intent: begin(None, None).intent, ..hinted(consistency) };
+        let end = || Verdict::new(Intent::End(TransactionEnd::Commit), Reason::TransactionControl);
+        for (batch, session, expected) in [
+            (vec![read()], Strong, None),
+            (vec![hinted(Eventual)], Strong, Some(Eventual)),
+            (vec![hinted(Primary)], Eventual, Some(Primary)),
+            (vec![hinted(Eventual), hinted(Strong)], Session, Some(Strong)),
+            (vec![hinted(Eventual), read()], Session, Some(Session)),
+            (vec![read(), hinted(Strong)], Session, Some(Strong)),
+            (vec![begun(Eventual), read(), end()], Session, Some(Eventual)),
+            (vec![begun(Eventual), read(), end(), read()], Session, Some(Session)),
+            (vec![begun(Eventual), hinted(Strong)], Session, Some(Strong)),
+        ] {
+            let mut needs = Needs::default();
+            batch.iter().for_each(|verdict| needs.add(verdict, Defaults::default(), &|_| None));
+            assert_eq!(needs.promise.over(session), expected, "{batch:?}");
+        }
     }
 
     #[test]
@@ -168,6 +257,15 @@ mod tests {
         let mut needs = Needs::default();
         needs.add(&execute, Defaults::default(), &|_| None);
         assert_eq!(needs.server, Some((Need::Primary, Reason::Prepared)));
+        // What is said of it goes before what was said of the statement.
+        let hints = |consistency| Hints { route: None, consistency: Some(consistency) };
+        let prepared = Verdict { hints: hints(Consistency::Strong), ..read.clone() };
+        let hinted = Verdict { hints: hints(Consistency::Eventual), ..execute.clone() };
+        for (execute, expected) in [(&execute, Consistency::Strong), (&hinted, Consistency::Eventual)] {
+            let mut needs = Needs::default();
+            needs.add(execute, Defaults::default(), &|_| Some(&prepared));
+            assert_eq!(needs.promise.over(Consistency::Session), Some(expected));
+        }
     }
 
     #[test]

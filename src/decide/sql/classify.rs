@@ -1,12 +1,12 @@
 //! From a text, as a client sent it, to the verdicts on its statements.
 
 use super::catalogue::{Catalogue, FunctionLists, SearchPath};
-use super::hints::hint_in;
+use super::hints::hints_in;
 use super::lex::{Lexer, Token};
 use super::oversized;
 use super::statement;
 use super::tokens::{Tokens, split};
-use super::types::{Classified, Effects, Reason};
+use super::types::{Classified, Reason};
 
 /// What a verdict depends on besides the text. (It also depends on `standard_conforming_strings`, which must be on,
 /// and on the encoding, which must be UTF-8: where they are not, use [`Classified::opaque`].)
@@ -65,8 +65,7 @@ pub fn classify(text: &str, facts: &Facts<'_>) -> Classified {
             range.start.checked_sub(1).map_or(0, |i| tokens[i].end as usize)..tokens[range.start].start as usize;
         let after_last = if n + 1 == statements.len() { text.len() } else { tokens[range.end].start as usize };
         let after = tokens[range.end - 1].end as usize..after_last;
-        let hint = hint_in(&text[before]).or_else(|| hint_in(&text[after]));
-        verdicts.push(verdict.with(hint.map_or(Effects::empty(), Effects::from)));
+        verdicts.push(hints_in(&text[before]).or(hints_in(&text[after])).on(verdict));
     }
     Classified { statements: verdicts.into() }
 }

@@ -3,12 +3,20 @@
 use std::fmt;
 
 use super::types::{
-    Access, Intent, Isolation, OwnCommand, Reason, SessionCommand, SetScope, TransactionEnd, TransactionMode, Verdict,
+    Access, Effects, Intent, Isolation, OwnCommand, Reason, SessionCommand, SetScope, TransactionEnd, TransactionMode,
+    Verdict,
 };
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.intent, Because(self))
+        write!(f, "{}: {}", self.intent, Because(self))?;
+        if let Some(consistency) = self.hints.consistency {
+            write!(f, "; by hint, consistency is {}", consistency.name())?;
+        }
+        if self.effects.contains(Effects::HINT_UNKNOWN) {
+            f.write_str("; a hint in its comments is not known")?;
+        }
+        Ok(())
     }
 }
 

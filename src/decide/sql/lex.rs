@@ -286,34 +286,39 @@ fn operator_end(bytes: &[u8], at: usize) -> usize {
 }
 
 pub(super) fn is_word_start(c: u8) -> bool {
-    c.is_ascii_alphabetic() || c == b'_' || c >= 0x80
+    CLASSES[usize::from(c)] & WORD_START != 0
 }
 
 pub(super) fn is_word(c: u8) -> bool {
-    is_word_start(c) || c.is_ascii_digit() || c == b'$'
+    CLASSES[usize::from(c)] & (WORD_START | WORD_MORE) != 0
 }
 
 fn is_operator(c: u8) -> bool {
-    matches!(
-        c,
-        b'~' | b'!'
-            | b'@'
-            | b'#'
-            | b'^'
-            | b'&'
-            | b'|'
-            | b'`'
-            | b'?'
-            | b'+'
-            | b'-'
-            | b'*'
-            | b'/'
-            | b'%'
-            | b'<'
-            | b'>'
-            | b'='
-    )
+    CLASSES[usize::from(c)] & OPERATOR != 0
 }
+
+const WORD_START: u8 = 1;
+const WORD_MORE: u8 = 2;
+const OPERATOR: u8 = 4;
+
+/// What each byte may be part of: each byte of each statement is looked up here.
+static CLASSES: [u8; 256] = {
+    let mut classes = [0; 256];
+    let mut c = 0_u8;
+    loop {
+        classes[c as usize] = match c {
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => WORD_START,
+            b'0'..=b'9' | b'$' => WORD_MORE,
+            b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'-' | b'*' | b'/' | b'%' | b'<'
+            | b'>' | b'=' => OPERATOR,
+            _ => 0,
+        };
+        if c == u8::MAX {
+            break classes;
+        }
+        c += 1;
+    }
+};
 
 fn offset(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)

@@ -10,12 +10,17 @@ const NAME_LENGTH: usize = 63;
 /// The identifier that a token spells, as the server understands it: folded to lower case without quotes, cut to 63
 /// bytes. `None` for a token that is no identifier, or whose Unicode escapes are wrong or not the default ones.
 pub(super) fn identifier<'a>(text: &'a str, token: Token) -> Option<Cow<'a, str>> {
+    escaped(text, token, '\\')
+}
+
+/// As [`identifier`], where `UESCAPE` has given the escapes of `U&".."` another first character.
+pub(super) fn escaped<'a>(text: &'a str, token: Token, escape: char) -> Option<Cow<'a, str>> {
     let raw = &text[token.start as usize..token.end as usize];
     let name = match token.kind {
         Kind::Word if raw.bytes().any(|c| c.is_ascii_uppercase()) => Cow::Owned(raw.to_ascii_lowercase()),
         Kind::Word => Cow::Borrowed(raw),
         Kind::Quoted => undouble(&raw[1..raw.len() - 1], "\""),
-        Kind::UnicodeQuoted => Cow::Owned(unicode(&undouble(&raw[3..raw.len() - 1], "\""))?),
+        Kind::UnicodeQuoted => Cow::Owned(unicode(&undouble(&raw[3..raw.len() - 1], "\""), escape)?),
         _ => return None,
     };
     Some(cut(name))
@@ -46,15 +51,15 @@ fn undouble<'a>(inside: &'a str, quote: &str) -> Cow<'a, str> {
     if inside.contains(quote) { Cow::Owned(inside.replace(&quote.repeat(2), quote)) } else { Cow::Borrowed(inside) }
 }
 
-/// `\XXXX` and `\+XXXXXX` in place of characters, `\\` for a backslash.
-fn unicode(escaped: &str) -> Option<String> {
+/// `\XXXX` and `\+XXXXXX` in place of characters, `\\` for a backslash, or with another character in its place.
+fn unicode(escaped: &str, escape: char) -> Option<String> {
     let mut name = String::with_capacity(escaped.len());
     let mut rest = escaped;
-    while let Some(at) = rest.find('\\') {
+    while let Some(at) = rest.find(escape) {
         name.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('\\') {
-            name.push('\\');
+        rest = &rest[at + escape.len_utf8()..];
+        if let Some(after) = rest.strip_prefix(escape) {
+            name.push(escape);
             rest = after;
             continue;
         }

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use smallvec::SmallVec;
+
 use super::arguments::Arguments;
 use super::catalogue::{Call, Listed, Resolved, Standing};
 use super::classify::Facts;
@@ -127,11 +129,13 @@ impl<'a> Scanner<'a, '_> {
     /// A name of one or more parts that begins at `start`; returns the index after it.
     fn chain(&mut self, start: usize) -> usize {
         let tokens = self.tokens;
-        let mut last = start;
-        while tokens.is_punctuation(last + 1, b'.') && tokens.is_identifier(last + 2) {
-            last += 2;
+        let mut parts: SmallVec<[usize; 4]> = SmallVec::from_slice(&[start]);
+        let (mut last, mut next) = (start, tokens.after_name(start));
+        while tokens.is_punctuation(next, b'.') && tokens.is_identifier(next + 1) {
+            last = next + 1;
+            next = tokens.after_name(last);
+            parts.push(last);
         }
-        let next = last + 1;
         let after_dot = start > 0 && tokens.is_punctuation(start - 1, b'.');
         let after_as = self.follows(start, &["as"]);
         let columns = self.follows(start, &["into"]);
@@ -145,29 +149,24 @@ impl<'a> Scanner<'a, '_> {
                 return next;
             }
         }
-        let Some(name) = self.name(last) else { return next };
-        let schema = if last >= start + 2 { self.name(last - 2) } else { None };
-        let call = tokens.is_punctuation(next, b'(');
-        if call {
+        if tokens.is_punctuation(next, b'(') {
+            let Some(name) = self.name(last) else { return next };
+            let schema = if let [.., schema, _] = *parts { self.name(schema) } else { None };
             // `INSERT INTO name (columns)`, `AS name (columns)`, `WITH name (columns)`, `(..) name (columns)`: no calls.
             if !columns && !(alone && (after_as || opens || self.follows_group(start))) {
                 self.call(schema.as_deref(), &name, start, next);
             }
         } else {
-            self.mention(start, last, after_dot);
+            self.mention(&parts, after_dot);
         }
         next
     }
 
     /// The identifier at `i`; one that cannot be read makes the query opaque.
     fn name(&mut self, i: usize) -> Option<Cow<'a, str>> {
-        let name = self.tokens.name(i);
-        // With UESCAPE, U&"..." means something else than the default escapes say.
-        let custom =
-            self.tokens.get(i).is_some_and(|t| t.kind == Kind::UnicodeQuoted) && self.tokens.is(i + 1, "uescape");
-        if name.is_none() || custom {
+        let name = self.tokens.escaped_name(i);
+        if name.is_none() {
             self.cause(Cause::about(Reason::Unparsable, self.tokens.raw(i)));
-            return None;
         }
         name
     }
@@ -313,22 +312,26 @@ impl<'a> Scanner<'a, '_> {
     }
 
     /// A name of one or more parts that is not called: a relation, a column, a type, a function as a field.
-    fn mention(&mut self, start: usize, last: usize, after_dot: bool) {
+    fn mention(&mut self, parts: &[usize], after_dot: bool) {
         let catalogue = self.facts.catalogue;
         let mut schema: Option<Cow<'a, str>> = None;
-        for i in (start..=last).step_by(2) {
+        for (n, &i) in parts.iter().enumerate() {
             let Some(name) = self.name(i) else { return };
-            let is_first = i == start && !after_dot;
-            if is_first && i < last && is_temporary_schema(Some(&name)) {
-                let object = full_name(Some(&name), &self.name(i + 2).unwrap_or_default());
+            let is_first = n == 0 && !after_dot;
+            let following = parts.get(n + 1).copied();
+            if is_first
+                && let Some(following) = following
+                && is_temporary_schema(Some(&name))
+            {
+                let object = full_name(Some(&name), &self.name(following).unwrap_or_default());
                 return self.cause(Cause::about(Reason::PrimaryRelation, object));
             }
-            if !is_first && i == last && catalogue.is_field_hazard(&name) {
+            if !is_first && following.is_none() && catalogue.is_field_hazard(&name) {
                 self.cause(Cause::about(Reason::PrimaryFunction, &*name).with(Effects::SETTINGS));
             }
             self.type_name(schema.as_deref(), &name);
             // `a.b` may be schema and relation, or relation and column; the relation is then named in FROM as well.
-            let alone = is_first && start == last;
+            let alone = is_first && parts.len() == 1;
             if (alone || schema.is_some()) && catalogue.relation(schema.as_deref(), &name, None).is_some() {
                 self.relation(schema.as_deref(), &name);
             }
@@ -361,7 +364,8 @@ impl<'a> Scanner<'a, '_> {
 /// What `INTO ..` makes.
 pub(super) fn into_effects(target: Tokens<'_>) -> Effects {
     let kind = if target.is_any(0, &["local", "global"]) { 1 } else { 0 };
-    let temporary = target.is_any(kind, &["temp", "temporary"]) || is_temporary_schema(target.name(0).as_deref());
+    let temporary =
+        target.is_any(kind, &["temp", "temporary"]) || is_temporary_schema(target.escaped_name(0).as_deref());
     Effects::WRITES | if temporary { Effects::PINS } else { Effects::CATALOGUE }
 }
 

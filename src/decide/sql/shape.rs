@@ -23,6 +23,8 @@ pub fn shape(text: &[u8], out: &mut Vec<u8>) -> Shape {
     let mut previous_end = 0;
     let mut leading = true;
     let mut groups = Groups::default();
+    out.reserve(2 * text.len() + 1);
+    out.push(b' ');
     for token in Lexer::over(text) {
         let Ok(token) = token else { return Shape::LiteralMatters };
         let (start, end) = (token.start as usize, token.end as usize);
@@ -107,22 +109,16 @@ pub fn outline(text: &[u8]) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// What has been appended always ends with a space.
 fn append(kind: Kind, raw: &[u8], group: Group, out: &mut Vec<u8>) {
     let literal: &[u8] = match kind {
         Kind::Text => b" '?' ",
         Kind::Number => b" 0 ",
         _ => {
-            if out.last() != Some(&b' ') {
-                out.push(b' ');
-            }
             out.extend_from_slice(raw);
-            out.push(b' ');
-            return;
+            return out.push(b' ');
         }
     };
-    if out.last() != Some(&b' ') {
-        out.push(b' ');
-    }
     // `1, 2` is as `1`: take the comma back.
     if group == Group::List && out.strip_suffix(b", ").is_some_and(|before| before.ends_with(literal)) {
         out.truncate(out.len() - 2);

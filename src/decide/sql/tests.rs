@@ -68,6 +68,8 @@ fn labelled(verdict: &Verdict, label: &str) -> String {
     if verdict.effects.contains(Effects::ANYTHING) {
         effects = vec!["anything".to_owned()];
     }
+    effects.extend(verdict.hints.route.map(|hint| format!("hint_{hint:?}").to_lowercase()));
+    effects.extend(verdict.hints.consistency.map(|mode| format!("hint_{}", mode.name())));
     effects.sort();
     effects.into_iter().fold(out, |out, effect| out + "+" + &effect)
 }

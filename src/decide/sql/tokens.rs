@@ -81,9 +81,31 @@ impl<'a> Tokens<'a> {
         self.get(i).is_some_and(|t| matches!(t.kind, Kind::Word | Kind::Quoted | Kind::UnicodeQuoted))
     }
 
-    /// The identifier at `i` as the server understands it.
+    /// The identifier at `i` as the server understands it; none where UESCAPE says how to read it.
     pub(super) fn name(self, i: usize) -> Option<Cow<'a, str>> {
-        self.get(i).and_then(|t| names::identifier(self.text, t))
+        self.get(i).filter(|_| !self.has_escape(i)).and_then(|t| names::identifier(self.text, t))
+    }
+
+    /// The identifier at `i`, which UESCAPE and its character may follow: they belong to it.
+    pub(super) fn escaped_name(self, i: usize) -> Option<Cow<'a, str>> {
+        if !self.has_escape(i) {
+            return self.name(i);
+        }
+        // Neither a hexadecimal digit nor a sign, quote or white space: the server refuses those.
+        let character = self.string(i + 2)?;
+        let mut characters = character.chars();
+        let escape =
+            characters.next().filter(|c| !c.is_ascii_hexdigit() && !"+'\"".contains(*c) && !c.is_whitespace())?;
+        characters.next().is_none().then(|| names::escaped(self.text, self.get(i)?, escape))?
+    }
+
+    /// The index after the identifier at `i`.
+    pub(super) fn after_name(self, i: usize) -> usize {
+        if self.has_escape(i) { i + 3 } else { i + 1 }
+    }
+
+    fn has_escape(self, i: usize) -> bool {
+        self.get(i).is_some_and(|t| t.kind == Kind::UnicodeQuoted) && self.is(i + 1, "uescape")
     }
 
     /// The value of the string constant at `i`, if it is a simple one.

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::config::Consistency;
+
 /// The verdict on one text as a client sent it: one entry per statement, in order; none for an empty query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Classified {
@@ -16,6 +18,8 @@ pub struct Verdict {
     /// The function, relation, setting, ... that decided, where there is one.
     pub object: Option<Box<str>>,
     pub effects: Effects,
+    /// What the comments around it ask for.
+    pub hints: Hints,
     pub depends: Depends,
     /// Session settings that functions in the statement change by name (`set_config('x', .., false)`); SET names its own in the intent.
     pub settings: Box<[Box<str>]>,
@@ -28,6 +32,7 @@ impl Verdict {
             reason,
             object: None,
             effects: Effects::empty(),
+            hints: Hints::default(),
             depends: Depends::empty(),
             settings: Box::default(),
         }
@@ -155,6 +160,33 @@ pub enum Hint {
     Replica,
 }
 
+impl Hint {
+    /// `primary` or `replica`.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "primary" => Some(Self::Primary),
+            "replica" => Some(Self::Replica),
+            _ => None,
+        }
+    }
+}
+
+/// What comments ask for: `/* pgpilot: replica, consistency=eventual */`. On BEGIN it is for the whole transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hints {
+    pub route: Option<Hint>,
+    /// What a read is promised, in place of what its session is.
+    pub consistency: Option<Consistency>,
+}
+
+impl Hints {
+    /// These, and what they leave open from `others`.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self { route: self.route.or(others.route), consistency: self.consistency.or(others.consistency) }
+    }
+}
+
 bitflags::bitflags! {
     /// What a statement may leave behind or depend on, besides its result.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -173,10 +205,8 @@ bitflags::bitflags! {
         const NODE = 1 << 5;
         /// Is known to write (as opposed to: must be assumed to).
         const WRITES = 1 << 6;
-        /// A hint comment said so: `/* pgpilot: replica */`.
-        const HINT_REPLICA = 1 << 7;
-        /// A hint comment said so: `/* pgpilot: primary */`.
-        const HINT_PRIMARY = 1 << 8;
+        /// A comment is meant for pgpilot, and says something that it does not know.
+        const HINT_UNKNOWN = 1 << 7;
         /// COPY .. FROM STDIN: data follows from the client.
         const COPY_IN = 1 << 9;
         /// Cannot run inside a transaction block (VACUUM, CREATE DATABASE, ..), so it must be the only statement of its message.

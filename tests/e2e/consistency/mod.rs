@@ -10,6 +10,8 @@ mod connection;
 mod faults;
 mod lagging;
 mod ledger;
+mod levels;
+mod lost;
 mod messages;
 mod settings;
 mod tally;

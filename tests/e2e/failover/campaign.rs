@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pgpilot::decide::failover::{Order, Run};
@@ -62,7 +62,7 @@ impl Stage {
         let (mut proxies, mut ways) = (Vec::new(), Vec::new());
         for number in 0..count {
             let way = Relay::start(etcd.port()).await;
-            let section = several::section(&format!("i{number}"), way.port(), Lease::Short);
+            let section = several::section(&format!("i{number}"), way.port(), Lease::Usual);
             let section = section.replace("[coordination]", &commands);
             proxies.push(Proxy::configured(servers.clone(), topology(&servers, &section)).await);
             ways.push(way);
@@ -98,8 +98,39 @@ impl Stage {
 #[derive(Default)]
 struct Seen {
     stop: AtomicBool,
-    /// Grows with each acknowledged write.
-    acknowledged: AtomicU64,
+    stall: Mutex<Stall>,
+}
+
+/// The longest time in which nobody's write was acknowledged, since it was begun to look.
+#[derive(Clone, Copy)]
+struct Stall {
+    last: Instant,
+    longest: Duration,
+    acknowledged: u64,
+}
+
+impl Default for Stall {
+    fn default() -> Self {
+        Self { last: Instant::now(), longest: Duration::ZERO, acknowledged: 0 }
+    }
+}
+
+impl Seen {
+    fn acknowledge(&self) {
+        let mut stall = self.stall.lock().unwrap();
+        let now = Instant::now();
+        stall.longest = stall.longest.max(now - stall.last);
+        stall.last = now;
+        stall.acknowledged += 1;
+    }
+
+    fn begin(&self) {
+        *self.stall.lock().unwrap() = Stall::default();
+    }
+
+    fn stall(&self) -> Stall {
+        *self.stall.lock().unwrap()
+    }
 }
 
 /// Writes numbers of its own, and returns those that were acknowledged.
@@ -108,7 +139,7 @@ async fn write(client: Client, first: i64, seen: Arc<Seen>) -> Vec<i64> {
     while !seen.stop.load(Ordering::Relaxed) {
         if client.execute("INSERT INTO written VALUES ($1)", &[&next]).await.is_ok() {
             acknowledged.push(next);
-            seen.acknowledged.fetch_add(1, Ordering::Relaxed);
+            seen.acknowledge();
         }
         assert!(!client.is_closed(), "pgpilot has closed a client's connection");
         next += WRITERS;
@@ -154,7 +185,7 @@ async fn strike(stage: &Stage, fault: Fault, primary: &str) {
     }
 }
 
-/// Returns how long each change took, from the blow to the next acknowledged write.
+/// Returns for how long no write was acknowledged because of each change.
 #[allow(clippy::print_stdout, reason = "what was measured is what it is run for")]
 async fn campaign(stage: &Stage, rounds: usize, fault_of: impl Fn(usize) -> Fault) -> Vec<(Fault, Duration)> {
     let client = stage.connect(0).await;
@@ -182,15 +213,14 @@ async fn campaign(stage: &Stage, rounds: usize, fault_of: impl Fn(usize) -> Faul
         })
         .await;
         let (old, fault) = (primary.unwrap(), fault_of(round));
-        let begun = Instant::now();
+        seen.begin();
         strike(stage, fault, &old).await;
         let changed = async || stage.proxies.iter().filter_map(Proxy::primary).any(|new| new != old);
         let in_time = tokio::time::timeout(LIMIT * 2, wait_for("another primary", LIMIT * 3, changed)).await;
         assert!(in_time.is_ok(), "{old} stays the primary: {:#?}", stage.events());
-        let before = seen.acknowledged.load(Ordering::Relaxed);
-        wait_for("a write to be acknowledged", LIMIT, async || seen.acknowledged.load(Ordering::Relaxed) > before)
-            .await;
-        times.push((fault, begun.elapsed()));
+        let before = seen.stall().acknowledged;
+        wait_for("a write to be acknowledged", LIMIT, async || seen.stall().acknowledged > before).await;
+        times.push((fault, seen.stall().longest));
         // Whole again: three nodes, of which two follow.
         stage.ways.iter().for_each(Relay::mend);
         for proxy in &stage.proxies {
@@ -241,6 +271,12 @@ async fn soak() {
         own.sort_unstable();
         let Some(last) = own.len().checked_sub(1) else { continue };
         let at = |percent: usize| own[last * percent / 100];
-        println!("{fault:?}: {} times, median {:?}, p99 {:?}, longest {:?}", own.len(), at(50), at(99), at(100));
+        println!(
+            "{fault:?}: {} times, no write for: median {:?}, p99 {:?}, longest {:?}",
+            own.len(),
+            at(50),
+            at(99),
+            at(100)
+        );
     }
 }

@@ -8,7 +8,7 @@ use pgpilot::demo::{Scope, User};
 use pgpilot::telemetry::{Count, Ending};
 
 use super::cut::{behind_relays, cluster};
-use super::{leave, plain, section, successor, table, until_written, without_hooks};
+use super::{client_of, leave, plain, section, successor, table, until_written, without_hooks};
 use crate::support::proxy::{Proxy, recipe};
 use crate::support::{LIMIT, wait_for};
 
@@ -29,7 +29,7 @@ async fn what_was_only_prepared_is_undone_by_the_next_pgpilot() {
     replica.wait_for_truth("it is cut off", NO_RECEIVER).await.unwrap();
     leave(&servers, "\"Preparing\"").await;
     let proxy = successor(&servers, &format!("{}automatic = true\n", section(&servers))).await;
-    until_written(&proxy.connect().await, "INSERT INTO t VALUES (1)").await;
+    until_written(&client_of(&proxy).await, "INSERT INTO t VALUES (1)").await;
     proxy.wait_for_replicas(2).await;
     assert_eq!((proxy.primary().as_deref(), proxy.epoch()), (Some("pg1"), 7), "{:#?}", proxy.events());
     let record = std::fs::read_to_string(servers.directory().join("failover.state")).unwrap();
@@ -47,7 +47,7 @@ async fn the_next_pgpilot_begins_anew_where_one_was_killed_before_it_had_chosen(
     wait_for("the fence", LIMIT, async || proxy.app.operations().failover().state == "fencing").await;
     drop(proxy);
     let proxy = successor(&servers, &format!("{}automatic = true\n", section(&servers))).await;
-    until_written(&proxy.connect().await, "INSERT INTO t VALUES (1)").await;
+    until_written(&client_of(&proxy).await, "INSERT INTO t VALUES (1)").await;
     assert_ne!(proxy.primary().as_deref(), Some("pg1"), "{:#?}", proxy.events());
 }
 
@@ -62,7 +62,7 @@ async fn a_hook_that_hangs_does_not_hold_up_writes_for_longer_than_a_switchover_
         let section = format!("{}automatic = true\nswitchover_timeout = \"2s\"\n{hangs}", section(&servers));
         let proxy = successor(&servers, &section).await;
         proxy.wait_for_replicas(2).await;
-        let client = proxy.connect().await;
+        let client = client_of(&proxy).await;
         let begun = Instant::now();
         let error = proxy.order(SWITCHOVER).await.unwrap_err().to_string();
         assert!(error.contains("took longer") || error.contains("its time was over"), "{hook}: {error}");
@@ -89,7 +89,7 @@ async fn what_cannot_be_written_down_is_not_done() {
     );
     let proxy = successor(&servers, &section).await;
     proxy.wait_for_replicas(2).await;
-    let client = proxy.connect().await;
+    let client = client_of(&proxy).await;
     let error = proxy.order(SWITCHOVER).await.unwrap_err().to_string();
     assert!(error.contains("cannot be written down"), "{error}");
     client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();

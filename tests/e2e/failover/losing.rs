@@ -7,7 +7,7 @@ use pgpilot::decide::failover::{Guards, Order, Run};
 use pgpilot::demo::Scope;
 use pgpilot::telemetry::{Count, Ending};
 
-use super::{attentive, leave, plain, section, successor, table, until_written, with_hooks, without_hooks};
+use super::{attentive, client_of, leave, plain, section, successor, table, until_written, with_hooks, without_hooks};
 use crate::support::proxy::{Proxy, ask};
 use crate::support::{LIMIT, wait_for};
 
@@ -78,7 +78,7 @@ async fn a_new_pgpilot_goes_on_with_a_promotion_that_was_begun() {
     drop(proxy);
     leave(&servers, "{\"Promoting\": {\"candidate\": \"pg3\", \"decided\": \"0/1\"}}").await;
     let proxy = successor(&servers, &format!("{}automatic = true\n", section(&servers))).await;
-    let client = proxy.connect().await;
+    let client = client_of(&proxy).await;
     until_written(&client, "INSERT INTO t VALUES (1)").await;
     let snapshot = proxy.app.shared().cluster.snapshot();
     let primary = snapshot.usable_primary().unwrap();
@@ -127,5 +127,5 @@ async fn a_primary_that_is_lost_again_and_again_is_left_to_operators() {
     // An operator knows better.
     let order = Order::Failover { to: None, waived: Guards::INTERVAL, run: Run::Real };
     proxy.order(order).await.unwrap();
-    until_written(&proxy.connect().await, "INSERT INTO t VALUES (2)").await;
+    until_written(&client_of(&proxy).await, "INSERT INTO t VALUES (2)").await;
 }

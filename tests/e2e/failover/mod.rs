@@ -1,4 +1,37 @@
 //! pgpilot changes the primary itself: of its own accord when that is lost, and when it is asked to.
+//!
+//! What happens, and the test that shows what is done about it:
+//!
+//! - The primary is killed: `losing::a_killed_primary_is_replaced_in_about_a_second`. It is frozen, and thaws:
+//!   `losing::a_frozen_primary_is_replaced_and_fenced_when_it_thaws`. Its postmaster alone is frozen:
+//!   `guards::a_postmaster_that_is_frozen_alone_is_no_lost_primary`.
+//! - pgpilot alone is cut off from it: `cut::a_primary_that_pgpilot_alone_cannot_reach_is_not_replaced`. Everybody is:
+//!   `cut::a_primary_that_nobody_reaches_is_replaced_and_fenced_when_it_is_found`. pgpilot is cut off from all:
+//!   `cut::a_pgpilot_that_sees_nothing_does_nothing`.
+//! - All nodes die: `alive::when_all_are_dead_the_primary_is_waited_for`. The primary and a synchronous standby do:
+//!   `guards::without_a_quorum_nobody_is_promoted_unless_loss_is_allowed`.
+//! - The data disk is full: `alive::a_full_data_disk_is_for_operators`. The disk of the log is:
+//!   `losing::a_primary_whose_log_has_no_room_is_replaced`.
+//! - The primary is slow: `alive::a_slow_primary_is_waited_for`. It recovers (57P03):
+//!   `alive::a_primary_that_recovers_is_waited_for_as_long_as_it_is_allowed_to_take`,
+//!   `guards::a_primary_that_restarts_stays_the_primary`. It is lost again and again:
+//!   `losing::a_primary_that_is_lost_again_and_again_is_left_to_operators`.
+//! - The candidate dies while it is promoted: the simulation in src/decide/failover.
+//! - pgpilot is killed: before anybody was chosen,
+//!   `interrupted::the_next_pgpilot_begins_anew_where_one_was_killed_before_it_had_chosen` and
+//!   `interrupted::what_was_only_prepared_is_undone_by_the_next_pgpilot`; when somebody was,
+//!   `losing::a_new_pgpilot_goes_on_with_a_promotion_that_was_begun`; at any moment, the simulation.
+//! - pgpilot can write nothing down half-way: `interrupted::what_cannot_be_written_down_is_not_done`. A hook hangs:
+//!   `interrupted::a_hook_that_hangs_does_not_hold_up_writes_for_longer_than_a_switchover_may_take`. A failover is called
+//!   off: `interrupted::a_failover_that_is_called_off_lets_the_old_primary_write_again`.
+//! - Replicas of replicas: `chains`. One that lags on purpose: `guards::a_delayed_replica_is_no_candidate`. One of another
+//!   cluster: `watching::a_node_of_another_cluster_is_rejected`. One that dies and comes back:
+//!   `watching::a_killed_replica_is_out_at_once_and_back_when_caught_up`.
+//! - A node has writes of its own: `apart::a_node_with_writes_of_its_own_is_quarantined`. The old primary comes back
+//!   writable: `losing::an_old_primary_that_comes_back_writable_is_fenced_and_brought_back`. Somebody else promotes, too:
+//!   `apart::of_two_promotions_the_one_that_was_written_down_counts`.
+//! - pgpilot's machine stands still: `alive::a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure`.
+//! - Clients wait meanwhile: `held`. Nothing acknowledged is lost: `campaign`.
 
 mod alive;
 mod apart;
@@ -23,7 +56,7 @@ use pgpilot::decide::health::Stage;
 use pgpilot::decide::route::{NodeId, State};
 use pgpilot::demo::{Builder, Hooks, LocalCluster};
 use pgpilot::telemetry::Count;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
 
 use crate::support::proxy::{Proxy, recipe, topology};
 use crate::support::{LIMIT, wait_for};
@@ -73,6 +106,20 @@ async fn successor(servers: &Arc<LocalCluster>, section: &str) -> Proxy {
     })
     .await;
     Proxy { app: started.unwrap(), servers: servers.clone() }
+}
+
+/// A client of a pgpilot that may be in the middle of something else.
+async fn client_of(proxy: &Proxy) -> Client {
+    let mut client = None;
+    wait_for("a login", LIMIT * 2, async || {
+        if let Ok((connected, connection)) = tokio_postgres::connect(&proxy.url(), NoTls).await {
+            tokio::spawn(connection);
+            client = Some(connected);
+        }
+        client.is_some()
+    })
+    .await;
+    client.unwrap()
 }
 
 /// Writes the record of a pgpilot that was killed in epoch 7, which pg1 had begun as the primary.

@@ -195,7 +195,9 @@ async fn without_a_primary_there_is_a_clear_error_in_time_and_then_it_works_agai
     proxy.node("pg1").kill9(Scope::Node).await.unwrap();
     wait_for("pgpilot to notice", LIMIT, async || proxy.app.shared().cluster.snapshot().usable_primary().is_none())
         .await;
-    for sql in ["INSERT INTO t VALUES (1)", "BEGIN; INSERT INTO t VALUES (1); COMMIT"] {
+    // It does not fit into pgpilot's buffer.
+    let large = format!("INSERT INTO t VALUES (1) -- {}", "x".repeat(300 << 10));
+    for sql in ["INSERT INTO t VALUES (1)", &large, "BEGIN; INSERT INTO t VALUES (1); COMMIT"] {
         let begun = Instant::now();
         let error = client.batch_execute(sql).await.unwrap_err();
         let waited = begun.elapsed();
@@ -205,8 +207,13 @@ async fn without_a_primary_there_is_a_clear_error_in_time_and_then_it_works_agai
     }
     client.batch_execute("BEGIN").await.unwrap();
     assert_eq!(code(&client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap_err()), "57P03");
+    for sql in ["SELECT 1", &large] {
+        assert_eq!(code(&client.batch_execute(sql).await.unwrap_err()), "25P02");
+    }
+    // To prepare the end is not to end it.
+    let end = client.prepare("ROLLBACK").await.unwrap();
     assert_eq!(code(&client.batch_execute("SELECT 1").await.unwrap_err()), "25P02");
-    client.batch_execute("ROLLBACK").await.unwrap();
+    client.execute(&end, &[]).await.unwrap();
     proxy.node("pg1").start().await.unwrap();
     client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
     assert_eq!(ask(&client, "SELECT sum(n) FROM t").await, "2");

@@ -147,7 +147,7 @@ async fn a_pause_can_be_waited_for_cancelled_and_left() {
 /// A proxy that reaches its only server by a relay.
 async fn far() -> (Proxy, Relay) {
     let servers = servers().await;
-    let mut config = topology(&servers, "");
+    let mut config = topology(&servers, "[pool]\nmax_server_connections = 1\n");
     let relay = Relay::tapped(config.nodes[0].port, Tap::On).await;
     config.nodes.truncate(1);
     config.nodes[0].port = relay.port();
@@ -164,7 +164,7 @@ async fn a_request_that_comes_while_a_connection_is_prepared_is_not_lost() {
     // The server connection is brought to this session's settings first.
     let mentions = || relay.sent().concat().windows(8).filter(|text| text == b"work_mem").count();
     let before = mentions();
-    relay.delay(Duration::from_millis(400));
+    relay.delay(Duration::from_millis(150));
     client.send(&query("SELECT pg_sleep(600)")).await;
     wait_for("the connection to be prepared", LIMIT, async || mentions() > before).await;
     cancel(proxy.port(), &client).await;
@@ -179,7 +179,7 @@ async fn one_that_waits_for_a_position_can_cancel() {
     let (proxy, relay) = far().await;
     let mut client = Raw::connect(proxy.port(), "shop").await;
     client.query("CREATE TABLE t (n int)").await;
-    relay.delay(Duration::from_millis(300));
+    relay.delay(Duration::from_millis(200));
     // A request may also come after the answer.
     for attempt in 0.. {
         assert!(attempt < 20, "a client that waits for a position cannot be cancelled");

@@ -152,5 +152,5 @@ async fn calls_mean_what_the_server_takes_them_for() {
     }
     println!("{called} calls; {found} of {safe} safe ones are known to be safe");
     assert!(wrong.is_empty(), "seed {seed}\n{wrong}");
-    assert!(called > 500 && f64::from(found) > 0.8 * f64::from(safe), "{found} of {safe}, of {called}");
+    assert!(called > 300 && f64::from(found) > 0.6 * f64::from(safe), "{found} of {safe}, of {called}");
 }

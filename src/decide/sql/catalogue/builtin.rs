@@ -70,6 +70,7 @@ impl Builtin {
             | "available_extensions"
             | "available_extension_versions"
             | "timezone_names"
+            | "wait_events"
             | "dsm_registry_allocations" => Some("state of the node"),
             _ => None,
         }

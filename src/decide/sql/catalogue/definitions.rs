@@ -1,13 +1,14 @@
 //! What is defined by a text: views, policies, domains, operators, functions with a body. Each is innocent until its
 //! text shows otherwise; then so is everything that mentions it looked at again.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use super::{Catalogue, FunctionLists, Hazard, Homes, Nature};
 use crate::decide::sql::body::{self, Language, Promise};
 use crate::decide::sql::classify::Facts;
-use crate::decide::sql::lex::Lexer;
-use crate::decide::sql::names;
+use crate::decide::sql::lex::{Lexer, Token};
+use crate::decide::sql::tokens::Tokens;
 use crate::decide::sql::types::Effects;
 
 #[derive(Debug, Default)]
@@ -66,12 +67,11 @@ impl Definition {
 
     /// The names in its text, as the server understands them.
     fn mentions(&self) -> impl Iterator<Item = String> {
-        let tokens = Lexer::new(&self.text).map_while(Result::ok);
-        let names = tokens.filter_map(|token| {
-            let name = names::identifier(&self.text, token).map(|name| name.into_owned());
-            name.or_else(|| Some(self.text[token.start as usize..token.end as usize].to_owned()))
-        });
-        names.chain(self.types.iter().map(ToString::to_string))
+        let list: Vec<Token> = Lexer::new(&self.text).map_while(Result::ok).collect();
+        let tokens = Tokens::new(&self.text, &list);
+        let name = |i: usize| tokens.escaped_name(i).map_or_else(|| tokens.raw(i).to_owned(), Cow::into_owned);
+        let names: Vec<String> = (0..tokens.len()).map(name).collect();
+        names.into_iter().chain(self.types.iter().map(ToString::to_string))
     }
 
     /// What it leaves behind, if it needs the primary.

@@ -50,7 +50,8 @@ impl CatalogueQuery {
 const FUNCTIONS: &str = r"
 SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname::text,
        CASE WHEN p.prokind = 'a' THEN '0 ' ELSE (p.pronargs - p.pronargdefaults)::text || ' ' END
-           || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END,
+           || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END
+           || CASE WHEN p.prokind = 'a' THEN '' ELSE ' ' || p.provariadic::text || ' ' || p.proargtypes::text END,
        e.extname::text,
        (p.pronargs = 1 AND a.typtype = 'c')::text,
        CASE WHEN g.aggfnoid IS NOT NULL THEN (
@@ -142,12 +143,12 @@ SELECT n.nspname::text, pg_catalog.pg_get_userbyid(n.nspowner)::text,
 FROM pg_catalog.pg_namespace n
 WHERE n.nspname !~ '^pg_(temp|toast)'";
 
-/// OID, category, whether it is the category's preferred type: of those that are neither arrays, domains, row types nor
+/// OID, category, whether it is the category's preferred type: of those that are neither domains, row types nor
 /// pseudo-types.
 const SCALARS: &str = r"
 SELECT t.oid::text, t.typcategory::text, t.typispreferred::text
 FROM pg_catalog.pg_type t
-WHERE t.typtype IN ('b', 'e', 'r', 'm') AND t.typcategory <> 'A'";
+WHERE t.typtype IN ('b', 'e', 'r', 'm')";
 
 /// The OIDs of source and target of the casts that happen by themselves.
 const CASTS: &str = r"

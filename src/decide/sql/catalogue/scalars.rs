@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-/// Plain types (no arrays, domains, row types or pseudo-types), by OID, and the implicit casts.
+/// Plain types (no domains, row types or pseudo-types), by OID, and the implicit casts. How arrays turn into each other
+/// does not matter: no argument is known to be one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Scalars {
     types: HashMap<u32, Category>,

@@ -27,6 +27,7 @@ fn catalogue() -> Catalogue {
         ("public", "uuid_generate_v4", yes, "c", Some("uuid-ossp")),
         ("public", "dblink_connect", yes, "c", Some("dblink")),
         ("pg_catalog", "added_in_99", no, "internal", None),
+        ("pg_catalog", "acts_in_99", yes, "internal", None),
         ("pg_catalog", "nextval", no, "internal", None),
     ] {
         let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, no, None, None];
@@ -108,6 +109,7 @@ fn what_a_server_tells_decides() {
         ("SELECT first(a) FROM t", Intent::Write, settings),
         ("SELECT a FROM t FETCH FIRST (1) ROWS ONLY", Intent::Write, settings),
         ("SELECT added_in_99()", Intent::Read, Effects::empty()),
+        ("SELECT acts_in_99()", Intent::Write, Effects::empty()),
         ("SELECT nextval('s')", Intent::Write, Effects::WRITES),
         ("SELECT * FROM v1", Intent::Write, settings),
         ("SELECT * FROM public.v2", Intent::Write, settings),

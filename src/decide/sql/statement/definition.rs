@@ -43,7 +43,8 @@ fn is_concurrent_index(tokens: Tokens<'_>, at: usize) -> bool {
 
 /// Whether anything in the statement is made in, or named in, the schema of temporary objects.
 fn in_temporary_schema(tokens: Tokens<'_>) -> bool {
-    (1..tokens.len()).any(|i| tokens.is_punctuation(i + 1, b'.') && is_temporary_schema(tokens.name(i).as_deref()))
+    let is_schema = |i: usize| tokens.is_punctuation(tokens.after_name(i), b'.');
+    (1..tokens.len()).any(|i| is_schema(i) && is_temporary_schema(tokens.escaped_name(i).as_deref()))
 }
 
 pub(super) fn alter(tokens: Tokens<'_>) -> Verdict {

@@ -20,6 +20,8 @@ use crate::support::{LIMIT, wait_for};
 pub(super) enum Lease {
     /// It is to end in the course of the test.
     Short,
+    /// What it is by default.
+    Usual,
     /// However slow the machine is, it does not end.
     Long,
 }
@@ -28,6 +30,7 @@ pub(super) enum Lease {
 pub(super) fn section(name: &str, etcd: u16, lease: Lease) -> String {
     let lease = match lease {
         Lease::Short => "3s",
+        Lease::Usual => "5s",
         Lease::Long => "60s",
     };
     format!(
