@@ -7,7 +7,7 @@ mod lease;
 mod node;
 
 pub use cancel::CancelKey;
-pub use connection::{QueryError, ServerConnection, is_told};
+pub use connection::{QueryError, SequenceState, ServerConnection, is_told};
 pub use dial::{DialError, Login, OWN_APPLICATION_NAME};
 pub use lease::{Lease, LeaseError};
 pub use node::{NodePool, PoolHandle, PoolKey, SameTarget};

@@ -28,6 +28,7 @@ mod recipe;
 mod registry;
 mod reword;
 mod scan;
+mod sequences;
 mod session;
 mod settle;
 mod shared;

@@ -13,6 +13,7 @@ use super::hold::Hold;
 use super::lost_writes::LostWrites;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
+use super::sequences::SequenceUse;
 use super::shutdown::Shutdown;
 use super::statements::Statements;
 use super::verdicts::{ShapeRow, Verdicts};
@@ -51,6 +52,7 @@ pub struct Shared {
     /// Closed while an operator has paused pgpilot.
     pub gate: Gate,
     pub(super) hold: Arc<Hold>,
+    pub(super) sequences: SequenceUse,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
     /// This instance among several; set once by the composition root, unless pgpilot is alone.
@@ -118,6 +120,7 @@ impl Shared {
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
             gate: Gate::default(),
+            sequences: SequenceUse::default(),
             hold: Arc::default(),
             console: OnceLock::new(),
             membership: OnceLock::new(),

@@ -16,13 +16,13 @@ use crate::support::{LIMIT, wait_for};
 const ONE: &str = "[pool]\nmax_server_connections = 1\ncheckout_timeout = \"10min\"\n";
 const INSERT: &str = "INSERT INTO t VALUES (1)";
 
-fn query(text: &str) -> BytesMut {
+pub(super) fn query(text: &str) -> BytesMut {
     let mut message = BytesMut::new();
     put_query(&mut message, text.as_bytes());
     message
 }
 
-fn code(frames: &[Frame]) -> Option<&str> {
+pub(super) fn code(frames: &[Frame]) -> Option<&str> {
     frames.iter().find_map(|frame| frame.field(b'C').filter(|_| frame.tag == b'E'))
 }
 
@@ -35,7 +35,7 @@ async fn cancel(port: u16, client: &Raw) {
 }
 
 /// Cancels until the client says that something is ready: a request that comes before the wait means nothing.
-async fn cancelled(port: u16, client: &mut Raw) -> Vec<Frame> {
+pub(super) async fn cancelled(port: u16, client: &mut Raw) -> Vec<Frame> {
     let deadline = Instant::now() + LIMIT;
     loop {
         assert!(Instant::now() < deadline, "a client that waits cannot be cancelled");
@@ -210,4 +210,23 @@ async fn a_stop_is_not_held_up_by_those_who_wait() {
     tokio::join!(stopping, finishing);
     let primary = proxy.node("pg1").connect_to("shop").await.unwrap();
     assert_eq!(primary.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
+async fn a_stop_is_not_held_up_by_those_who_keep_a_connection_and_rest() {
+    let servers = std::sync::Arc::new(servers().await);
+    let mut config = topology(&servers, "");
+    config.drain_timeout = Duration::from_secs(600);
+    let proxy = Proxy::configured(servers, config).await;
+    let mut listening = Raw::connect(proxy.port(), "shop").await;
+    assert_eq!(tags(&listening.query("LISTEN news").await), "CZ");
+    assert_eq!(listening.ask("SHOW pgpilot.pins").await, "listen");
+    let stopping = tokio::time::timeout(LIMIT, proxy.app.shutdown());
+    let told = async {
+        let frame = listening.frame().await.expect("a word");
+        assert_eq!(frame.field(b'C'), Some("57P01"));
+        assert!(listening.frame().await.is_none());
+    };
+    let (stopped, ()) = tokio::join!(stopping, told);
+    stopped.expect("nobody is waited for");
 }
