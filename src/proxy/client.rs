@@ -120,10 +120,12 @@ impl Client {
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
+        let text = self.text_to_remember(batch);
         let Some(link) = self.link.as_mut() else { return };
         if !link.is_new {
             link.started = Instant::now();
         }
+        assessed.executed.text = text;
         link.take_up(std::mem::take(&mut assessed.executed));
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
