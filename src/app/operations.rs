@@ -279,11 +279,11 @@ impl Operations {
         let mut notices: Vec<String> =
             restart.iter().map(|what| format!("a change of {what} needs a restart")).collect();
         notices.extend(config.warnings.iter().map(ToString::to_string));
-        if let Err(error) = logging::apply(&config.log) {
+        let (failover, log) = (failover::Settings::from(&config), config.log.clone());
+        self.shared.reload(config).map_err(|error| Refused::Config(error.to_string()))?;
+        if let Err(error) = logging::apply(&log) {
             notices.push(error.to_string());
         }
-        let failover = failover::Settings::from(&config);
-        self.shared.reload(config).map_err(|error| Refused::Config(error.to_string()))?;
         self.failover.reload(failover);
         self.journal().note(Topic::Service, None, "the topology file was read again");
         Ok(Outcome { notices })

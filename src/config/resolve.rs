@@ -284,6 +284,7 @@ fn rule(rule: &written::Rule) -> Option<AuthRule> {
 fn clients(clients: &written::Clients) -> Clients {
     Clients {
         max: count(clients.max.value),
+        max_logins: count(clients.max_logins.value),
         login_timeout: clients.login_timeout.value.0,
         idle_timeout: clients.idle_timeout.value,
         idle_transaction_timeout: clients.idle_transaction_timeout.value,

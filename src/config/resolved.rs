@@ -52,6 +52,14 @@ impl Config {
         socket_port(&self.listen)
     }
 
+    /// Connections that the pool of this user and database may have on each node.
+    pub fn server_connections(&self, user: &str, database: &str) -> usize {
+        let user = self.users.iter().find(|known| known.name == user).and_then(|user| user.max_server_connections);
+        let databases = self.databases.iter().find(|known| known.name == database);
+        let database = databases.and_then(|database| database.max_server_connections);
+        [user, database].into_iter().flatten().min().unwrap_or(self.pool.max_server_connections)
+    }
+
     /// The keys that `new` changes and that only take effect after a restart; a reload applies everything else.
     pub fn changes_needing_restart(&self, new: &Self) -> Vec<&'static str> {
         let changes = [
@@ -82,6 +90,8 @@ pub enum Listen {
 pub struct Clients {
     /// Above it a new client gets 53300.
     pub max: usize,
+    /// Clients that have not logged in yet. One more waits.
+    pub max_logins: usize,
     /// From accept to authenticated.
     pub login_timeout: Duration,
     /// A client that sends nothing outside a transaction for so long is disconnected; zero: never.

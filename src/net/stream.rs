@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::ops::DerefMut;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use rustls::ConnectionCommon;
@@ -75,6 +75,15 @@ impl Stream {
             Self::ServerTls(stream) => SockRef::from(stream.get_ref().0),
         };
         socket.try_clone().map(Breaker)
+    }
+
+    /// Writes what can be written without waiting: a last word before the connection is dropped.
+    pub fn say_at_once(&mut self, bytes: &[u8]) {
+        let mut nobody = Context::from_waker(Waker::noop());
+        // Whatever does not go out now is lost with the connection, which tells the other side as much.
+        if let Poll::Ready(Ok(_)) = Pin::new(&mut *self).poll_write(&mut nobody, bytes) {
+            let _ = Pin::new(self).poll_flush(&mut nobody);
+        }
     }
 
     /// Looks whether there is anything to read, and consumes nothing. The socket itself is asked only if something has
@@ -250,6 +259,17 @@ mod tests {
             drop(far);
             until("the end arrives", || near.probe() == Liveness::Closed).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_last_word_arrives() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut near = Stream::Unix(near);
+        near.say_at_once(b"bye");
+        drop(near);
+        let mut heard = String::new();
+        far.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "bye");
     }
 
     #[tokio::test]

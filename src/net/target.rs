@@ -34,6 +34,11 @@ impl TryFrom<&Node> for Target {
 }
 
 impl Target {
+    /// Whether both lead to the same place in the same manner.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.host == other.host && self.port == other.port && self.tls.is_same(&other.tls)
+    }
+
     /// The ways to go about a connection, in order.
     pub fn attempts(&self) -> &'static [Attempt] {
         if self.is_local() { &[Attempt::Plain] } else { self.tls.attempts() }

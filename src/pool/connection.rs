@@ -95,9 +95,7 @@ impl ServerConnection {
 
     async fn run(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, QueryError> {
         frontend::put_query(&mut self.output, sql.as_bytes());
-        while !self.output.is_empty() {
-            self.stream.write_buf(&mut self.output).await?;
-        }
+        self.send().await?;
         let (mut rows, mut error) = (Vec::new(), None);
         loop {
             let header = self.next_frame().await?;
@@ -119,6 +117,20 @@ impl ServerConnection {
             }
         }
         error.map_or(Ok(rows), Err)
+    }
+
+    /// Sends all that is to be sent.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    ///
+    /// # Cancel safety
+    /// Safe: what has not been written stays in `output`.
+    pub async fn send(&mut self) -> std::io::Result<()> {
+        while !self.output.is_empty() {
+            self.stream.write_buf(&mut self.output).await?;
+        }
+        self.stream.flush().await
     }
 
     /// Records a ParameterStatus, if clients are told of it.
@@ -158,10 +170,8 @@ impl ServerConnection {
     pub fn close(mut self) {
         self.output.clear();
         frontend::put_terminate(&mut self.output);
-        if let Stream::Tcp(socket) = &self.stream {
-            // When the buffer is full, closing the socket says it as well.
-            let _ = socket.try_write(&self.output);
-        }
+        // When the buffer is full, closing the socket says it as well.
+        self.stream.say_at_once(&self.output);
     }
 }
 

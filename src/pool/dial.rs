@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
 
 use super::cancel::{CancelKey, Requests};
 use super::connection::{QueryError, SequenceState, ServerConnection};
@@ -80,12 +79,12 @@ impl From<QueryError> for DialError {
 pub(super) async fn dial(
     target: Arc<Target>,
     login: Login,
-    terms: Terms,
+    terms: &Terms,
 ) -> Result<(ServerConnection, Credential), DialError> {
     let attempts = async {
         let mut failure = None;
         for attempt in target.attempts() {
-            match log_in(&target, *attempt, &login, &terms).await {
+            match log_in(&target, *attempt, &login, terms).await {
                 Ok(done) => return Ok(done),
                 Err(error) => failure = Some(error),
             }
@@ -156,10 +155,7 @@ async fn authenticate(
     getrandom::fill(&mut nonce).map_err(io::Error::other)?;
     let mut state = ServerLogin::new(&login.user, login.credential.clone(), channel_binding, nonce);
     loop {
-        while !connection.output.is_empty() {
-            connection.stream.write_buf(&mut connection.output).await?;
-        }
-        connection.stream.flush().await?;
+        connection.send().await?;
         let header = connection.next_frame().await?;
         let frame = connection.input.split_to(header.frame_len());
         let body = &frame[HEADER_LEN..];

@@ -3,11 +3,13 @@
 mod cancel;
 mod connection;
 mod dial;
+mod keyring;
 mod lease;
 mod node;
 
 pub use cancel::CancelKey;
 pub use connection::{QueryError, SequenceState, ServerConnection, is_told};
 pub use dial::{DialError, Login, OWN_APPLICATION_NAME};
+pub use keyring::{Keyring, UserKey};
 pub use lease::{Lease, LeaseError};
-pub use node::{NodePool, PoolHandle, PoolKey, SameTarget};
+pub use node::{NodePool, PoolHandle, PoolKey};

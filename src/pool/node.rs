@@ -1,7 +1,7 @@
 //! All pools of one node.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use super::connection::ServerConnection;
 use super::dial::{DialError, Login, Terms, dial};
+use super::keyring::UserKey;
 use super::lease::{Lease, LeaseError};
 use crate::config;
-use crate::decide::auth::Credential;
 use crate::decide::pool::{Actions, Asked, Book, Limits, PoolCounts, PoolIndex, Ticket};
 use crate::decide::route::NodeId;
 use crate::net::Target;
@@ -44,15 +44,16 @@ type Connection = Box<ServerConnection>;
 struct Shelf {
     book: Book<Connection, Waiter>,
     index: HashMap<PoolKey, PoolIndex>,
-    /// By `PoolIndex`.
-    pools: Vec<Arc<Pool>>,
+    /// By `PoolIndex`; `None`: forgotten, and to be used again.
+    pools: Vec<Option<Arc<Pool>>>,
 }
 
 struct Pool {
     key: PoolKey,
     index: PoolIndex,
-    /// The newest that a client of this pool brought along.
-    credential: ArcSwap<Credential>,
+    user_key: Arc<UserKey>,
+    /// The server did not let pgpilot in the last time, for a reason that is the user's or the database's.
+    refused: AtomicBool,
 }
 
 /// One pool. Cheap to clone: a session keeps one per node that it has used.
@@ -91,34 +92,30 @@ impl NodePool {
         })
     }
 
-    /// Applies changed settings. A changed address or changed TLS empties the pools.
-    pub fn update(self: &Arc<Self>, target: Target, settings: config::Pool, same_target: SameTarget) {
-        self.lock().book.set_limits(limits(&settings));
+    /// Applies changed settings; `limit_of` is how many connections a pool may have now. Another address, or other TLS
+    /// (be it only what the files hold), empties the pools.
+    pub fn update(self: &Arc<Self>, target: Target, settings: config::Pool, limit_of: impl Fn(&PoolKey) -> usize) {
+        let mut shelf = self.lock();
+        let Shelf { book, pools, .. } = &mut *shelf;
+        book.set_limits(limits(&settings));
+        pools.iter().flatten().for_each(|pool| book.set_limit(pool.index, limit_of(&pool.key)));
+        drop(shelf);
         self.settings.store(Arc::new(settings));
-        if same_target == SameTarget::No {
+        if !self.target.load().is_same(&target) {
             self.target.store(Arc::new(target));
             self.clear();
         }
     }
 
     /// The pool for `key`, made if need be, limited to `limit` connections.
-    pub fn pool(self: &Arc<Self>, key: &PoolKey, limit: usize, credential: &Credential) -> PoolHandle {
+    pub fn pool(self: &Arc<Self>, key: &PoolKey, limit: usize, user_key: &Arc<UserKey>) -> PoolHandle {
         let mut shelf = self.lock();
-        let index = match shelf.index.get(key) {
-            Some(index) => *index,
-            None => {
-                let index = shelf.book.add_pool(limit);
-                shelf.index.insert(key.clone(), index);
-                let credential = ArcSwap::from_pointee(credential.clone());
-                shelf.pools.push(Arc::new(Pool { key: key.clone(), index, credential }));
-                index
-            }
+        let index = shelf.index.get(key).copied();
+        let pool = match index {
+            Some(index) => shelf.pool(index),
+            None => shelf.add(key, limit, user_key),
         };
-        let pool = shelf.pools[index.0].clone();
         drop(shelf);
-        if **pool.credential.load() != *credential {
-            pool.credential.store(Arc::new(credential.clone()));
-        }
         PoolHandle { node: self.clone(), pool }
     }
 
@@ -135,7 +132,7 @@ impl NodePool {
     /// What every pool holds.
     pub fn counts(&self) -> Vec<(PoolKey, PoolCounts)> {
         let shelf = self.lock();
-        shelf.pools.iter().map(|pool| (pool.key.clone(), shelf.book.counts(pool.index))).collect()
+        shelf.pools.iter().flatten().map(|pool| (pool.key.clone(), shelf.book.counts(pool.index))).collect()
     }
 
     /// Closes idle connections, lets leased ones be closed when they come back, and sends waiters away to be routed anew.
@@ -151,12 +148,17 @@ impl NodePool {
         }
     }
 
-    /// Closes what is too old and opens what `min_idle` asks for; to be called about once a second.
+    /// Closes what is too old, opens what `min_idle` asks for, and forgets pools that nobody uses; to be called about
+    /// once a second.
     pub fn tick(self: &Arc<Self>) {
         let now = Instant::now();
         let generation = self.generation.load(Ordering::Relaxed);
         let expired = |c: &Connection| c.expires_at.is_some_and(|at| now >= at) || c.generation != generation;
-        let actions = self.lock().book.tick(now, expired);
+        let min_idle = self.settings.load().min_idle;
+        let mut shelf = self.lock();
+        shelf.forget_unused(min_idle);
+        let actions = shelf.book.tick(now, expired);
+        drop(shelf);
         self.carry_out(actions);
     }
 
@@ -170,11 +172,11 @@ impl NodePool {
             connection.close();
         }
         for index in actions.dials {
-            let pool = self.lock().pools[index.0].clone();
+            let pool = self.lock().pool(index);
             tokio::spawn(self.clone().open(pool));
         }
         for (waiter, connection) in actions.grants {
-            let pool = self.lock().pools[connection.pool.0].clone();
+            let pool = self.lock().pool(connection.pool);
             // A waiter that has gone away hands the connection on. There are no more of those than waiters, so this recursion ends.
             if let Err(Ok(lease)) = waiter.send(Ok(self.lease(connection, pool))) {
                 lease.release(Instant::now());
@@ -200,12 +202,10 @@ impl NodePool {
                 generation,
             }
         };
-        let credential = Credential::clone(&pool.credential.load());
-        let login = Login { user: pool.key.user.clone(), database: pool.key.database.clone(), credential };
-        match dial(self.target.load_full(), login, terms).await {
-            Ok((connection, credential)) => {
+        match self.dial(&pool, terms).await {
+            Ok(connection) => {
                 self.connects.fetch_add(1, Ordering::Relaxed);
-                pool.credential.store(Arc::new(credential));
+                pool.refused.store(false, Ordering::Relaxed);
                 let actions = self.lock().book.dialed(pool.index, Box::new(connection), Instant::now());
                 self.carry_out(actions);
             }
@@ -213,16 +213,74 @@ impl NodePool {
         }
     }
 
+    async fn dial(&self, pool: &Pool, terms: Terms) -> Result<ServerConnection, DialError> {
+        loop {
+            let credential = pool.user_key.newest();
+            let login = Login {
+                user: pool.key.user.clone(),
+                database: pool.key.database.clone(),
+                credential: (*credential).clone(),
+            };
+            match dial(self.target.load_full(), login, &terms).await {
+                Ok((connection, learned)) => {
+                    pool.user_key.learned(&credential, learned);
+                    return Ok(connection);
+                }
+                // The user has logged in with a new password meanwhile.
+                Err(error) if !error.is_about_the_node() && pool.user_key.has_changed_since(&credential) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn open_failed(self: &Arc<Self>, pool: &Pool, error: DialError) {
         self.connect_errors.fetch_add(1, Ordering::Relaxed);
         let PoolKey { user, database } = &pool.key;
         tracing::warn!(node = self.node.0, %user, %database, %error, "cannot open a server connection");
+        pool.refused.store(!error.is_about_the_node(), Ordering::Relaxed);
         let error = Arc::new(error);
         let (failed, actions) = self.lock().book.dial_failed(pool.index);
         for waiter in failed {
             let _ = waiter.send(Err(LeaseError::Dial(error.clone())));
         }
         self.carry_out(actions);
+    }
+}
+
+impl Shelf {
+    /// # Panics
+    /// If it has been forgotten, which does not happen to a pool that has connections, waiters or sessions.
+    fn pool(&self, index: PoolIndex) -> Arc<Pool> {
+        self.pools[index.0].clone().expect("a pool in use is not forgotten")
+    }
+
+    fn add(&mut self, key: &PoolKey, limit: usize, user_key: &Arc<UserKey>) -> Arc<Pool> {
+        let index = self.book.add_pool(limit);
+        let (key, user_key) = (key.clone(), user_key.clone());
+        let pool = Arc::new(Pool { key, index, user_key, refused: AtomicBool::new(false) });
+        self.index.insert(pool.key.clone(), index);
+        if self.pools.len() <= index.0 {
+            self.pools.resize(index.0 + 1, None);
+        }
+        self.pools[index.0] = Some(pool.clone());
+        pool
+    }
+
+    /// Names that do not exist, and users who have left for good, must not fill the memory: a pool goes that has neither
+    /// connections nor waiters nor sessions. What `min_idle` keeps warm comes back when its node does, so it stays.
+    fn forget_unused(&mut self, min_idle: usize) {
+        let Self { book, index, pools } = self;
+        for slot in pools {
+            // Handles are made under this lock, or from others.
+            let gone = slot.take_if(|pool| {
+                Arc::strong_count(pool) == 1
+                    && (min_idle == 0 || pool.refused.load(Ordering::Relaxed))
+                    && book.remove_pool(pool.index)
+            });
+            if let Some(gone) = gone {
+                index.remove(&gone.key);
+            }
+        }
     }
 }
 
@@ -334,11 +392,4 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.handle.node.lock().book.give_up(self.ticket);
     }
-}
-
-/// Whether a reload left a node's address and TLS as they were.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SameTarget {
-    Yes,
-    No,
 }

@@ -20,14 +20,19 @@ pub enum Listener {
 /// Accepts clients until pgpilot stops.
 pub async fn serve(listener: Listener, shared: Arc<Shared>) {
     loop {
+        let next = async {
+            wait_for_room(&listener, &shared).await;
+            accept(&listener, &shared).await
+        };
         let arrival = tokio::select! {
             () = shared.shutdown.begins() => return,
-            arrival = accept(&listener, &shared) => arrival,
+            arrival = next => arrival,
         };
         match arrival {
             Ok(arrival) => {
                 shared.metrics.count(Count::Connection);
-                drop(shared.tasks.spawn(handshake::welcome(arrival, shared.clone())));
+                let permit = shared.logins.enter();
+                drop(shared.tasks.spawn(handshake::welcome(arrival, permit, shared.clone())));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: those of clients that leave come back.
@@ -35,6 +40,14 @@ pub async fn serve(listener: Listener, shared: Arc<Shared>) {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
         }
+    }
+}
+
+/// Operators need no room: they get to the console however many crowd the other doors.
+async fn wait_for_room(listener: &Listener, shared: &Shared) {
+    match listener {
+        Listener::Operators(_) => {}
+        Listener::Tcp(_) | Listener::Unix(_) => shared.logins.room(|| shared.config.load().clients.max_logins).await,
     }
 }
 

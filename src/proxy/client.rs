@@ -124,10 +124,12 @@ impl Client {
         if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
             self.shared.sequences.note();
         }
+        let text = self.text_to_remember(batch);
         let Some(link) = self.link.as_mut() else { return };
         if !link.is_new {
             link.started = Instant::now();
         }
+        assessed.executed.text = text;
         link.take_up(std::mem::take(&mut assessed.executed));
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {

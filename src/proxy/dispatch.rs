@@ -20,7 +20,7 @@ use crate::decide::route::{
 };
 use crate::decide::session::{Due, Fate, Kind, Needs, Origin};
 use crate::decide::sql::{Effects, Hint, Reason};
-use crate::pool::{Lease, LeaseError, QueryError, ServerConnection};
+use crate::pool::{Lease, LeaseError, ServerConnection};
 use crate::telemetry::{Count, RetryCause};
 use crate::wire::backend;
 use crate::wire::{SqlState, frontend};
@@ -173,7 +173,7 @@ impl Client {
     }
 
     /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
-    async fn lease(&mut self, demand: Demand, asks: AsksSequences, avoid: Option<NodeId>) -> Result<Link, Denied> {
+    async fn lease(&mut self, mut demand: Demand, asks: AsksSequences, avoid: Option<NodeId>) -> Result<Link, Denied> {
         let mut now = demand.arrived;
         let mut place = None;
         loop {
@@ -223,6 +223,11 @@ impl Client {
                     self.wait_change(&snapshot, until).await?;
                     now = Instant::now();
                 }
+                // A user, a password or a database that the replica has not heard of yet: the primary has.
+                Err(Denied::Fault(fault)) if role == LinkRole::Replica && fault.is_refused_login() => {
+                    demand.need = Need::Primary;
+                    now = Instant::now();
+                }
                 Err(denied) => return Err(denied),
             }
         }
@@ -246,19 +251,7 @@ impl Client {
 
     /// Whether another node, or the same one a moment later, may do better.
     fn may_route_again(&self, fault: &Fault, demand: &Demand) -> bool {
-        let about_the_node = match fault {
-            Fault::Lease(LeaseError::Dismissed) => true,
-            Fault::Lease(LeaseError::Dial(error)) => error.is_about_the_node(),
-            // It broke before it had been given anything of the client's.
-            Fault::Prepare(QueryError::Lost(_)) => true,
-            Fault::Prepare(QueryError::Server { code, .. }) => code.0.starts_with(b"57P0"),
-            Fault::Prepare(QueryError::Wire(_))
-            | Fault::Lease(LeaseError::Timeout | LeaseError::QueueFull)
-            | Fault::Refused(_)
-            | Fault::Hold(_)
-            | Fault::Cancelled => false,
-        };
-        about_the_node && demand.arrived.elapsed() < self.session.policy.primary_wait
+        fault.is_about_the_node() && demand.arrived.elapsed() < self.session.policy.primary_wait
     }
 
     /// A connection to `node`, brought to the session's state, and how long it had to be waited for.
@@ -268,7 +261,7 @@ impl Client {
             self.pools.resize(index + 1, None);
         }
         if self.pools[index].is_none() {
-            self.pools[index] = self.shared.pools.handle(node, &self.who);
+            self.pools[index] = self.shared.pool(node, &self.who);
         }
         let Some(pool) = self.pools[index].clone() else { return Err(LeaseError::Dismissed.into()) };
         let mut settings = self.session.settings.clone();

@@ -62,6 +62,27 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// Whether the node is the trouble, and nothing of the client's had been sent there.
+    pub(super) fn is_about_the_node(&self) -> bool {
+        match self {
+            Self::Lease(LeaseError::Dismissed) => true,
+            Self::Lease(LeaseError::Dial(error)) => error.is_about_the_node(),
+            // It broke before it had been given anything of the client's.
+            Self::Prepare(QueryError::Lost(_)) => true,
+            Self::Prepare(QueryError::Server { code, .. }) => code.0.starts_with(b"57P0"),
+            Self::Prepare(QueryError::Wire(_))
+            | Self::Lease(LeaseError::Timeout | LeaseError::QueueFull)
+            | Self::Refused(_)
+            | Self::Hold(_)
+            | Self::Cancelled => false,
+        }
+    }
+
+    /// Whether a server has not let pgpilot in, for a reason that is the user's or the database's.
+    pub(super) fn is_refused_login(&self) -> bool {
+        matches!(self, Self::Lease(LeaseError::Dial(error)) if !error.is_about_the_node())
+    }
+
     pub(super) fn report(&self) -> Report {
         match self {
             Self::Refused(refusal) => {

@@ -11,6 +11,7 @@ use tokio_util::io::read_buf;
 
 use super::cancel;
 use super::fault::End;
+use super::logins::Permit;
 use super::shared::Shared;
 use super::verifiers::Age;
 use super::welcome;
@@ -71,10 +72,12 @@ struct Visitor {
     is_operator: bool,
 }
 
-/// Takes one connection from its first byte to its last.
-pub(super) async fn welcome(arrival: Arrival, shared: Arc<Shared>) {
+/// Takes one connection from its first byte to its last. `permit`: given back when the client is in.
+pub(super) async fn welcome(arrival: Arrival, permit: Permit, shared: Arc<Shared>) {
     let limit = shared.config.load().clients.login_timeout;
-    match tokio::time::timeout(limit, handshake(arrival, &shared)).await {
+    let outcome = tokio::time::timeout(limit, handshake(arrival, &shared)).await;
+    drop(permit);
+    match outcome {
         Ok(Ok(Some(authenticated))) => welcome::begin(authenticated, shared).await,
         Ok(Ok(None)) => {}
         Ok(Err(error)) => {
@@ -96,14 +99,7 @@ async fn handshake(arrival: Arrival, shared: &Arc<Shared>) -> Result<Option<Auth
             let Visitor { stream, input, address, is_operator, .. } = visitor;
             Ok(Some(Authenticated { stream, input, request, credential, address, is_operator }))
         }
-        Err(End::Fatal(report)) => {
-            let mut message = BytesMut::new();
-            report.put(&mut message);
-            visitor.send(&mut message).await?;
-            let _ = visitor.stream.shutdown().await;
-            Err(End::Fatal(report))
-        }
-        Err(end) => Err(end),
+        Err(end) => Err(visitor.refused(end).await),
     }
 }
 
@@ -124,8 +120,14 @@ async fn receive(arrival: Arrival, shared: &Arc<Shared>) -> Result<Option<(Visit
     };
     // One SSLRequest and one GSSENCRequest at most, in either order, as a server allows.
     for _ in 0..3 {
+        // A length that no packet has, as a server sees it too, belongs to no protocol that an answer could be given in.
         let Some(packet) = visitor.packet().await? else { return Ok(None) };
-        match Startup::parse(&packet)? {
+        let startup = match Startup::parse(&packet) {
+            Ok(startup) => startup,
+            Err(error @ WireError::Length(_)) => return Err(error.into()),
+            Err(error) => return Err(visitor.refused(error.into()).await),
+        };
+        match startup {
             Startup::Ssl => match visitor.answer_ssl(shared).await? {
                 Some(encrypted) => visitor = encrypted,
                 None => return Ok(None),
@@ -139,7 +141,7 @@ async fn receive(arrival: Arrival, shared: &Arc<Shared>) -> Result<Option<(Visit
             Startup::Start { .. } => return Ok(Some((visitor, packet))),
         }
     }
-    Err(End::fatal(SqlState::PROTOCOL_VIOLATION, "too many encryption requests"))
+    Err(visitor.refused(End::fatal(SqlState::PROTOCOL_VIOLATION, "too many encryption requests")).await)
 }
 
 impl Visitor {
@@ -215,6 +217,19 @@ impl Visitor {
 
     async fn read(&mut self) -> Result<bool, End> {
         read_buf(&mut self.stream, &mut self.input).await.map(|n| n > 0).map_err(End::ClientLost)
+    }
+
+    /// Tells the client why it does not get in, if there is something to tell, and hangs up.
+    async fn refused(mut self, end: End) -> End {
+        if let End::Fatal(report) = &end {
+            let mut message = BytesMut::new();
+            report.put(&mut message);
+            if let Err(lost) = self.send(&mut message).await {
+                return lost;
+            }
+            let _ = self.stream.shutdown().await;
+        }
+        end
     }
 
     async fn send(&mut self, bytes: &mut BytesMut) -> Result<(), End> {

@@ -70,6 +70,8 @@ pub(super) struct Executed {
     /// Mostly there is but one.
     first: Option<(Arc<Judged>, u32)>,
     more: Vec<(Arc<Judged>, u32)>,
+    /// The text of the first, if slow statements are logged.
+    pub text: Option<Box<[u8]>>,
 }
 
 /// Of a batch with more changes from one statement to another, the rest is not counted.
@@ -82,6 +84,7 @@ impl Executed {
 
     /// What the rest of the batch executes.
     pub(super) fn append(&mut self, rest: Executed) {
+        self.text = self.text.take().or(rest.text);
         for (judged, count) in rest.first.into_iter().chain(rest.more) {
             self.add_times(&judged, count);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,7 +20,12 @@ use crate::wire::startup::PROTOCOL_3_2;
 pub struct Registry {
     sessions: Mutex<HashMap<u32, Arc<Slot>>>,
     next: AtomicU32,
+    /// Sessions, and clients that are about to get one.
+    seats: AtomicUsize,
 }
+
+/// A place among the clients, which are limited in number. Given up when dropped.
+pub(super) struct Seat(Arc<Registry>);
 
 /// What others may know of a session.
 pub(super) struct Slot {
@@ -117,7 +122,7 @@ pub struct ClientRow {
 
 /// A session's entry, removed when dropped.
 pub(super) struct Registration {
-    registry: Arc<Registry>,
+    seat: Seat,
     pub slot: Arc<Slot>,
 }
 
@@ -141,10 +146,18 @@ impl Registry {
         slots.iter().filter(|slot| slot.sever(node)).count()
     }
 
+    /// A place for one more client, if there are fewer than `max`.
+    pub(super) fn take_seat(self: &Arc<Self>, max: usize) -> Option<Seat> {
+        let take = |taken| (taken < max).then_some(taken + 1);
+        self.seats.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        Some(Seat(self.clone()))
+    }
+
     /// Enters a session. `version`: of its protocol, which says how long its secret may be; `instance`: this one among
     /// several.
     pub(super) fn register(
-        self: &Arc<Self>,
+        &self,
+        seat: Seat,
         info: ClientInfo,
         version: i32,
         instance: Option<Number>,
@@ -174,7 +187,7 @@ impl Registry {
         });
         sessions.insert(pid, slot.clone());
         drop(sessions);
-        Ok(Registration { registry: self.clone(), slot })
+        Ok(Registration { seat, slot })
     }
 
     /// Carries a CancelRequest to the server that works for the session, or to the session itself if it waits for one. The key has to be right. As
@@ -343,6 +356,12 @@ impl Drop for Arriving {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.lock().remove(&self.slot.pid);
+        self.seat.0.lock().remove(&self.slot.pid);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.seats.fetch_sub(1, Ordering::Relaxed);
     }
 }

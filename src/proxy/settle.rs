@@ -80,9 +80,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub(super) async fn drain(mut link: Link) {
     let finished = async {
         let lease = &mut *link.lease;
-        while !lease.output.is_empty() {
-            lease.stream.write_buf(&mut lease.output).await.ok()?;
-        }
+        lease.send().await.ok()?;
         let mut nobody = Arc::new(ParameterMap::default());
         loop {
             // The client has no part in this: its end is played by a reply that is thrown away.
@@ -142,7 +140,7 @@ pub(super) fn recycle(mut link: Link, error: usize) {
 impl Client {
     /// A batch has been answered in full.
     pub(super) fn batch_answered(&mut self, status: TransactionStatus) {
-        let Client { side, link, session, transaction, shared, verdicts, registration, .. } = self;
+        let Client { side, link, session, transaction, shared, verdicts, registration, who, .. } = self;
         let Some(link) = link.as_mut() else { return };
         side.batch_answered(link);
         deallocate::settle(link, session);
@@ -178,6 +176,7 @@ impl Client {
         }
         let next = link.behind.pop_front();
         if let Some(executed) = std::mem::replace(&mut link.executed, next) {
+            shared.slow.note(link, executed.text.as_deref(), who, now);
             executed.ran(link.served(), link.reason, now - link.started);
         }
         for text in std::mem::take(&mut link.lesson) {

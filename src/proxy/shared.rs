@@ -10,24 +10,26 @@ use tokio_util::task::TaskTracker;
 
 use super::gate::Gate;
 use super::hold::Hold;
+use super::logins::Logins;
 use super::lost_writes::LostWrites;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
 use super::sequences::SequenceUse;
 use super::shutdown::Shutdown;
+use super::slow::SlowLog;
 use super::statements::Statements;
 use super::verdicts::{ShapeRow, Verdicts};
 use super::verifiers::Verifiers;
 use super::welcome::Greetings;
 use crate::cluster::{Catalogues, Cluster};
-use crate::config::{Clients, Config, PoolMode};
+use crate::config::{Clients, Config, NodeName, PoolMode};
 use crate::coordination::Membership;
-use crate::decide::auth::{Credential, MockSecret};
+use crate::decide::auth::MockSecret;
 use crate::decide::route::{NodeId, Policy};
 use crate::net::Stream;
 use crate::net::Target;
 use crate::net::tls::{Acceptor, TlsError};
-use crate::pool::{NodePool, PoolHandle, PoolKey, SameTarget};
+use crate::pool::{Keyring, NodePool, PoolHandle, PoolKey, UserKey};
 use crate::telemetry::Metrics;
 
 /// Built once by the composition root.
@@ -46,6 +48,9 @@ pub struct Shared {
     pub(super) statements: Statements,
     pub(super) lost_writes: LostWrites,
     pub(super) verifiers: Verifiers,
+    pub(super) keyring: Keyring,
+    pub(super) logins: Arc<Logins>,
+    pub(super) slow: SlowLog,
     pub(super) greetings: Greetings,
     pub(super) mock: MockSecret,
     verdicts: Mutex<HashMap<Arc<str>, Arc<Verdicts>>>,
@@ -87,11 +92,9 @@ pub enum ConsoleLevel {
 pub(super) struct Who {
     pub user: Arc<str>,
     pub database: Arc<str>,
-    pub credential: Credential,
+    pub key: Arc<UserKey>,
     pub mode: PoolMode,
     pub limits: Clients,
-    /// Server connections per node, at most.
-    pub max_connections: usize,
 }
 
 impl Shared {
@@ -101,10 +104,11 @@ impl Shared {
         let mut mock = [0; 32];
         getrandom::fill(&mut mock).map_err(SetupError::Random)?;
         let pools = Pools::default();
-        pools.update(&config, &cluster)?;
+        pools.update(&config, Pools::targets(&config)?, &cluster);
         let catalogues = CatalogueRecipe::catalogues(&config.routing, &cluster);
         Ok(Arc::new(Self {
             acceptor: ArcSwap::from_pointee(Acceptor::new(&config.tls)?),
+            slow: SlowLog::new(config.log.slow_statement),
             config: ArcSwap::from_pointee(config),
             cluster,
             pools,
@@ -116,6 +120,8 @@ impl Shared {
             statements: Statements::default(),
             lost_writes: LostWrites::default(),
             verifiers: Verifiers::default(),
+            keyring: Keyring::default(),
+            logins: Arc::default(),
             greetings: Greetings::default(),
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
@@ -164,16 +170,27 @@ impl Shared {
     /// # Errors
     /// TLS files that cannot be used: nothing is changed then.
     pub fn reload(&self, config: Config) -> Result<(), SetupError> {
+        // Whatever can fail comes first.
         let acceptor = Acceptor::new(&config.tls)?;
-        self.cluster.reload(&(&config).into());
-        self.pools.update(&config, &self.cluster)?;
+        let targets = Pools::targets(&config)?;
+        let config = Arc::new(config);
+        // Before the pools: one that is made after they have been updated is made by the new limits.
+        self.config.store(config.clone());
+        self.cluster.reload(&(&*config).into());
+        self.pools.update(&config, targets, &self.cluster);
         self.acceptor.store(Arc::new(acceptor));
         self.verifiers.forget();
         self.catalogues.recipe().relist(&config.routing);
         self.catalogues.invalidate_all();
-        self.config.store(Arc::new(config));
+        self.slow.set(config.log.slow_statement);
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
+    }
+
+    /// A client's pool on a node; `None` if the node is gone.
+    pub(super) fn pool(&self, node: NodeId, who: &Who) -> Option<PoolHandle> {
+        let limit = || self.config.load().server_connections(&who.user, &who.database);
+        self.pools.handle(node, who, limit)
     }
 
     /// Clients that wait for a primary, and the bytes of what they have sent.
@@ -213,14 +230,19 @@ pub struct Pools {
 }
 
 struct Node {
+    name: NodeName,
     pool: Arc<NodePool>,
-    settings: crate::config::Node,
 }
 
 impl Pools {
-    /// Makes the pools of new nodes, empties those of changed ones, drops those of nodes that are gone.
-    fn update(&self, config: &Config, cluster: &Cluster) -> Result<(), TlsError> {
-        let targets = config.nodes.iter().map(Target::try_from).collect::<Result<Vec<_>, _>>()?;
+    /// How to get to the nodes of a topology file, in its order.
+    fn targets(config: &Config) -> Result<Vec<Target>, TlsError> {
+        config.nodes.iter().map(Target::try_from).collect()
+    }
+
+    /// Makes the pools of new nodes, empties those of nodes with another address or other TLS, drops those of nodes that
+    /// are gone.
+    fn update(&self, config: &Config, targets: Vec<Target>, cluster: &Cluster) {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
         for (settings, target) in config.nodes.iter().zip(targets) {
             let Some(id) = cluster.find(settings.name.as_str()) else { continue };
@@ -228,25 +250,23 @@ impl Pools {
             if nodes.len() <= index {
                 nodes.resize_with(index + 1, || None);
             }
-            match &mut nodes[index] {
+            match &nodes[index] {
                 Some(node) => {
-                    let same = if node.settings == *settings { SameTarget::Yes } else { SameTarget::No };
-                    node.pool.update(target, config.pool.clone(), same);
-                    node.settings = settings.clone();
+                    let limit_of = |key: &PoolKey| config.server_connections(&key.user, &key.database);
+                    node.pool.update(target, config.pool.clone(), limit_of);
                 }
-                empty => {
+                None => {
                     let pool = NodePool::new(id, target, config.pool.clone());
-                    *empty = Some(Node { pool, settings: settings.clone() });
+                    nodes[index] = Some(Node { name: settings.name.clone(), pool });
                 }
             }
         }
         for node in nodes.iter_mut() {
-            let gone = |node: &Node| !config.nodes.iter().any(|n| n.name == node.settings.name);
+            let gone = |node: &Node| !config.nodes.iter().any(|n| n.name == node.name);
             if let Some(gone) = node.take_if(|node| gone(node)) {
                 gone.pool.clear();
             }
         }
-        Ok(())
     }
 
     /// Connections of a node that are on lease: what balancing weighs.
@@ -262,11 +282,11 @@ impl Pools {
         present.filter_map(|(index, node)| Some((NodeId(u16::try_from(index).ok()?), node.pool.clone()))).collect()
     }
 
-    /// A client's pool on a node; `None` if the node is gone.
-    pub(super) fn handle(&self, node: NodeId, who: &Who) -> Option<PoolHandle> {
+    /// `limit` is asked while no update can be under way.
+    fn handle(&self, node: NodeId, who: &Who, limit: impl FnOnce() -> usize) -> Option<PoolHandle> {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         let pool = &nodes.get(usize::from(node.0))?.as_ref()?.pool;
         let key = PoolKey { user: who.user.clone(), database: who.database.clone() };
-        Some(pool.pool(&key, who.max_connections, &who.credential))
+        Some(pool.pool(&key, limit(), &who.key))
     }
 }

@@ -1,11 +1,12 @@
 //! What an authenticated client is told before its first statement, and the session that begins with it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
+use tokio_util::io::read_buf;
 
 use super::client::Client;
 use super::exchange::Side;
@@ -18,10 +19,11 @@ use super::shared::{ConsoleLevel, ConsoleVisit, Shared, Who};
 use crate::config::PoolMode;
 use crate::decide::route::{NodeId, Role, State};
 use crate::decide::session::{ParameterMap, Pin, Settings};
+use crate::net::Stream;
 use crate::pool::{LeaseError, QueryError};
 use crate::telemetry::{Count, Login};
-use crate::wire::SqlState;
 use crate::wire::backend::{self, Report, TransactionStatus};
+use crate::wire::{SqlState, frontend};
 
 /// What servers report after a login with given settings, so that not every login needs a server.
 #[derive(Default)]
@@ -29,31 +31,53 @@ pub(super) struct Greetings {
     known: Mutex<HashMap<GreetingKey, Greeting>>,
 }
 
+impl Greetings {
+    fn lock(&self) -> MutexGuard<'_, HashMap<GreetingKey, Greeting>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 type GreetingKey = (Arc<str>, Arc<str>, Settings);
 
 #[derive(Clone)]
 struct Greeting {
-    /// The settings as the server prints them.
+    /// The settings as the client has given them.
     settings: Settings,
     parameters: Arc<ParameterMap>,
+    asked_at: Instant,
+}
+
+/// Why there is no greeting.
+enum Ungreeted {
+    /// The server does not want this user, this database or these settings.
+    Refused(Report),
+    NoServer(Report),
 }
 
 const MAX_GREETINGS: usize = 4096;
 
 /// Greets the client, and serves it until it leaves in a task of its own: this one, which has logged it in, is several times as large.
 pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
-    let config = shared.config.load_full();
-    if shared.registry.len() >= config.clients.max {
-        shared.metrics.count(Count::Login(Login::Refused));
-        let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already");
-        return turn_away(client.stream, &report).await;
-    }
-    let who = who(&client, &shared);
+    // Operators get in however many clients there are.
     if client.request.is_for_console() {
         return console(client, &shared).await;
     }
-    let Authenticated { stream, input, request, address, .. } = client;
-    match session(&who, &request, &shared).await {
+    let max = shared.config.load().clients.max;
+    let Some(seat) = shared.registry.take_seat(max) else {
+        shared.metrics.count(Count::Login(Login::Refused));
+        let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already");
+        return turn_away(client.stream, &report).await;
+    };
+    let who = who(&client, &shared);
+    let Authenticated { mut stream, mut input, request, address, .. } = client;
+    let session = tokio::select! {
+        session = session(&who, &request, &shared) => session,
+        () = left(&mut stream, &mut input) => {
+            tracing::debug!(user = %who.user, "client left before it was greeted");
+            return;
+        }
+    };
+    match session {
         Err(report) => {
             shared.metrics.count(Count::Login(Login::Refused));
             turn_away(stream, &report).await;
@@ -68,7 +92,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 since: Instant::now(),
             };
             let instance = shared.membership.get().and_then(|membership| membership.number());
-            let Ok(registration) = shared.registry.register(info, request.version, instance) else { return };
+            let Ok(registration) = shared.registry.register(seat, info, request.version, instance) else { return };
             let mut side = Side::new(stream, input);
             let out = &mut side.output;
             for (name, value) in session.reported.iter() {
@@ -108,6 +132,22 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
     }
 }
 
+/// Returns when the client has left. What it sends meanwhile is kept; one that has asked for something and closed its side
+/// of the connection may still wait for the answer.
+async fn left(stream: &mut Stream, input: &mut BytesMut) {
+    while input.len() < EARLY_MAX {
+        match read_buf(stream, input).await {
+            Ok(n) if n > 0 => {}
+            _ if input.is_empty() || input[0] == frontend::TERMINATE => return,
+            _ => break,
+        }
+    }
+    std::future::pending().await
+}
+
+/// So much of what comes before the greeting is read.
+const EARLY_MAX: usize = 16 * 1024;
+
 /// Hands a client over to the admin console, if it is allowed there.
 async fn console(client: Authenticated, shared: &Arc<Shared>) {
     let Authenticated { mut stream, input, request, is_operator, .. } = client;
@@ -138,17 +178,13 @@ fn who(client: &Authenticated, shared: &Shared) -> Who {
     let user_settings = config.users.iter().find(|known| known.name == *user);
     let database_settings = config.databases.iter().find(|known| known.name == *database);
     let mode = user_settings.and_then(|u| u.pool_mode).or(database_settings.and_then(|d| d.pool_mode));
-    let limits = [
-        user_settings.and_then(|u| u.max_server_connections),
-        database_settings.and_then(|d| d.max_server_connections),
-    ];
+    let user: Arc<str> = user.as_str().into();
     Who {
-        user: user.as_str().into(),
+        key: shared.keyring.prove(&user, client.credential.clone()),
+        user,
         database: database.as_str().into(),
-        credential: client.credential.clone(),
         mode: mode.unwrap_or(config.pool.mode),
         limits: config.clients.clone(),
-        max_connections: limits.into_iter().flatten().min().unwrap_or(config.pool.max_server_connections),
     }
 }
 
@@ -170,26 +206,57 @@ async fn session(
     Ok((session, own))
 }
 
-/// What a server says to these settings: asked once, and then remembered.
+/// What a server says to these settings: asked for once, and then remembered for as long as a verifier is.
 async fn greeting(who: &Who, wanted: Settings, shared: &Arc<Shared>) -> Result<Greeting, Report> {
     let key = (who.user.clone(), who.database.clone(), wanted);
-    let known = shared.greetings.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-    if let Some(greeting) = known {
-        return Ok(greeting);
+    let ttl = shared.config.load().auth.verifier_ttl;
+    let old = match shared.greetings.lock().get_mut(&key) {
+        Some(known) if known.asked_at.elapsed() < ttl => return Ok(known.clone()),
+        Some(old) => {
+            // Whoever else comes now need not ask as well.
+            old.asked_at = Instant::now();
+            Some(old.clone())
+        }
+        None => None,
+    };
+    let asked = match &old {
+        None => ask(who, &key.2, shared).await,
+        Some(old) => {
+            // The database or the user may be gone. If nobody can be asked, what is known has to do.
+            let asked = tokio::time::timeout(SECOND_LOOK, ask(who, &key.2, shared)).await;
+            match asked.unwrap_or_else(|_| Ok(old.clone())) {
+                Err(Ungreeted::NoServer(_)) => Ok(old.clone()),
+                asked => asked,
+            }
+        }
+    };
+    let mut known = shared.greetings.lock();
+    match asked {
+        Ok(greeting) => {
+            if known.len() >= MAX_GREETINGS {
+                known.clear();
+            }
+            known.insert(key, greeting.clone());
+            Ok(greeting)
+        }
+        Err(Ungreeted::Refused(report)) => {
+            known.remove(&key);
+            Err(report)
+        }
+        Err(Ungreeted::NoServer(report)) => Err(report),
     }
-    let greeting = ask(who, &key.2, shared).await?;
-    let mut known = shared.greetings.known.lock().unwrap_or_else(PoisonError::into_inner);
-    if known.len() >= MAX_GREETINGS {
-        known.clear();
-    }
-    known.insert(key, greeting.clone());
-    Ok(greeting)
 }
 
+/// So long a client waits for what is most probably known.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+/// A server that takes longer for a few settings has stopped.
+const SETTINGS_LIMIT: Duration = Duration::from_secs(5);
+
 /// Logs in to a server as the client would have, with the client's settings.
-async fn ask(who: &Who, wanted: &Settings, shared: &Arc<Shared>) -> Result<Greeting, Report> {
+async fn ask(who: &Who, wanted: &Settings, shared: &Arc<Shared>) -> Result<Greeting, Ungreeted> {
     let until = Instant::now() + shared.policy(who).primary_wait;
     let mut failure = Report::error(SqlState::CANNOT_CONNECT_NOW, "no server is available");
+    let fatal = |report: Report| Report { severity: backend::Severity::Fatal, ..report };
     loop {
         let snapshot = shared.cluster.snapshot();
         let mut nodes: Vec<(bool, NodeId)> = snapshot
@@ -200,22 +267,24 @@ async fn ask(who: &Who, wanted: &Settings, shared: &Arc<Shared>) -> Result<Greet
             .collect();
         nodes.sort_unstable();
         for (_, node) in nodes {
-            let Some(pool) = shared.pools.handle(node, who) else { continue };
+            let Some(pool) = shared.pool(node, who) else { continue };
             let mut settings = Arc::new(wanted.clone());
             match pool.lease(|c| *c.settings == *settings, Instant::now()).await {
                 Ok((mut lease, _)) => {
-                    if let Err(error) = settle::bring_to(&mut lease, &mut settings).await {
-                        match error {
-                            QueryError::Server { code, message } => return Err(Report::fatal(code, message)),
-                            _ => continue,
+                    let set = settle::bring_to(&mut lease, &mut settings);
+                    match tokio::time::timeout(SETTINGS_LIMIT, set).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(QueryError::Server { code, message })) if !code.0.starts_with(b"57P0") => {
+                            return Err(Ungreeted::Refused(Report::fatal(code, message)));
                         }
+                        Ok(Err(_)) | Err(_) => continue,
                     }
                     let parameters = lease.parameters.clone();
                     lease.release(Instant::now());
-                    return Ok(Greeting { settings: wanted.clone(), parameters });
+                    return Ok(Greeting { settings: wanted.clone(), parameters, asked_at: Instant::now() });
                 }
                 Err(LeaseError::Dial(error)) if !error.is_about_the_node() => {
-                    return Err(Report { severity: backend::Severity::Fatal, ..dial_report(&error) });
+                    return Err(Ungreeted::Refused(fatal(dial_report(&error))));
                 }
                 Err(error) => {
                     failure = Fault::Lease(error).report();
@@ -224,9 +293,9 @@ async fn ask(who: &Who, wanted: &Settings, shared: &Arc<Shared>) -> Result<Greet
             }
         }
         if Instant::now() >= until {
-            return Err(Report { severity: backend::Severity::Fatal, ..failure });
+            return Err(Ungreeted::NoServer(fatal(failure)));
         }
-        let soon = (Instant::now() + std::time::Duration::from_millis(200)).min(until);
+        let soon = (Instant::now() + Duration::from_millis(200)).min(until);
         shared.cluster.wait_change(&snapshot, soon).await;
     }
 }

@@ -19,6 +19,8 @@ pub enum WireError {
     Unexpected(char),
     #[error("message {0:?} has an invalid field")]
     Field(char),
+    #[error("a name or a value in the startup packet is not in UTF-8")]
+    Encoding,
 }
 
 /// The first five bytes of a frame.

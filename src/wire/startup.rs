@@ -53,7 +53,7 @@ impl<'a> Startup<'a> {
     /// Reads a whole packet, its length included.
     ///
     /// # Errors
-    /// Not a startup packet, or parameters that are not UTF-8 or not terminated.
+    /// A cancel request of a wrong length, or parameters that are not UTF-8 or not terminated.
     pub fn parse(packet: &'a [u8]) -> Result<Self, WireError> {
         let mut body = Body::new(b'-', packet);
         body.i32()?;
@@ -65,18 +65,20 @@ impl<'a> Startup<'a> {
                 if (4..=MAX_CANCEL_KEY).contains(&key.len()) {
                     Ok(Self::Cancel { pid, key, via })
                 } else {
-                    Err(WireError::Field('-'))
+                    Err(WireError::Length(i32::try_from(packet.len()).unwrap_or(i32::MAX)))
                 }
             }
             SSL => Ok(Self::Ssl),
             GSS => Ok(Self::Gss),
+            // What follows in another major version is not known, and version 2 has no names in it.
+            version if version >> 16 != 3 => Ok(Self::Start { version, parameters: Vec::new() }),
             version => Ok(Self::Start { version, parameters: parameters(body)? }),
         }
     }
 }
 
 fn parameters(mut body: Body<'_>) -> Result<Vec<(&str, &str)>, WireError> {
-    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| WireError::Field('-'));
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| WireError::Encoding);
     let mut parameters = Vec::new();
     loop {
         let name = text(body.cstr()?)?;
@@ -194,6 +196,17 @@ mod tests {
         out.clear();
         put_ssl_request(&mut out);
         assert_eq!(Startup::parse(&out), Ok(Startup::Ssl));
+    }
+
+    #[test]
+    fn another_major_version_is_told_by_its_number_alone() {
+        // Version 2 has names of fixed lengths: "database" in 64 bytes, "user" in 32, and so on, 296 bytes in all.
+        let mut packet = BytesMut::zeroed(296);
+        packet[..8].copy_from_slice(&[0, 0, 1, 40, 0, 2, 0, 0]);
+        packet[8..13].copy_from_slice(b"shop\xff");
+        assert_eq!(Startup::parse(&packet), Ok(Startup::Start { version: 2 << 16, parameters: vec![] }));
+        packet[4..8].copy_from_slice(&PROTOCOL_3_0.to_be_bytes());
+        assert_eq!(Startup::parse(&packet), Err(WireError::Encoding));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 #![allow(clippy::type_complexity, reason = "tables of cases are written as they are read")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where, and stops")]
 
+mod admission;
 mod catalogue;
 mod consistency;
 mod drivers;

@@ -111,8 +111,9 @@ fn kebab(name: &str) -> String {
 }
 
 fn serving(list: &mut List, clients: &Clients, tls: &ClientTls, log: &Log) {
-    let Clients { max, login_timeout, idle_timeout, idle_transaction_timeout, keepalive } = clients;
+    let Clients { max, max_logins, login_timeout, idle_timeout, idle_transaction_timeout, keepalive } = clients;
     list.put("clients.max", max);
+    list.put("clients.max_logins", max_logins);
     list.time("clients.login_timeout", *login_timeout);
     list.time("clients.idle_timeout", *idle_timeout);
     list.time("clients.idle_transaction_timeout", *idle_transaction_timeout);

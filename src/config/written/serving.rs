@@ -13,6 +13,8 @@ section! {
     Clients [] {
         /// Clients at a time. One more is refused with SQLSTATE 53300.
         max: Whole<1, 1_000_000>, default "5000";
+        /// Clients that are logging in at a time. One more waits until one of them is in, or has used up `login_timeout`.
+        max_logins: Whole<1, 1_000_000>, default "1000";
         /// From accepting a connection to having authenticated the client.
         login_timeout: Positive, default "\"15s\"";
         /// A client that sends nothing for so long, outside a transaction, is disconnected; "0": never.

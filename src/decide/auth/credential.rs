@@ -24,6 +24,14 @@ impl Credential {
         Self::Password { password, keys: None }
     }
 
+    /// Whether both prove the same, whatever keys have been derived so far.
+    pub fn is_same_secret(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Password { password, .. }, Self::Password { password: theirs, .. }) => password == theirs,
+            _ => self == other,
+        }
+    }
+
     /// For messages: "a password", "an md5 hash", ..
     pub fn kind(&self) -> &'static str {
         match self {

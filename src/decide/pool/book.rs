@@ -33,6 +33,8 @@ pub struct Limits {
 pub struct Book<C, W> {
     limits: Limits,
     pools: Vec<Entry<C>>,
+    /// Numbers of pools that were removed: entries without anything.
+    vacant: Vec<PoolIndex>,
     queue: VecDeque<Waiter<W>>,
     /// Idle, leased and being opened.
     total: usize,
@@ -104,13 +106,41 @@ impl<C> Entry<C> {
 
 impl<C, W> Book<C, W> {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, pools: Vec::new(), queue: VecDeque::new(), total: 0, connecting: 0, next_ticket: 0 }
+        Self {
+            limits,
+            pools: Vec::new(),
+            vacant: Vec::new(),
+            queue: VecDeque::new(),
+            total: 0,
+            connecting: 0,
+            next_ticket: 0,
+        }
     }
 
     /// Adds a pool that may have up to `limit` of the node's connections.
     pub fn add_pool(&mut self, limit: usize) -> PoolIndex {
-        self.pools.push(Entry { idle: VecDeque::new(), leased: 0, connecting: 0, limit, used: false });
+        let entry = Entry { idle: VecDeque::new(), leased: 0, connecting: 0, limit, used: false };
+        if let Some(index) = self.vacant.pop() {
+            self.pools[index.0] = entry;
+            return index;
+        }
+        self.pools.push(entry);
         PoolIndex(self.pools.len() - 1)
+    }
+
+    /// Removes a pool that has neither connections nor waiters, and says whether that was so. A new pool may get its number.
+    pub fn remove_pool(&mut self, pool: PoolIndex) -> bool {
+        let is_empty = self.counts(pool) == PoolCounts::default();
+        if is_empty {
+            self.pools[pool.0].used = false;
+            self.vacant.push(pool);
+        }
+        is_empty
+    }
+
+    /// How many of the node's connections a pool may have from now on. Those that it has above that are not closed for it.
+    pub fn set_limit(&mut self, pool: PoolIndex, limit: usize) {
+        self.pools[pool.0].limit = limit;
     }
 
     pub fn set_limits(&mut self, limits: Limits) {

@@ -129,11 +129,6 @@ impl Dues {
         since_sync.filter(|due| due.fate != Fate::Us).any(|due| !simple(&due.kind))
     }
 
-    pub fn clear(&mut self) {
-        self.queue.clear();
-        self.skipping = false;
-    }
-
     /// The number of the first message that has not been answered: of the next one, if all have been.
     pub fn first(&self) -> u64 {
         self.queue.front().map_or(self.next, |due| due.number)

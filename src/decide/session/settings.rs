@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// What a session has set, by lower-case name, as the server prints the values. Small: compared as a whole for every lease.
+/// What a session has set, by lower-case name: the values as the server prints them, or as the client gave them at its start. Small: compared as a whole for every lease.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
 pub struct Settings(BTreeMap<Box<str>, Box<str>>);
 

@@ -14,7 +14,7 @@ use crate::config::{ServerTls, SslMode};
 use crate::net::stream::{Liveness, Stream, probe_socket};
 
 use super::error::TlsError;
-use super::identity::{Authorities, Identity, end_point_hash};
+use super::identity::{Authorities, Fingerprint, Identity, end_point_hash};
 use super::verify::{Trust, Verifier};
 use super::{ALPN, provider};
 
@@ -27,6 +27,8 @@ pub struct Connector {
     mode: SslMode,
     /// `None`: TLS is never tried.
     tls: Option<TlsConnector>,
+    /// Of what the files held.
+    fingerprint: Fingerprint,
 }
 
 /// One way to go about a connection.
@@ -53,13 +55,20 @@ impl Connector {
     pub fn new(settings: &ServerTls) -> Result<Self, TlsError> {
         let mode = settings.mode;
         if mode == SslMode::Disable {
-            return Ok(Self { mode, tls: None });
+            return Ok(Self { mode, tls: None, fingerprint: Fingerprint::default() });
         }
+        // Before they are loaded: what is changed in between counts as changed the next time.
+        let fingerprint = Fingerprint::of([&settings.ca, &settings.certificate, &settings.key])?;
         let mut tls = client_config(settings)?;
         tls.alpn_protocols = vec![ALPN.to_vec()];
         // PostgreSQL does not resume sessions.
         tls.resumption = Resumption::disabled();
-        Ok(Self { mode, tls: Some(TlsConnector::from(Arc::new(tls))) })
+        Ok(Self { mode, tls: Some(TlsConnector::from(Arc::new(tls))), fingerprint })
+    }
+
+    /// Whether both do the same: a file that was renewed under its old name makes a difference.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.mode == other.mode && self.fingerprint == other.fingerprint
     }
 
     /// What to try, in order: if an attempt fails before the server has accepted the authentication, the next one is

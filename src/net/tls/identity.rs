@@ -1,6 +1,6 @@
 //! Certificates and keys: from files, and what is read out of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -55,6 +55,24 @@ impl Authorities {
             return Err(TlsError::NoSystemRoots(errors.join("; ")));
         }
         Ok(Self { certificates: Vec::new(), roots })
+    }
+}
+
+/// Tells what files hold from what they held before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    pub(super) fn of<const N: usize>(files: [&Option<PathBuf>; N]) -> Result<Self, TlsError> {
+        let mut all = Sha256::new();
+        for file in files {
+            // A hash of each, so that what ends one file cannot be taken for the beginning of the next.
+            match file {
+                Some(path) => all.update(Sha256::digest(&*read(path)?)),
+                None => all.update([0; 32]),
+            }
+        }
+        Ok(Self(all.finalize().into()))
     }
 }
 

@@ -377,3 +377,25 @@ async fn session_tickets_are_not_data() {
     server.flush().await.unwrap();
     until("data arrives", || stream.probe() == Liveness::Readable).await;
 }
+
+#[test]
+fn a_file_that_is_renewed_makes_another_connector() {
+    let authority = Authority::new();
+    let Files { certificate, key } = authority.issue(&["client"], |_| {});
+    let settings = ServerTls {
+        mode: SslMode::VerifyCa,
+        ca: Some(authority.ca()),
+        certificate: Some(certificate.clone()),
+        key: Some(key.clone()),
+    };
+    let connector = || Connector::new(&settings).unwrap();
+    let before = connector();
+    assert!(before.is_same(&connector()));
+    let renewed = authority.issue(&["client"], |_| {});
+    std::fs::copy(renewed.certificate, &certificate).unwrap();
+    std::fs::copy(renewed.key, &key).unwrap();
+    let after = connector();
+    assert!(!before.is_same(&after) && after.is_same(&connector()));
+    std::fs::copy(Authority::new().ca(), authority.ca()).unwrap();
+    assert!(!after.is_same(&connector()));
+}

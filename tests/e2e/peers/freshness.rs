@@ -41,6 +41,33 @@ async fn no_read_misses_the_sessions_own_write() {
 }
 
 #[tokio::test]
+async fn no_read_misses_the_sessions_own_write_while_a_replica_does_not_replay() {
+    const TRIES: usize = 300;
+    // Its lag does not keep readers away: only what they wrote does.
+    let proxy = Proxy::with("[routing]\nmax_lag = \"1h\"\n").await;
+    let client = proxy.connect().await;
+    client.batch_execute("CREATE TABLE own AS SELECT 0 AS n").await.unwrap();
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    let paused = proxy.node("pg2");
+    paused.sql("SELECT pg_wal_replay_pause()").await.unwrap();
+    wait_for("the replay to stop", LIMIT, async || {
+        paused.value("SELECT pg_get_wal_replay_pause_state()").await.unwrap().as_deref() == Some("paused")
+    })
+    .await;
+    let (mut fresh, before) = (0, proxy.counts());
+    for n in 1..=TRIES {
+        client.batch_execute(&format!("UPDATE own SET n = {n}")).await.unwrap();
+        fresh += usize::from(ask(&client, "SELECT n FROM own").await == n.to_string());
+    }
+    assert_eq!(fresh, TRIES, "reads that saw the session's own preceding write");
+    let after = proxy.counts();
+    assert_eq!(after.0 - before.0 + after.1 - before.1, 2 * TRIES as u64);
+    // Who has written nothing may read there.
+    let other = proxy.connect().await;
+    wait_for("an old row", LIMIT, async || ask(&other, "SELECT n FROM own").await == "0").await;
+}
+
+#[tokio::test]
 async fn reads_between_writes_run_on_replicas_too() {
     let proxy = Proxy::shared("[routing]\nreplica_wait = \"2s\"\n").await;
     let client = proxy.connect().await;

@@ -197,6 +197,27 @@ async fn nonsense_instead_of_a_start_up_packet_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn who_speaks_otherwise_is_told_so() {
+    let proxy = Proxy::shared("").await;
+    // Protocol 2 has its names in places of fixed length.
+    let mut second = BytesMut::zeroed(296);
+    second[..8].copy_from_slice(&[0, 0, 1, 40, 0, 2, 0, 0]);
+    second[8..12].copy_from_slice(b"shop");
+    second[72..75].copy_from_slice(USER.as_bytes());
+    let mut latin = BytesMut::new();
+    put_startup(&mut latin, PROTOCOL_3_0, &[("user", "m??ller")]);
+    let at = latin.iter().position(|byte| *byte == b'?').unwrap();
+    latin[at..at + 2].copy_from_slice(b"\xfc\xff");
+    for (packet, code) in [(second, "0A000"), (latin, "08P01")] {
+        let mut client = Raw::open(proxy.port()).await;
+        client.send(&packet).await;
+        let frames = client.rest().await;
+        let frame = frames.last().unwrap_or_else(|| panic!("{code}: closed without a word"));
+        assert_eq!((frame.field(b'S'), frame.field(b'C')), (Some("FATAL"), Some(code)));
+    }
+}
+
+#[tokio::test]
 async fn nonsense_instead_of_a_password_ends_the_connection() {
     let proxy = Proxy::start().await;
     let mut packet = BytesMut::new();

@@ -101,6 +101,32 @@ fn a_connection_that_suits_is_preferred_and_age_closes_the_rest() {
     assert_eq!(book.counts(pool), PoolCounts::default());
 }
 
+#[test]
+fn a_raised_limit_reaches_a_pool_that_is_there() {
+    let (now, mut book) = (Instant::now(), TestBook::new(LIMITS));
+    let pool = book.add_pool(1);
+    lease(&mut book, pool, 1, now);
+    let Asked::Wait(_, actions) = ask(&mut book, pool, 'a', now) else { panic!() };
+    assert!(actions.dials.is_empty());
+    book.set_limit(pool, 2);
+    assert_eq!(book.tick(now, |_| false).dials, [pool]);
+}
+
+#[test]
+fn a_pool_goes_when_it_has_nothing_and_its_number_is_used_again() {
+    let (now, mut book) = (Instant::now(), TestBook::new(LIMITS));
+    let (a, b) = (book.add_pool(9), book.add_pool(9));
+    lease(&mut book, a, 1, now);
+    assert!(!book.remove_pool(a), "one is leased");
+    book.release(a, 1, now);
+    assert!(!book.remove_pool(a), "one is idle");
+    book.clear();
+    assert!(book.remove_pool(a));
+    assert_eq!(book.add_pool(1), a);
+    lease(&mut book, a, 2, now);
+    lease(&mut book, b, 3, now);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Ask(usize),
