@@ -15,6 +15,7 @@ use super::own::name_taken;
 use super::reword::Renamed;
 use super::session::{Deferred, Session, Texts, Transaction};
 use super::statements::Statements;
+use super::verdicts::Verdicts;
 use crate::decide::session::{Fate, Kind, Origin, ServerName, Statement, StatementId, server_name};
 use crate::decide::sql::{Classified, Intent};
 use crate::wire::backend::{self, Report};
@@ -39,25 +40,7 @@ impl Client {
             return Ok(());
         }
         match frame.tag {
-            frontend::QUERY => {
-                link.executing = true;
-                let text = frontend::query(frame.body())?;
-                if session.texts == Texts::Legible
-                    && may_name_a_statement(text)
-                    && let [verdict] = &*verdicts.of(text).statements
-                    && forward_sql_prepared(link, session, &shared.statements, text, &verdict.intent)
-                {
-                    return Ok(());
-                }
-                let number = push_query(link, session);
-                if session.left.forgets_statements
-                    && session.texts == Texts::Legible
-                    && deallocate::forgets(&verdicts.of(text))
-                {
-                    deallocate::forget(link, session, number, Within::Query);
-                }
-                link.lease.output.extend_from_slice(frame.bytes);
-            }
+            frontend::QUERY => forward_query(link, session, &shared.statements, verdicts, frame)?,
             frontend::PARSE => self.forward_parse(frame)?,
             frontend::BIND => {
                 let body = frame.body();
@@ -73,9 +56,7 @@ impl Client {
                         link.dues.push(Kind::Describe, Fate::Client);
                     }
                 }
-                (Target::Portal, _) => {
-                    pass(link, frame, Kind::Describe);
-                }
+                (Target::Portal, _) => forward_plain(link, frame, Kind::Describe),
             },
             frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
                 (Target::Statement, name) => {
@@ -83,9 +64,7 @@ impl Client {
                     let number = own(link, backend::CLOSE_COMPLETE);
                     session.names.change(number, name, None);
                 }
-                (Target::Portal, _) => {
-                    pass(link, frame, Kind::Close(None));
-                }
+                (Target::Portal, _) => forward_plain(link, frame, Kind::Close(None)),
             },
             frontend::EXECUTE => {
                 link.executing = true;
@@ -94,12 +73,10 @@ impl Client {
                     deallocate::forget(link, session, number, Within::Portal);
                 }
             }
-            frontend::SYNC => {
-                pass(link, frame, Kind::Sync);
-            }
+            frontend::SYNC => forward_plain(link, frame, Kind::Sync),
             frontend::FUNCTION_CALL => {
                 link.executing = true;
-                pass(link, frame, Kind::Call);
+                forward_plain(link, frame, Kind::Call);
             }
             // Flush; a CopyData that comes too late is dropped, as the server would.
             frontend::FLUSH => link.lease.output.extend_from_slice(frame.bytes),
@@ -180,6 +157,36 @@ pub(super) fn may_name_a_statement(text: &[u8]) -> bool {
     text.trim_ascii_start().first().is_some_and(|first| b"pPeEcC-/".contains(first))
 }
 
+fn forward_query(
+    link: &mut Link,
+    session: &mut Session,
+    statements: &Statements,
+    verdicts: &Verdicts,
+    frame: Frame<'_>,
+) -> Result<(), End> {
+    link.executing = true;
+    let text = frontend::query(frame.body())?;
+    let is_legible = session.texts == Texts::Legible;
+    if is_legible
+        && may_name_a_statement(text)
+        && let [verdict] = &*verdicts.of(text).statements
+        && forward_sql_prepared(link, session, statements, text, &verdict.intent)
+    {
+        return Ok(());
+    }
+    let number = push_query(link, session);
+    if session.left.forgets_statements && is_legible && deallocate::forgets(&verdicts.of(text)) {
+        deallocate::forget(link, session, number, Within::Query);
+    }
+    link.lease.output.extend_from_slice(frame.bytes);
+    Ok(())
+}
+
+fn forward_plain(link: &mut Link, frame: Frame<'_>, kind: Kind) {
+    pass(link, frame, kind);
+}
+
+/// Sends a frame as it is. Returns its number.
 fn pass(link: &mut Link, frame: Frame<'_>, kind: Kind) -> u64 {
     link.lease.output.extend_from_slice(frame.bytes);
     link.dues.push(kind, Fate::Client)
