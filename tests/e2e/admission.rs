@@ -190,7 +190,7 @@ async fn slow_statements_are_logged_without_their_literals() {
     wait_for("the line", LIMIT, async || process.log().contains("slow statement")).await;
     let log = process.log();
     let line = log.lines().find(|line| line.contains("slow statement") && line.contains("pg_sleep")).unwrap();
-    for part in ["SELECT pg_sleep(0), '?'", "reason=", "route=", "user=app", "database=shop", "time="] {
+    for part in ["SELECT pg_sleep (0), '?'", "reason=", "route=", "user=app", "database=shop", "time="] {
         assert!(line.contains(part), "{part}: {line}");
     }
     assert!(!log.contains("secret"), "{log}");
