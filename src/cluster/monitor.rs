@@ -286,7 +286,7 @@ async fn ask(
 ) -> Result<Option<Event>, tokio_postgres::Error> {
     match question {
         Question::Whole => {
-            let answer = control.ask_all().await?;
+            let answer = Box::new(control.ask_all().await?);
             Ok(Some(Event::Answered { node, asked_at, answer }))
         }
         Question::Mark | Question::Chase => {

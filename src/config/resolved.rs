@@ -226,7 +226,7 @@ pub struct Pool {
     pub idle_timeout: Duration,
     /// A connection is not leased again after so long (with up to 10 % of jitter); zero: no limit.
     pub max_lifetime: Duration,
-    /// From dialling to ready.
+    /// From dialling to ready; and for each statement of pgpilot's own on a connection (settings, the inventory).
     pub connect_timeout: Duration,
     /// Dials in flight per node.
     pub max_connecting: usize,

@@ -1,7 +1,7 @@
 //! One connection to a server, with what is known of its state.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
@@ -39,12 +39,27 @@ pub struct ServerConnection {
     pub unnamed: Option<StatementId>,
     /// It may hold settings under names that nobody knows: they have to be reset before somebody else gets it.
     pub tainted: bool,
-    /// Whose sequence state (currval, lastval) it holds: the session that used it last.
+    /// The session that used it last.
     pub last_session: u64,
+    /// Whose sequences `currval()` and `lastval()` tell of there.
+    pub sequences: SequenceState,
+    /// A statement of pgpilot's own may take so long.
+    pub own_limit: Duration,
     /// When it is too old to be leased again.
     pub expires_at: Option<Instant>,
     /// Its node's pools were cleared since it was opened, if this is not the newest generation.
     pub generation: u64,
+}
+
+/// Who may have advanced sequences on a connection since its server knew of none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SequenceState {
+    #[default]
+    Nobodys,
+    /// This session, and nobody else; and as long as it did, nowhere else.
+    Of(u64),
+    /// Several sessions, or one that has been elsewhere meanwhile.
+    Mixed,
 }
 
 /// A statement of pgpilot's own did not succeed.
@@ -67,11 +82,18 @@ impl ServerConnection {
     /// Runs one simple Query of pgpilot's own and returns its rows, as text. Only between batches: nothing else may be due.
     ///
     /// # Errors
-    /// The server's error (the connection stays usable), or a loss (it does not).
+    /// The server's error (the connection stays usable), or a loss (it does not); a server that takes longer than
+    /// `own_limit` counts as lost.
     ///
     /// # Cancel safety
     /// Not cancel safe: when dropped half-way, replies are still due. The caller must then close the connection.
     pub async fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, QueryError> {
+        let limit = self.own_limit;
+        let late = |_| Err(QueryError::Lost(std::io::ErrorKind::TimedOut.into()));
+        tokio::time::timeout(limit, self.run(sql)).await.unwrap_or_else(late)
+    }
+
+    async fn run(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, QueryError> {
         frontend::put_query(&mut self.output, sql.as_bytes());
         self.send().await?;
         let (mut rows, mut error) = (Vec::new(), None);

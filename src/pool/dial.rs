@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::cancel::{CancelKey, Requests};
-use super::connection::{QueryError, ServerConnection};
+use super::connection::{QueryError, SequenceState, ServerConnection};
 use crate::decide::auth::{Credential, LoginError, LoginStep, ServerLogin};
 use crate::decide::pool::PoolIndex;
 use crate::decide::route::NodeId;
@@ -122,6 +122,8 @@ async fn log_in(
         unnamed: None,
         tainted: false,
         last_session: 0,
+        sequences: SequenceState::default(),
+        own_limit: terms.connect_timeout,
         expires_at: expiry(terms.max_lifetime),
         generation: terms.generation,
     };

@@ -8,7 +8,7 @@ mod lease;
 mod node;
 
 pub use cancel::CancelKey;
-pub use connection::{QueryError, ServerConnection, is_told};
+pub use connection::{QueryError, SequenceState, ServerConnection, is_told};
 pub use dial::{DialError, Login, OWN_APPLICATION_NAME};
 pub use keyring::{Keyring, UserKey};
 pub use lease::{Lease, LeaseError};

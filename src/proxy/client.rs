@@ -21,6 +21,7 @@ use super::shared::{Shared, Who};
 use super::shutdown::Watch;
 use super::verdicts::Verdicts;
 use crate::cluster::Reader;
+use crate::decide::sql::Effects;
 use crate::pool::PoolHandle;
 use crate::wire::backend::{self, Report, TransactionStatus};
 use crate::wire::{Header, SqlState, frontend};
@@ -121,6 +122,9 @@ impl Client {
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
         let text = self.text_to_remember(batch);
+        if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
+            self.shared.sequences.note();
+        }
         let Some(link) = self.link.as_mut() else { return };
         if !link.is_new {
             link.started = Instant::now();
@@ -266,7 +270,11 @@ impl Client {
     async fn wait_for_input(&mut self) -> Result<(), End> {
         let limit = self.idle_limit();
         let Client { side, link, session, shutdown, transaction, .. } = self;
-        let may_leave = transaction.is_idle() && link.is_none();
+        // One that keeps its connection may go, too, if it asks for nothing there.
+        let may_leave = transaction.is_idle()
+            && link
+                .as_ref()
+                .is_none_or(|link| link.is_quiet() && !link.batch_open && !matches!(side.rest, Passing::Forward(_)));
         let waiting = poll_fn(|cx| {
             if may_leave && Pin::new(&mut *shutdown).poll(cx).is_ready() {
                 return Poll::Ready(Err(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down")));

@@ -10,6 +10,7 @@ use super::exchange::{CLIENT_INPUT_MAX, keep_reply};
 use super::fault::{End, Fault};
 use super::link::{Grant, Link, LinkRole, Purpose};
 use super::registry::{Quiet, Rest};
+use super::sequences::{AsksSequences, place};
 use super::session::Transaction;
 use super::settle;
 use super::vigil::Denied;
@@ -17,7 +18,7 @@ use crate::config::{Consistency, PoolMode, RoutingMode};
 use crate::decide::route::{
     Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, WaitFor, route,
 };
-use crate::decide::session::{Due, Fate, Kind, Needs, Origin, Pin};
+use crate::decide::session::{Due, Fate, Kind, Needs, Origin};
 use crate::decide::sql::{Effects, Hint, Reason};
 use crate::pool::{Lease, LeaseError, ServerConnection};
 use crate::telemetry::{Count, RetryCause};
@@ -80,34 +81,20 @@ impl Client {
             self.registration.slot.set_rest(Rest::Working);
             return Ok(Ok(()));
         }
-        match self.lease(Demand { need, reason, promise, arrived: Instant::now() }, None).await {
+        let asks = AsksSequences::of(assessed.needs.effects);
+        let demand = Demand { need, reason, promise, arrived: Instant::now() };
+        let connected = match self.lease(demand, asks, None).await {
             Ok(link) => {
                 self.link.insert(link).purpose = purpose;
-                if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
-                    return Ok(self.claim_sequences().await);
-                }
-                Ok(Ok(()))
+                self.own_sequences(asks).await
             }
+            Err(denied) => Err(denied),
+        };
+        match connected {
+            Ok(()) => Ok(Ok(())),
             Err(Denied::Fault(fault)) => Ok(Err(fault)),
             Err(Denied::End(end)) => Err(end),
         }
-    }
-
-    /// `currval()` and `lastval()` must not tell of another session's sequences: on a connection that somebody else used last, there are none.
-    async fn claim_sequences(&mut self) -> Result<(), Fault> {
-        let pid = u64::from(self.registration.slot.pid());
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
-        if link.lease.last_session != pid {
-            if let Err(error) = link.lease.query("DISCARD SEQUENCES").await {
-                self.link = None;
-                self.registration.slot.set_idle();
-                return Err(error.into());
-            }
-            link.lease.unnamed = None;
-        }
-        self.session.pin_for_good(Pin::SequenceState);
-        self.registration.slot.set_pins(&self.session.pins);
-        Ok(())
     }
 
     /// A part of a batch whose continuation is not known may go to a replica only if it leaves nothing there but prepared statements.
@@ -186,7 +173,7 @@ impl Client {
     }
 
     /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
-    async fn lease(&mut self, mut demand: Demand, avoid: Option<NodeId>) -> Result<Link, Denied> {
+    async fn lease(&mut self, mut demand: Demand, asks: AsksSequences, avoid: Option<NodeId>) -> Result<Link, Denied> {
         let mut now = demand.arrived;
         let mut place = None;
         loop {
@@ -219,7 +206,7 @@ impl Client {
                 now = Instant::now();
                 continue;
             }
-            match self.lease_on(node, now).await {
+            match self.lease_on(node, asks, now).await {
                 Ok((lease, waited)) => {
                     let link = self.attach(lease, role, decision.reason, now + waited).await?;
                     if link.membership.is_none() || self.is_primary(node) {
@@ -246,10 +233,6 @@ impl Client {
         }
     }
 
-    fn is_primary(&mut self, node: NodeId) -> bool {
-        self.snapshots.snapshot().usable_primary().is_some_and(|primary| primary.id == node)
-    }
-
     pub(super) async fn wait_change(&mut self, seen: &Arc<Snapshot>, until: Instant) -> Result<(), Denied> {
         let shared = self.shared.clone();
         self.vigil().until(shared.cluster.wait_change(seen, until)).await.map(drop)
@@ -272,7 +255,7 @@ impl Client {
     }
 
     /// A connection to `node`, brought to the session's state, and how long it had to be waited for.
-    async fn lease_on(&mut self, node: NodeId, now: Instant) -> Result<(Lease, Duration), Denied> {
+    async fn lease_on(&mut self, node: NodeId, asks: AsksSequences, now: Instant) -> Result<(Lease, Duration), Denied> {
         let index = usize::from(node.0);
         if self.pools.len() <= index {
             self.pools.resize(index + 1, None);
@@ -281,15 +264,23 @@ impl Client {
             self.pools[index] = self.shared.pool(node, &self.who);
         }
         let Some(pool) = self.pools[index].clone() else { return Err(LeaseError::Dismissed.into()) };
-        let settings = self.session.settings.clone();
+        let mut settings = self.session.settings.clone();
         let pid = u64::from(self.registration.slot.pid());
-        // The session's own last connection first: it has its statements, and its sequences' state.
-        let suits = |c: &ServerConnection| {
-            c.last_session == pid || Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings
+        let sequences_at = self.session.sequences_at;
+        let suits = |c: &ServerConnection| match asks {
+            // The one that may tell of the session's sequences.
+            AsksSequences::Yes => sequences_at == Some(place(c)),
+            // One that knows the session's statements, or on which nothing has to be set.
+            AsksSequences::No => {
+                c.last_session == pid || Arc::ptr_eq(&c.settings, &settings) || *c.settings == *settings
+            }
         };
         let (mut lease, waited) = self.vigil().until(pool.lease(suits, now)).await??;
         self.shared.metrics.checkout(waited);
-        settle::bring_to(&mut lease, &mut self.session.settings).await?;
+        if !settle::are_one(&mut settings, &mut lease.settings) {
+            self.prepare_lease(&mut lease, &mut settings).await?;
+        }
+        self.session.settings = settings;
         Ok((lease, waited))
     }
 
@@ -331,7 +322,7 @@ impl Client {
             Why::Refused(..) | Why::Lost => drop(link),
         }
         let demand = Demand { need, reason: Reason::Retried, promise, arrived: Instant::now() };
-        match self.lease(demand, Some(from)).await {
+        match self.lease(demand, AsksSequences::No, Some(from)).await {
             Ok(link) => {
                 let link = self.link.insert(link);
                 link.grant = Grant::Bytes(kept.iter().sum());
@@ -447,9 +438,7 @@ impl Client {
         if slot.set_idle() == Quiet::CancelOnItsWay {
             slot.wait_quiet().await;
         }
-        if let Some(link) = &self.link {
-            link.lease.cancel_key.requests.settle();
-        }
+        self.link.iter().for_each(|link| link.lease.cancel_key.requests.settle());
     }
 }
 

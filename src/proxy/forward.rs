@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::assess::{Assessed, Frame};
 use super::client::Client;
-use super::deallocate;
+use super::deallocate::{self, Within};
 use super::fault::End;
 use super::link::{Link, Preparing, Purpose};
 use super::names::{MAX_BYTES, MAX_STATEMENTS, SessionStatement};
@@ -49,13 +49,20 @@ impl Client {
                 {
                     return Ok(());
                 }
-                push_query(link, session);
+                let number = push_query(link, session);
+                if session.left.forgets_statements
+                    && session.texts == Texts::Legible
+                    && deallocate::forgets(&verdicts.of(text))
+                {
+                    deallocate::forget(link, session, number, Within::Query);
+                }
                 link.lease.output.extend_from_slice(frame.bytes);
             }
             frontend::PARSE => self.forward_parse(frame)?,
             frontend::BIND => {
                 let body = frame.body();
                 let head = BindHead::parse(body)?;
+                deallocate::note_bind(link, session, head);
                 forward_bind(link, session, head, body.len() - head.rest_at);
                 link.lease.output.extend_from_slice(&body[head.rest_at..]);
             }
@@ -66,7 +73,9 @@ impl Client {
                         link.dues.push(Kind::Describe, Fate::Client);
                     }
                 }
-                (Target::Portal, _) => pass(link, frame, Kind::Describe),
+                (Target::Portal, _) => {
+                    pass(link, frame, Kind::Describe);
+                }
             },
             frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
                 (Target::Statement, name) => {
@@ -74,13 +83,20 @@ impl Client {
                     let number = own(link, backend::CLOSE_COMPLETE);
                     session.names.change(number, name, None);
                 }
-                (Target::Portal, _) => pass(link, frame, Kind::Close(None)),
+                (Target::Portal, _) => {
+                    pass(link, frame, Kind::Close(None));
+                }
             },
             frontend::EXECUTE => {
                 link.executing = true;
-                pass(link, frame, Kind::Execute);
+                let number = pass(link, frame, Kind::Execute);
+                if deallocate::is_forgetful(link, frame) {
+                    deallocate::forget(link, session, number, Within::Portal);
+                }
             }
-            frontend::SYNC => pass(link, frame, Kind::Sync),
+            frontend::SYNC => {
+                pass(link, frame, Kind::Sync);
+            }
             frontend::FUNCTION_CALL => {
                 link.executing = true;
                 pass(link, frame, Kind::Call);
@@ -164,9 +180,9 @@ pub(super) fn may_name_a_statement(text: &[u8]) -> bool {
     text.trim_ascii_start().first().is_some_and(|first| b"pPeEcC-/".contains(first))
 }
 
-fn pass(link: &mut Link, frame: Frame<'_>, kind: Kind) {
-    link.dues.push(kind, Fate::Client);
+fn pass(link: &mut Link, frame: Frame<'_>, kind: Kind) -> u64 {
     link.lease.output.extend_from_slice(frame.bytes);
+    link.dues.push(kind, Fate::Client)
 }
 
 /// A reply without a body that pgpilot gives itself, in its turn.

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::client::Client;
 use super::vigil::Denied;
 use crate::config::Routing;
+use crate::decide::route::NodeId;
 
 /// So many are let go at first.
 const BEGIN: usize = 8;
@@ -128,6 +129,11 @@ impl Drop for Pass {
 }
 
 impl Client {
+    /// Whether statements may be sent there as to the primary, by what is known at this moment.
+    pub(super) fn is_primary(&mut self, node: NodeId) -> bool {
+        self.snapshots.snapshot().usable_primary().is_some_and(|primary| primary.id == node)
+    }
+
     /// There is no primary for what the client has sent.
     pub(super) fn enter_hold(&self) -> Result<Place, HoldError> {
         let config = self.shared.config.load();

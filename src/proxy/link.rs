@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use super::assess::Assessed;
-use super::deallocate::Deallocation;
+use super::deallocate::{Deallocation, Forgetting};
 use super::judged::Executed;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
@@ -67,6 +67,10 @@ pub(super) struct Link {
     pub lesson: Vec<Box<[u8]>>,
     /// A DEALLOCATE that has been bound and not been executed.
     pub deallocation: Option<Deallocation>,
+    /// The portals to which a DEALLOCATE ALL or DISCARD ALL has been bound.
+    pub forgetful: Vec<Box<[u8]>>,
+    /// Those under way: they have the server forget its statements.
+    pub forgetting: Vec<Forgetting>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
     /// On a primary: whose lease has to be good for anything to be sent. `None`: pgpilot is alone.
@@ -313,6 +317,8 @@ impl Link {
             batch_open: false,
             lesson: Vec::new(),
             deallocation: None,
+            forgetful: Vec::new(),
+            forgetting: Vec::new(),
             began: None,
             membership: None,
         }
@@ -343,7 +349,7 @@ impl Link {
 
     /// A server has skipped these messages, the first one because it failed: it does not know what it knew after them.
     pub(super) fn forget_skipped(&mut self, dues: &[Due]) {
-        let Self { lease, preparing, .. } = self;
+        let Self { lease, preparing, forgetting, .. } = self;
         // Backwards: what was closed to make room comes back when there is room again.
         for Due { kind, number, .. } in dues.iter().rev() {
             match kind {
@@ -352,6 +358,9 @@ impl Link {
                     lease.unnamed.take_if(|unnamed| unnamed == id);
                 }
                 Kind::Close(Some(id)) => drop(lease.statements.insert(*id)),
+                Kind::Execute | Kind::Query if forgetting.last().is_some_and(|last| last.message == *number) => {
+                    forgetting.pop().into_iter().for_each(|skipped| lease.statements.remember(skipped.before));
+                }
                 Kind::Query => {
                     if let Some(skipped) = preparing.pop_if(|preparing| preparing.message == *number) {
                         lease.statements.remove(skipped.id);

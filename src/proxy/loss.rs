@@ -211,7 +211,7 @@ fn put_rolled_back(out: &mut BytesMut, bytes: &[u8]) {
 
 fn aborted() -> Report {
     let message = "current transaction is aborted, commands ignored until end of transaction block";
-    Report::error(SqlState(*b"25P02"), message).detail("The transaction's server was lost.")
+    Report::error(SqlState(*b"25P02"), message)
 }
 
 fn loss_report(link: &Link, in_transaction: bool, why: &str, pins: &[Pin]) -> Report {

@@ -29,6 +29,7 @@ mod recipe;
 mod registry;
 mod reword;
 mod scan;
+mod sequences;
 mod session;
 mod settle;
 mod shared;

@@ -111,6 +111,13 @@ impl Names {
         }
     }
 
+    /// The message of this number takes every name away: as [`Self::clear`], but it may be skipped.
+    pub(super) fn forget(&mut self, message: u64) {
+        self.bytes = 0;
+        let gone = self.named.drain();
+        self.changes.extend(gone.map(|(name, before)| Change { message, name, before: Some(before) }));
+    }
+
     /// DISCARD ALL and DEALLOCATE ALL leave the one without a name, which they do not know of.
     pub(super) fn clear(&mut self) {
         *self = Self { unnamed: self.unnamed.take(), ..Self::default() };
@@ -202,6 +209,24 @@ mod tests {
         assert_eq!(number(&names, b""), 3);
         names.take_back(4, 6);
         assert_eq!(number(&names, b""), 0);
+    }
+
+    #[test]
+    fn what_is_forgotten_and_named_again_is_kept_apart() {
+        let mut names = Names::default();
+        names.change(0, b"a", Some(statement(1)));
+        names.change(1, b"b", Some(statement(2)));
+        names.change(2, b"", Some(statement(3)));
+        names.decided(3);
+        names.forget(3);
+        names.change(4, b"a", Some(statement(4)));
+        assert_eq!((number(&names, b"a"), number(&names, b"b"), number(&names, b""), names.bytes), (4, 0, 3, 6));
+        names.take_back(3, 4);
+        assert_eq!((number(&names, b"a"), number(&names, b"b"), names.bytes), (1, 2, 12));
+        names.forget(5);
+        names.change(6, b"a", Some(statement(5)));
+        names.decided(7);
+        assert_eq!((number(&names, b"a"), number(&names, b"b"), names.bytes), (5, 0, 6));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::vigil::Denied;
 use crate::config::Consistency;
 use crate::decide::position::Position;
 use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, SetScope, TransactionEnd, Verdict};
+use crate::pool::QueryError;
 use crate::wire::SqlState;
 use crate::wire::backend::{self, Report, Severity, TransactionStatus};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
@@ -39,7 +40,9 @@ impl Client {
                 Ok(()) => {}
                 Err(Denied::End(end)) => return Err(end),
                 Err(Denied::Fault(fault)) => {
+                    self.fail_transaction();
                     self.reject(batch, &fault.report());
+                    self.fail_on_server().await?;
                     return Ok(true);
                 }
             }
@@ -50,8 +53,34 @@ impl Client {
         let answered = answered?;
         if answered {
             self.side.input.advance(batch.len);
+            self.fail_on_server().await?;
         }
         Ok(answered)
+    }
+
+    /// A statement of pgpilot's own has failed: as with any other, so has its transaction.
+    fn fail_transaction(&mut self) {
+        match self.transaction {
+            Transaction::Deferred(_) => self.transaction = Transaction::Lost { untold: None },
+            Transaction::Open => self.transaction = Transaction::Failed,
+            Transaction::Idle | Transaction::Failed | Transaction::Lost { .. } => {}
+        }
+    }
+
+    /// If a transaction has failed here, the server is made to agree.
+    async fn fail_on_server(&mut self) -> Result<(), End> {
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        if !matches!(self.transaction, Transaction::Failed) || link.status == TransactionStatus::Failed {
+            return Ok(());
+        }
+        match link.lease.query("ROLLBACK TO SAVEPOINT pgpilot_does_not_exist").await {
+            Ok(_) | Err(QueryError::Server { .. }) => {
+                link.lease.unnamed = None;
+                link.status = TransactionStatus::Failed;
+                Ok(())
+            }
+            Err(error @ (QueryError::Lost(_) | QueryError::Wire(_))) => self.server_lost(&error.to_string()).await,
+        }
     }
 
     fn asks_for_position(&self, batch: Batch) -> bool {
@@ -117,7 +146,10 @@ impl Client {
                 }
                 backend::put_command_complete(out, answer.tag);
             }
-            Err(report) => report.put(out),
+            Err(report) => {
+                report.put(out);
+                self.fail_transaction();
+            }
         }
         let status = self.status();
         backend::put_ready(&mut self.side.output, status);
@@ -256,6 +288,7 @@ impl Client {
             }
             if let Err(report) = self.answer_frame(frame, current.as_deref().map(|judged| &**judged))? {
                 report.put(&mut self.side.output);
+                self.fail_transaction();
                 self.skipping = end == BatchEnd::Flush;
                 break;
             }

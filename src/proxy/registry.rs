@@ -76,11 +76,25 @@ pub struct ClientInfo {
 #[derive(Default)]
 struct State {
     /// The server connection that works for this session right now.
-    busy_with: Option<Arc<CancelKey>>,
-    node: Option<NodeId>,
+    held: Option<Held>,
     pins: Vec<Pin>,
     rest: Rest,
     cancels_in_flight: u32,
+}
+
+struct Held {
+    key: Arc<CancelKey>,
+    node: NodeId,
+    work: Work,
+}
+
+/// Whose statement a server connection is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// The client's: a cancel request means it.
+    Clients,
+    /// pgpilot's own, before the client's or after it.
+    Own,
 }
 
 /// Whether a session that holds a server connection has anything running there.
@@ -206,18 +220,27 @@ impl Slot {
 
     /// The server connection begins to work for this session: from now on it is what a cancel request means.
     pub(super) fn set_busy(&self, key: &Arc<CancelKey>, node: NodeId) {
+        self.hold(key, node, Work::Clients);
+    }
+
+    /// The server connection runs statements of pgpilot's own: no request that comes from now on can mean it, but it can
+    /// be severed.
+    pub(super) fn set_own(&self, key: &Arc<CancelKey>, node: NodeId) -> Quiet {
+        self.hold(key, node, Work::Own)
+    }
+
+    fn hold(&self, key: &Arc<CancelKey>, node: NodeId, work: Work) -> Quiet {
         let mut state = self.lock();
-        state.busy_with = Some(key.clone());
+        state.held = Some(Held { key: key.clone(), node, work });
         state.rest = Rest::Working;
-        state.node = Some(node);
+        state.quiet()
     }
 
     /// The session lets go of its server connection: no request that comes from now on can mean it.
     pub(super) fn set_idle(&self) -> Quiet {
         let mut state = self.lock();
-        state.busy_with = None;
-        state.node = None;
-        if state.cancels_in_flight == 0 { Quiet::Yes } else { Quiet::CancelOnItsWay }
+        state.held = None;
+        state.quiet()
     }
 
     /// Waits until no cancel request is on its way any more.
@@ -239,7 +262,7 @@ impl Slot {
         self.unserved.load(Ordering::Relaxed)
     }
 
-    /// Waits for a CancelRequest that finds the session without a server connection; `seen` of them were there before its statement.
+    /// Waits for a CancelRequest that finds the session without a server connection for its statement; `seen` of them were there before its statement.
     ///
     /// # Cancel safety
     /// Safe.
@@ -263,14 +286,15 @@ impl Slot {
 
     fn sever(&self, node: NodeId) -> bool {
         let state = self.lock();
-        let held = state.busy_with.as_ref().filter(|_| state.node == Some(node));
-        let breaker = held.and_then(|key| key.breaker.as_ref());
+        let held = state.held.as_ref().filter(|held| held.node == node);
+        let breaker = held.and_then(|held| held.key.breaker.as_ref());
         breaker.inspect(|breaker| breaker.cut()).is_some()
     }
 
     fn begin_cancel(&self) -> Option<Arc<CancelKey>> {
         let mut state = self.lock();
-        let Some(key) = state.busy_with.clone() else {
+        let Some(key) = state.held.as_ref().filter(|held| held.work == Work::Clients).map(|held| held.key.clone())
+        else {
             // Under the lock, so that whoever sets the session busy afterwards sees it.
             self.unserved.fetch_add(1, Ordering::Relaxed);
             self.cancel.notify_waiters();
@@ -289,15 +313,21 @@ impl Slot {
         ClientRow {
             pid: self.pid,
             info: self.info.clone(),
-            node: state.node,
-            backend: state.busy_with.as_ref().map(|key| key.pid),
-            working: state.node.is_some() && state.rest == Rest::Working,
+            node: state.held.as_ref().map(|held| held.node),
+            backend: state.held.as_ref().map(|held| held.key.pid),
+            working: state.held.is_some() && state.rest == Rest::Working,
             pins: state.pins.clone(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn quiet(&self) -> Quiet {
+        if self.cancels_in_flight == 0 { Quiet::Yes } else { Quiet::CancelOnItsWay }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::names::{Names, SessionStatement};
+use super::sequences::Place;
 use crate::config::Consistency;
 use crate::decide::position::Position;
 use crate::decide::route::{Freshness, Policy};
@@ -39,6 +40,8 @@ pub(super) struct Session {
     /// Pins that are the session's own ways, and not something that the server knows of.
     pub standing_pins: Vec<Pin>,
     pub left: Leftovers,
+    /// Where it last wrote.
+    pub sequences_at: Option<Place>,
 }
 
 struct OwnSettings {
@@ -64,7 +67,10 @@ const AMBIGUOUS_ENCODINGS: [&str; 8] =
 pub(super) struct Leftovers {
     pub effects: Effects,
     pub names: Vec<Box<str>>,
+    /// There is a DISCARD ALL or DEALLOCATE ALL among them.
     pub forgets_statements: bool,
+    /// One of these stood in a Query that failed: nobody knows whether before or behind the error.
+    pub may_have_forgotten: bool,
 }
 
 /// The client's transaction, as the client sees it.
@@ -75,7 +81,7 @@ pub(super) enum Transaction {
     Deferred(Deferred),
     Open,
     Failed,
-    /// Failed because its server was lost, or because there was none: the client has to end it, which needs no server.
+    /// Failed because its server was lost, or before there was one: the client has to end it, which needs no server.
     Lost {
         /// The error, if the client has not been told yet.
         untold: Option<Box<Report>>,
@@ -109,6 +115,7 @@ impl Session {
             pins: Vec::new(),
             standing_pins: Vec::new(),
             left: Leftovers::default(),
+            sequences_at: None,
         };
         session.settings_changed();
         session

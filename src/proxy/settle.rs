@@ -8,16 +8,19 @@ use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
+use super::deallocate;
 use super::exchange::{Passing, Side, keep_reply};
 use super::fault::End;
 use super::link::{Link, Preparing, Purpose};
-use super::registry::Rest;
+use super::registry::{Quiet, Rest};
 use super::scan::Signal;
+use super::sequences;
 use super::session::{Leftovers, Transaction};
+use super::vigil::Denied;
 use crate::config::Consistency;
 use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Pin, Settings, inventory_sql};
 use crate::decide::sql::Effects;
-use crate::pool::{Lease, QueryError, ServerConnection};
+use crate::pool::{Lease, QueryError, SequenceState, ServerConnection};
 use crate::telemetry::{Count, Direction, Topic};
 use crate::wire::SqlState;
 use crate::wire::backend::Report;
@@ -43,7 +46,7 @@ pub(super) async fn bring_to(connection: &mut ServerConnection, wanted: &mut Arc
 
 /// Whether two are equal. From now on they are one object, so that the next comparison is one of pointers; of two objects it is always the lower one, so that
 /// soon all equal ones are one.
-fn are_one<T: PartialEq>(ours: &mut Arc<T>, theirs: &mut Arc<T>) -> bool {
+pub(super) fn are_one<T: PartialEq>(ours: &mut Arc<T>, theirs: &mut Arc<T>) -> bool {
     if Arc::ptr_eq(ours, theirs) {
         return true;
     }
@@ -91,6 +94,9 @@ pub(super) async fn drain(mut link: Link) {
                         link.forget_skipped(&dues);
                     }
                     link.forget_prepared();
+                    if link.forgetting.iter().any(|forgetting| forgetting.message == link.dues.first()) {
+                        return None;
+                    }
                 }
                 Some(Signal::Error { .. }) => return None,
                 Some(_) => {}
@@ -118,6 +124,10 @@ pub(super) fn recycle(mut link: Link, error: usize) {
         Ok(_) => {}
         Err(_) => return,
     }
+    if !link.forgetting.is_empty() {
+        // Nobody knows which statements it has.
+        return;
+    }
     if link.dues.is_skipping() {
         // Its end has not been sent.
         frontend::put_sync(&mut link.lease.output);
@@ -130,9 +140,10 @@ pub(super) fn recycle(mut link: Link, error: usize) {
 impl Client {
     /// A batch has been answered in full.
     pub(super) fn batch_answered(&mut self, status: TransactionStatus) {
-        let Client { side, link, session, transaction, shared, verdicts, who, .. } = self;
+        let Client { side, link, session, transaction, shared, verdicts, registration, who, .. } = self;
         let Some(link) = link.as_mut() else { return };
         side.batch_answered(link);
+        deallocate::settle(link, session);
         session.names.decided(link.dues.first());
         *transaction = match status {
             TransactionStatus::Idle => Transaction::Idle,
@@ -144,7 +155,10 @@ impl Client {
         if link.executing {
             session.has_run = true;
             match link.purpose {
-                Purpose::Any if !link.is_replica() => session.freshness.wrote(now),
+                Purpose::Any if !link.is_replica() => {
+                    session.freshness.wrote(now);
+                    sequences::note_write(link, session, registration.slot.pid());
+                }
                 _ => session.freshness.read_from(link.node(), now),
             }
             if link.has_written && status == TransactionStatus::Idle {
@@ -182,9 +196,6 @@ impl Client {
                 session.names.set(&name, None);
             }
         }
-        if session.left.forgets_statements && !link.failed {
-            session.names.clear();
-        }
         if link.dues.is_empty() {
             link.executing = false;
             link.may_commit = false;
@@ -204,8 +215,7 @@ impl Client {
             return Ok(());
         }
         if self.session.left.forgets_statements || self.session.left.need_inventory() {
-            // A cancel request that comes now is for a statement that is over.
-            self.release_slot().await;
+            self.keep_cancels_off().await;
             self.take_inventory().await?;
             if let Some(link) = self.link.as_ref() {
                 self.registration.slot.set_busy(&link.lease.cancel_key, link.lease.node);
@@ -230,10 +240,13 @@ impl Client {
         if left.effects.contains(Effects::CATALOGUE) {
             self.shared.catalogue_changed(&self.who.database);
         }
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        let Some(mut link) = self.link.take() else { return Ok(()) };
         // The client may not have taken all of its reply: that must not be taken for the inventory.
-        keep_reply(&mut self.side, link);
-        let inventory = match ask(&mut link.lease, &left, &self.session.settings).await {
+        keep_reply(&mut self.side, &mut link);
+        let settings = self.session.settings.clone();
+        let asked = self.after(ask(&mut link.lease, &left, &settings)).await?;
+        let link = self.link.insert(link);
+        let inventory = match asked {
             Ok(inventory) => inventory,
             Err(error) => return self.inventory_failed(&error),
         };
@@ -266,8 +279,12 @@ impl Client {
         if self.session.pins.is_empty() {
             return Ok(());
         }
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
-        if let Err(error) = bring_to(&mut link.lease, &mut self.session.settings).await {
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        let mut settings = self.session.settings.clone();
+        let brought = self.after(bring_to(&mut link.lease, &mut settings)).await?;
+        self.session.settings = settings;
+        let link = self.link.insert(link);
+        if let Err(error) = brought {
             return self.inventory_failed(&error);
         }
         tell_parameters(&mut self.session.reported, &mut link.lease.parameters, &mut self.side.output);
@@ -309,25 +326,65 @@ impl Client {
 
     /// Gives the connection back. It is idle, and what the session left on it is known.
     async fn release(&mut self) -> Result<(), End> {
-        self.release_slot().await;
-        let Some(mut link) = self.link.take() else { return Ok(()) };
-        keep_reply(&mut self.side, &mut link);
         if std::mem::take(&mut self.session.left).effects.contains(Effects::CATALOGUE) {
             self.shared.catalogue_changed(&self.who.database);
         }
-        link.lease.last_session = u64::from(self.registration.slot.pid());
-        if link.lease.tainted {
-            // What is known of the session's settings is set again on its next connection; what is not known must not reach anybody else.
-            if let Err(error) = link.lease.query("RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL").await {
-                tracing::info!(%error, "a connection could not be reset, and is closed");
-                return Ok(());
-            }
-            link.lease.settings = Arc::new(Settings::default());
-            link.lease.tainted = false;
+        if self.link.as_ref().is_some_and(|link| link.lease.tainted) {
+            self.untaint().await?;
         }
+        self.release_slot().await;
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        keep_reply(&mut self.side, &mut link);
+        link.lease.last_session = u64::from(self.registration.slot.pid());
         let Link { lease, answered, .. } = link;
         lease.release(answered);
         Ok(())
+    }
+
+    /// What is known of the session's settings is set again on its next connection; what is not known must not reach anybody else.
+    async fn untaint(&mut self) -> Result<(), End> {
+        self.keep_cancels_off().await;
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        keep_reply(&mut self.side, &mut link);
+        match self.after(link.lease.query("RESET SESSION AUTHORIZATION;RESET ROLE;RESET ALL")).await? {
+            Ok(_) => {
+                link.lease.unnamed = None;
+                link.lease.settings = Arc::new(Settings::default());
+                link.lease.tainted = false;
+                self.link = Some(link);
+            }
+            Err(error) => tracing::info!(%error, "a connection could not be reset, and is closed"),
+        }
+        Ok(())
+    }
+
+    /// Statements of pgpilot's own follow: no cancel request may hit those, for it is about a statement that is over.
+    async fn keep_cancels_off(&self) {
+        let Some(link) = &self.link else { return };
+        let slot = &self.registration.slot;
+        if slot.set_own(&link.lease.cancel_key, link.lease.node) == Quiet::CancelOnItsWay {
+            slot.wait_quiet().await;
+        }
+        link.lease.cancel_key.requests.settle();
+    }
+
+    /// Brings a connection that has just been leased to the session's state. If that fails, it must be closed.
+    pub(super) async fn prepare_lease(&mut self, lease: &mut Lease, wanted: &mut Arc<Settings>) -> Result<(), Denied> {
+        self.registration.slot.set_own(&lease.cancel_key, lease.node);
+        let brought = self.vigil_before().until(bring_to(lease, wanted)).await;
+        if !matches!(brought, Ok(Ok(()))) {
+            self.registration.slot.set_idle();
+        }
+        Ok(brought??)
+    }
+
+    /// Waits for what pgpilot itself asks a server after a statement, as long as there is a client to wait for.
+    async fn after<T>(&mut self, asked: impl Future<Output = T>) -> Result<T, End> {
+        self.vigil_after().until(asked).await.map_err(|denied| match denied {
+            Denied::End(end) => end,
+            // No cancel request is heeded, and there is no other cause.
+            Denied::Fault(fault) => End::Fatal(Box::new(fault.report())),
+        })
     }
 
     /// The session is over: whatever it holds is cleaned up, and the client is told why, if it does not know.
@@ -383,6 +440,7 @@ impl Client {
             if let Ok(Ok(())) = tokio::time::timeout(DRAIN, clean).await {
                 link.lease.statements.clear();
                 link.lease.unnamed = None;
+                link.lease.sequences = SequenceState::Nobodys;
                 link.lease.settings = Arc::new(Settings::default());
                 link.lease.tainted = false;
                 link.lease.release(Instant::now());
@@ -407,8 +465,8 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 const OUTPUT_MAX: usize = 64 * 1024;
 
 async fn ask(lease: &mut Lease, left: &Leftovers, settings: &Settings) -> Result<Inventory, QueryError> {
-    if left.forgets_statements {
-        // The client's DISCARD ALL or DEALLOCATE ALL took all statements of this connection, if it succeeded. Now they are gone for certain.
+    if left.may_have_forgotten {
+        // Now they are gone for certain.
         lease.query("DEALLOCATE ALL").await?;
         lease.statements.clear();
     }

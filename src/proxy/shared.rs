@@ -14,6 +14,7 @@ use super::logins::Logins;
 use super::lost_writes::LostWrites;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
+use super::sequences::SequenceUse;
 use super::shutdown::Shutdown;
 use super::slow::SlowLog;
 use super::statements::Statements;
@@ -56,6 +57,7 @@ pub struct Shared {
     /// Closed while an operator has paused pgpilot.
     pub gate: Gate,
     pub(super) hold: Arc<Hold>,
+    pub(super) sequences: SequenceUse,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
     /// This instance among several; set once by the composition root, unless pgpilot is alone.
@@ -124,6 +126,7 @@ impl Shared {
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
             gate: Gate::default(),
+            sequences: SequenceUse::default(),
             hold: Arc::default(),
             console: OnceLock::new(),
             membership: OnceLock::new(),

@@ -1,6 +1,6 @@
 //! Waiting on behalf of a client, with an eye on the client: it may leave, or cancel its statement, and pgpilot may be stopped.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
@@ -15,8 +15,10 @@ use crate::wire::SqlState;
 pub(super) struct Vigil<'a> {
     side: &'a mut Side,
     slot: &'a Slot,
-    shutdown: &'a mut Watch,
-    cancels_seen: u32,
+    /// `None`: pgpilot may be stopped meanwhile.
+    shutdown: Option<&'a mut Watch>,
+    /// `None`: no request can mean what is waited for.
+    cancels_seen: Option<u32>,
 }
 
 /// Why a statement that waited is not going to run.
@@ -34,7 +36,20 @@ impl<T: Into<Fault>> From<T> for Denied {
 impl Client {
     pub(super) fn vigil(&mut self) -> Vigil<'_> {
         let Self { side, registration, shutdown, cancels_seen, .. } = self;
-        Vigil { side, slot: &registration.slot, shutdown, cancels_seen: *cancels_seen }
+        Vigil { side, slot: &registration.slot, shutdown: Some(shutdown), cancels_seen: Some(*cancels_seen) }
+    }
+
+    /// While a statement of pgpilot's own runs before one of the client's. It has a limit: a transaction need not be given
+    /// up for it.
+    pub(super) fn vigil_before(&mut self) -> Vigil<'_> {
+        let is_idle = self.transaction.is_idle();
+        let vigil = self.vigil();
+        Vigil { shutdown: vigil.shutdown.filter(|_| is_idle), ..vigil }
+    }
+
+    /// While a statement of pgpilot's own runs after one of the client's: a cancel request means that one, which is over.
+    pub(super) fn vigil_after(&mut self) -> Vigil<'_> {
+        Vigil { cancels_seen: None, ..self.vigil_before() }
     }
 }
 
@@ -53,12 +68,26 @@ impl Vigil<'_> {
         tokio::select! {
             biased;
             done = what => Ok(done),
-            () = slot.cancelled(cancels_seen) => Err(Fault::Cancelled.into()),
+            () = cancelled(slot, cancels_seen) => Err(Fault::Cancelled.into()),
             gone = poll_fn(|cx| poll_attend(side, cx)) => Err(Denied::End(match gone {
                 Gone::Client(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => End::ClientLost(error),
                 _ => End::Left,
             })),
-            () = shutdown => Err(Denied::End(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down"))),
+            () = stopped(shutdown) => Err(Denied::End(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down"))),
         }
+    }
+}
+
+async fn cancelled(slot: &Slot, seen: Option<u32>) {
+    match seen {
+        Some(seen) => slot.cancelled(seen).await,
+        None => pending().await,
+    }
+}
+
+async fn stopped(shutdown: Option<&mut Watch>) {
+    match shutdown {
+        Some(watch) => watch.await,
+        None => pending().await,
     }
 }

@@ -133,6 +133,7 @@ fn a_change_is_written_down_with_its_time_and_its_fork() {
         (Job::Approve { old: node, candidate: Some(NodeId(1)) }, Fact::Done),
         (Job::Ready { node, to: NodeId(1) }, Fact::Done),
         (Job::Quiesce { node }, Fact::Done),
+        (Job::Agree { node }, Fact::Done),
         (Job::Stop { node, to: NodeId(1) }, Fact::Stopped(Some(Lsn(120)))),
         (Job::CatchUp { node: NodeId(1), lsn: Some(Lsn(120)) }, Fact::Sealed(log)),
         (Job::Promote { node: NodeId(1) }, promoted),

@@ -8,6 +8,7 @@ use crate::decide::position::{Fork, Lsn, Timeline, WalGeometry};
 use crate::decide::route::{Code, Lag, NodeId, Role, State, Trouble};
 
 /// Something that was learnt of the cluster. `asked_at` is when the question was sent.
+#[allow(clippy::large_enum_variant, reason = "one at a time, used up at once: nothing is gained by an allocation each")]
 #[derive(Debug, Clone)]
 pub enum Event {
     /// The nodes as the topology file now lists them.
@@ -16,7 +17,7 @@ pub enum Event {
     Answered {
         node: NodeId,
         asked_at: Instant,
-        answer: Answer,
+        answer: Box<Answer>,
     },
     /// A node answered the short question that is asked in between.
     Sampled {

@@ -132,7 +132,7 @@ impl Health {
     fn note(&mut self, event: Event, now: Instant, actions: &mut Actions) -> Option<NodeId> {
         match event {
             Event::Answered { node, asked_at, answer } => {
-                self.known(node)?.answered(asked_at, answer);
+                self.known(node)?.answered(asked_at, *answer);
                 return Some(node);
             }
             Event::Sampled { node, asked_at, progress } => {

@@ -336,7 +336,7 @@ impl World {
                 standby_name: String::new(),
                 synchronous: String::new(),
             };
-            Event::Answered { node: id(node), asked_at, answer }
+            Event::Answered { node: id(node), asked_at, answer: Box::new(answer) }
         } else {
             let progress =
                 if primary { Progress::Written { insert: lsn, flush: lsn } } else { Progress::Replayed(lsn) };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::settings::{Settings, quote_literal};
+use super::settings::{Settings, ascii_expression};
 
 /// Why a session keeps its server connection outside a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,6 +68,8 @@ const STATEMENT_TIMEOUT: &str = "statement_timeout";
 
 /// The question. `pg_settings` knows what was set in the session, but neither placeholders (`app.user`) nor the identity: those are asked for by name.
 ///
+/// The answer is in ASCII, whatever the client's encoding is: see [`escaped`].
+///
 /// Every name is qualified: the session's search_path, or a temporary table, must not answer in the catalogue's place.
 pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
@@ -79,11 +81,16 @@ pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
              SET LOCAL statement_timeout = 0;",
         );
     }
-    sql.push_str(
-        "SELECT 's', name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
+    let (setting, role, authorization) = (
+        escaped("setting"),
+        escaped("pg_catalog.current_setting('role')"),
+        escaped("pg_catalog.current_setting('session_authorization')"),
+    );
+    sql.push_str(&format!(
+        "SELECT 's', name, {setting} FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
          AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation','transaction_read_only','transaction_deferrable','statement_timeout']) \
-         UNION ALL SELECT 'i', 'role', pg_catalog.current_setting('role') \
-         UNION ALL SELECT 'i', 'session_authorization', pg_catalog.current_setting('session_authorization') \
+         UNION ALL SELECT 'i', 'role', {role} \
+         UNION ALL SELECT 'i', 'session_authorization', {authorization} \
          UNION ALL SELECT 'p', 'temporary_object', NULL WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \
          AND (EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
          OR EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
@@ -94,12 +101,40 @@ pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
          UNION ALL SELECT 'p', 'listen', NULL WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
          UNION ALL SELECT 'p', 'hidden_prepare', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
          WHERE from_sql AND name OPERATOR(pg_catalog.!~~) 'pgpilot%')",
-    );
+    ));
     for name in names.into_iter().filter(|name| name.contains('.')) {
-        let name = quote_literal(name);
-        sql.push_str(&format!(" UNION ALL SELECT 'c', {name}, pg_catalog.current_setting({name}, true)"));
+        let name = ascii_expression(name);
+        let value = escaped(&format!("pg_catalog.current_setting({name}, true)"));
+        sql.push_str(&format!(" UNION ALL SELECT 'c', {}, {value}", escaped(&name)));
     }
     sql
+}
+
+/// A text in UTF-8, in which a backslash is two and every other byte than ASCII is a backslash and three octal digits (the format `escape` of `encode`):
+/// what servers send as text is in the client's encoding, which need not have its characters. A database in SQL_ASCII has no characters, but bytes, and
+/// from MULE_INTERNAL there is no way to UTF-8: those come as they are.
+fn escaped(text: &str) -> String {
+    format!(
+        "pg_catalog.encode(pg_catalog.convert_to({text}, CASE WHEN pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.=) \
+         ANY (ARRAY['SQL_ASCII','MULE_INTERNAL']::pg_catalog.name[]) THEN pg_catalog.getdatabaseencoding() \
+         ELSE 'UTF8'::pg_catalog.name END), 'escape')"
+    )
+}
+
+/// The text of which [`escaped`] made this. What is not UTF-8 comes from a database without characters.
+fn unescaped(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let [first, after @ ..] = rest {
+        let octal = after.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        let (byte, used) = match (first, octal) {
+            (b'\\', Some(byte)) => (byte, 4),
+            (b'\\', None) => (b'\\', 2),
+            (byte, _) => (*byte, 1),
+        };
+        bytes.push(byte);
+        rest = rest.get(used..).unwrap_or_default();
+    }
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 impl Inventory {
@@ -114,8 +149,9 @@ impl Inventory {
         let mut inventory = Inventory::default();
         for row in rows {
             let [Some(kind), Some(name), value] = row else { return Err(InventoryError) };
-            let value = value.as_deref();
-            match (kind.as_str(), name.as_str(), value) {
+            // What was not escaped has no backslash.
+            let (name, value) = (unescaped(name), value.as_deref().map(unescaped));
+            match (kind.as_str(), name.as_str(), value.as_deref()) {
                 ("s", name, Some(value)) => inventory.settings.insert(name, value),
                 ("i", "role", Some("none")) => {}
                 ("i", "session_authorization", Some(value)) if value == login => {}
@@ -165,9 +201,23 @@ mod tests {
     }
 
     #[test]
+    fn values_survive_any_encoding() {
+        for (answer, value) in [
+            (r"a\303\251b", "aéb"),
+            (r"c:\\101", r"c:\101"),
+            (r"\\\\\303\274", r"\\ü"),
+            ("plain 'quoted'", "plain 'quoted'"),
+            (r"torn\", r"torn\"),
+        ] {
+            assert_eq!(unescaped(answer), value, "{answer}");
+        }
+        assert!(inventory_sql(["app.größe"]).is_ascii());
+    }
+
+    #[test]
     fn only_placeholders_are_asked_for_by_name() {
         let sql = inventory_sql(["work_mem", "app.o'x"]);
         assert!(!sql.contains("work_mem"));
-        assert!(sql.ends_with("UNION ALL SELECT 'c', 'app.o''x', pg_catalog.current_setting('app.o''x', true)"));
+        assert!(sql.contains("convert_to(pg_catalog.current_setting('app.o''x', true), CASE"));
     }
 }

@@ -9,5 +9,7 @@ mod settings;
 pub use dues::{Answer, Completed, Due, Dues, Fate, Kind, OutOfStep};
 pub use inventory::{Inventory, InventoryError, Pin, inventory_sql};
 pub use needs::{Defaults, Needs};
-pub use prepared::{Origin, SERVER_NAME_PREFIX, ServerName, ServerStatements, Statement, StatementId, server_name};
-pub use settings::{ParameterMap, Settings, quote_literal};
+pub use prepared::{
+    Forgotten, Origin, SERVER_NAME_PREFIX, ServerName, ServerStatements, Statement, StatementId, server_name,
+};
+pub use settings::{ParameterMap, Settings, ascii_expression, quote_literal};

@@ -203,7 +203,7 @@ mod tests {
         let hinted = |route| Verdict { hints: Hints { route: Some(route), consistency: None }, ..read() };
         assert_eq!(needs(&[hinted(Hint::Primary)], plain), Some((Need::Primary, Reason::Hint)));
         let replica = hinted(Hint::Replica);
-        assert_eq!(needs(&[replica.clone()], plain), Some((Need::Replica, Reason::Hint)));
+        assert_eq!(needs(std::slice::from_ref(&replica), plain), Some((Need::Replica, Reason::Hint)));
         for both in [[replica.clone(), read()], [read(), replica]] {
             assert_eq!(needs(&both, plain), Some((Need::Read, Reason::PlainRead)));
         }

@@ -72,6 +72,10 @@ pub struct ServerStatements {
     limit: usize,
 }
 
+/// What a server knew before it was told to forget it.
+#[derive(Debug)]
+pub struct Forgotten(HashMap<StatementId, u64, foldhash::fast::RandomState>);
+
 impl ServerStatements {
     pub fn new(limit: usize) -> Self {
         Self { known: HashMap::default(), tick: 0, limit: limit.max(1) }
@@ -115,6 +119,18 @@ impl ServerStatements {
         self.known.clear();
     }
 
+    /// The server is being told to forget all of them.
+    pub fn forget(&mut self) -> Forgotten {
+        Forgotten(std::mem::take(&mut self.known))
+    }
+
+    /// It has not done so.
+    pub fn remember(&mut self, Forgotten(known): Forgotten) {
+        for (id, used) in known {
+            self.known.entry(id).or_insert(used);
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.known.len()
     }
@@ -140,6 +156,20 @@ mod tests {
             assert_eq!(name.as_str(), format!("pgpilot_{number}"));
         }
         assert_eq!(ServerName::UNNAMED.as_bytes(), b"");
+    }
+
+    #[test]
+    fn what_was_not_forgotten_is_known_again() {
+        let id = |n| StatementId(NonZeroU64::new(n).unwrap());
+        let mut known = ServerStatements::new(3);
+        known.insert(id(1));
+        known.insert(id(2));
+        let forgotten = known.forget();
+        assert!(known.is_empty());
+        known.insert(id(2));
+        known.remember(forgotten);
+        assert!(known.knows(id(1)) && known.knows(id(2)) && known.len() == 2);
+        assert_eq!((known.insert(id(3)), known.insert(id(4))), (None, Some(id(1))));
     }
 
     #[test]

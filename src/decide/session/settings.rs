@@ -66,7 +66,11 @@ impl Settings {
         }
         let ordinary = |name: &str| !IDENTITY.contains(&name);
         for name in self.names().filter(|name| ordinary(name) && wanted.get(name).is_none()) {
-            let _ = write!(sql, "RESET {};", quote_identifier(name));
+            if name.is_ascii() {
+                let _ = write!(sql, "RESET {};", quote_identifier(name));
+            } else {
+                let _ = write!(sql, "SELECT pg_catalog.set_config({},NULL,false);", ascii_expression(name));
+            }
         }
         let is_timeout = |(name, _): &(&str, &str)| *name == STATEMENT_TIMEOUT;
         let timeout = wanted.iter().filter(is_timeout);
@@ -77,15 +81,15 @@ impl Settings {
                 let _ = write!(
                     sql,
                     "SELECT pg_catalog.set_config({},{},false);",
-                    quote_literal(name),
-                    quote_literal(value)
+                    ascii_expression(name),
+                    ascii_expression(value)
                 );
             }
         }
         if identity_differs || had_identity {
             for name in IDENTITY {
                 if let Some(value) = wanted.get(name) {
-                    let _ = write!(sql, "SELECT pg_catalog.set_config('{name}',{},false);", quote_literal(value));
+                    let _ = write!(sql, "SELECT pg_catalog.set_config('{name}',{},false);", ascii_expression(value));
                 }
             }
         }
@@ -119,6 +123,15 @@ pub fn quote_literal(text: &str) -> String {
     format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
+/// An expression for a value, whatever the client's encoding is: of ASCII alone, which all of them have.
+pub fn ascii_expression(text: &str) -> String {
+    if text.is_ascii() {
+        return quote_literal(text);
+    }
+    let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("pg_catalog.convert_from(pg_catalog.decode('{hex}','hex'),'UTF8')")
+}
+
 /// A setting's name, part by part: `app.user` is two identifiers.
 fn quote_identifier(name: &str) -> String {
     name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
@@ -141,6 +154,15 @@ mod tests {
             from.sql_to(&to).unwrap(),
             r#"RESET "app"."user";SELECT pg_catalog.set_config('search_path',E'"a''b", \\c',false);"#
         );
+    }
+
+    #[test]
+    fn what_is_sent_is_ascii() {
+        let from = settings([("app.größe", "1")]);
+        let sql = from.sql_to(&settings([("app.name", "é"), ("role", "ü")])).unwrap();
+        assert!(sql.is_ascii(), "{sql}");
+        let value = "set_config('app.name',pg_catalog.convert_from(pg_catalog.decode('c3a9','hex'),'UTF8'),false)";
+        assert!(sql.contains(value), "{sql}");
     }
 
     #[test]

@@ -100,7 +100,8 @@ async fn a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure() {
     let more = format!("{}automatic = true\ndetect_after = \"500ms\"\n", super::section(&servers));
     let mut pilot = Process::start(&servers, &more).await;
     pilot.signal(Signal::STOP);
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let stopped = Instant::now();
+    wait_for("the pause to end", LIMIT, async || stopped.elapsed() > Duration::from_secs(3)).await;
     pilot.signal(Signal::CONT);
     let mut client = pilot.connect().await;
     client.query("CREATE TABLE t (n int)").await;

@@ -18,7 +18,10 @@ async fn before_small_pools(pool: &str, routing: &str, clients: usize) -> (Proxy
     let more = format!("{}automatic = true\n[pool]\n{pool}[routing]\n{routing}", section(&servers));
     let proxy = Proxy::before(servers, &more).await;
     let client = table(&proxy).await;
-    let waiting = join_all((0..clients).map(|_| proxy.connect())).await;
+    let mut waiting = Vec::new();
+    for _ in 0..clients {
+        waiting.push(proxy.connect().await);
+    }
     proxy.order(Order::Maintenance(Maintenance::On)).await.unwrap();
     proxy.node("pg1").kill9(Scope::Node).await.unwrap();
     wait_for("the loss", LIMIT, async || proxy.primary().is_none()).await;

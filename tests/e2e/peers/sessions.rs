@@ -6,6 +6,7 @@ use pgpilot::decide::sql::Reason;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Notification};
 
 use crate::support::proxy::{PASSWORD, Proxy, USER, ask, try_ask};
+use crate::support::raw::{Frame, Raw, tags};
 use crate::support::{LIMIT, wait_for};
 
 /// Whoever comes next gets the connection that the last one had.
@@ -190,4 +191,87 @@ async fn a_token_carries_a_write_to_another_session() {
         |()| panic!("that is no token"),
     );
     assert_eq!(proxy.count_of(Reason::Retried), 0);
+}
+
+/// The SQLSTATE of a statement that fails.
+async fn failure(client: &Client, sql: &str) -> String {
+    let error = try_ask(client, sql).await.expect_err(sql);
+    error.code().map_or_else(|| error.to_string(), |code| code.code().to_owned())
+}
+
+#[tokio::test]
+async fn sequences_are_told_of_as_the_session_left_them() {
+    let proxy = Proxy::shared(ONE).await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    a.batch_execute("CREATE SEQUENCE told; CREATE TABLE telling (n int); INSERT INTO telling VALUES (0)")
+        .await
+        .unwrap();
+    assert_eq!(ask(&a, "SELECT nextval('told')").await, "1");
+    b.batch_execute("UPDATE telling SET n = 1").await.unwrap();
+    assert_eq!(failure(&b, "SELECT lastval()").await, "55000");
+    drop(b);
+    // From now on connections are told apart before they are written on.
+    let c = proxy.connect().await;
+    for n in 2..5 {
+        c.batch_execute("UPDATE telling SET n = 2").await.unwrap();
+        assert_eq!(ask(&a, "SELECT nextval('told')").await, n.to_string());
+    }
+    assert_eq!(ask(&a, "SELECT lastval()").await, "4");
+    assert_eq!(ask(&a, "SHOW pgpilot.pins").await, "sequence_state");
+}
+
+#[tokio::test]
+async fn a_session_is_not_told_an_older_value_of_its_own() {
+    let proxy = Proxy::shared("[pool]\nmax_server_connections = 2\n").await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    a.batch_execute("CREATE SEQUENCE older; CREATE TABLE ageing (n int)").await.unwrap();
+    assert_eq!(ask(&a, "SELECT nextval('older')").await, "1");
+    // Takes that connection, so that the next value comes over another one; and gives it back last.
+    b.batch_execute("BEGIN").await.unwrap();
+    assert_eq!(ask(&b, "/* pgpilot: primary */ SELECT 2").await, "2");
+    assert_eq!(ask(&a, "SELECT nextval('older')").await, "2");
+    b.batch_execute("COMMIT").await.unwrap();
+    a.batch_execute("UPDATE ageing SET n = 1").await.unwrap();
+    match try_ask(&a, "SELECT lastval()").await {
+        Ok(value) => assert_eq!(value, "2"),
+        Err(error) => assert_eq!(error.code().map(|code| code.code()), Some("55000")),
+    }
+}
+
+#[tokio::test]
+async fn a_setting_keeps_its_characters_in_any_encoding() {
+    let proxy = Proxy::shared(ONE).await;
+    let mut latin = Raw::connect(proxy.port(), "shop").await;
+    let bytes = "SELECT octet_length(current_setting('app.name')) || ' ' || encode(convert_to(current_setting('app.name'), 'UTF8'), 'hex')";
+    latin.query("SET app.name = 'x'").await;
+    latin.query("SET client_encoding = 'LATIN1'").await;
+    latin.send(b"Q\0\0\0\x1bSET app.name = 'caf\xe9\\'\0").await;
+    latin.until(b'Z').await;
+    // Somebody else has the connection in between.
+    let other = proxy.connect().await;
+    for _ in 0..3 {
+        other.batch_execute("SET work_mem = '5MB'").await.unwrap();
+        for place in ["", "/* pgpilot: primary */ "] {
+            assert_eq!(latin.ask(&format!("{place}{bytes}")).await, "6 636166c3a95c");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failed_statement_of_pgpilots_own_fails_its_transaction() {
+    let proxy = Proxy::shared("").await;
+    let mut client = Raw::connect(proxy.port(), "shop").await;
+    for begun in [&["BEGIN"][..], &["BEGIN", "/* pgpilot: primary */ SELECT 1"], &["BEGIN READ ONLY", "SELECT 1"]] {
+        for sql in begun {
+            client.query(sql).await;
+        }
+        let status = |frames: &[Frame]| frames.last().map(|frame| frame.body.clone());
+        let frames = client.query("SET pgpilot.consistency = 'sometimes'").await;
+        assert_eq!((&*tags(&frames), status(&frames)), ("EZ", Some(b"E".to_vec())), "{begun:?}");
+        let frames = client.query("SELECT 2").await;
+        assert_eq!((frames[0].field(b'C'), status(&frames)), (Some("25P02"), Some(b"E".to_vec())), "{begun:?}");
+        let frames = client.query("COMMIT").await;
+        assert_eq!((&frames[0].body[..], status(&frames)), (&b"ROLLBACK\0"[..], Some(b"I".to_vec())), "{begun:?}");
+        assert_eq!(client.ask("SELECT 3").await, "3");
+    }
 }

@@ -4,6 +4,7 @@ mod budget;
 mod cancelling;
 mod cuts;
 mod garbage;
+mod own_queries;
 mod parting;
 mod play;
 mod random;

@@ -5,24 +5,24 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use pgpilot::wire::backend::READY_FOR_QUERY;
 use pgpilot::wire::frontend::{put_query, put_terminate};
-use pgpilot::wire::startup::{PROTOCOL_3_0, put_cancel};
+use pgpilot::wire::startup::put_cancel;
 
-use crate::support::proxy::{Proxy, USER, servers, topology};
+use crate::support::proxy::{Proxy, servers, topology};
 use crate::support::raw::{Frame, Raw, tags};
-use crate::support::relay::{Relay, Tap};
+use crate::support::relay::Relay;
 use crate::support::{LIMIT, wait_for};
 
 /// One connection for all, and patience that outlasts every test.
 const ONE: &str = "[pool]\nmax_server_connections = 1\ncheckout_timeout = \"10min\"\n";
 const INSERT: &str = "INSERT INTO t VALUES (1)";
 
-fn query(text: &str) -> BytesMut {
+pub(super) fn query(text: &str) -> BytesMut {
     let mut message = BytesMut::new();
     put_query(&mut message, text.as_bytes());
     message
 }
 
-fn code(frames: &[Frame]) -> Option<&str> {
+pub(super) fn code(frames: &[Frame]) -> Option<&str> {
     frames.iter().find_map(|frame| frame.field(b'C').filter(|_| frame.tag == b'E'))
 }
 
@@ -35,7 +35,7 @@ async fn cancel(port: u16, client: &Raw) {
 }
 
 /// Cancels until the client says that something is ready: a request that comes before the wait means nothing.
-async fn cancelled(port: u16, client: &mut Raw) -> Vec<Frame> {
+pub(super) async fn cancelled(port: u16, client: &mut Raw) -> Vec<Frame> {
     let deadline = Instant::now() + LIMIT;
     loop {
         assert!(Instant::now() < deadline, "a client that waits cannot be cancelled");
@@ -148,30 +148,10 @@ async fn a_pause_can_be_waited_for_cancelled_and_left() {
 async fn far() -> (Proxy, Relay) {
     let servers = servers().await;
     let mut config = topology(&servers, "[pool]\nmax_server_connections = 1\n");
-    let relay = Relay::tapped(config.nodes[0].port, Tap::On).await;
+    let relay = Relay::start(config.nodes[0].port).await;
     config.nodes.truncate(1);
     config.nodes[0].port = relay.port();
     (Proxy::configured(servers.into(), config).await, relay)
-}
-
-#[tokio::test]
-async fn a_request_that_comes_while_a_connection_is_prepared_is_not_lost() {
-    let (proxy, relay) = far().await;
-    let with_setting = [("user", USER), ("database", "shop"), ("work_mem", "7MB")];
-    let mut other = Raw::connect_with(proxy.port(), PROTOCOL_3_0, &with_setting).await.unwrap();
-    assert_eq!(other.ask("SHOW work_mem").await, "7MB");
-    let mut client = Raw::connect(proxy.port(), "shop").await;
-    // The server connection is brought to this session's settings first.
-    let mentions = || relay.sent().concat().windows(8).filter(|text| text == b"work_mem").count();
-    let before = mentions();
-    relay.delay(Duration::from_millis(150));
-    client.send(&query("SELECT pg_sleep(600)")).await;
-    wait_for("the connection to be prepared", LIMIT, async || mentions() > before).await;
-    cancel(proxy.port(), &client).await;
-    relay.delay(Duration::ZERO);
-    let frames = client.until(READY_FOR_QUERY).await;
-    assert_eq!((code(&frames), &*tags(&frames)), (Some("57014"), "EZ"));
-    assert_eq!(client.ask("SHOW work_mem").await, "4MB");
 }
 
 #[tokio::test]
@@ -230,4 +210,23 @@ async fn a_stop_is_not_held_up_by_those_who_wait() {
     tokio::join!(stopping, finishing);
     let primary = proxy.node("pg1").connect_to("shop").await.unwrap();
     assert_eq!(primary.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
+async fn a_stop_is_not_held_up_by_those_who_keep_a_connection_and_rest() {
+    let servers = std::sync::Arc::new(servers().await);
+    let mut config = topology(&servers, "");
+    config.drain_timeout = Duration::from_secs(600);
+    let proxy = Proxy::configured(servers, config).await;
+    let mut listening = Raw::connect(proxy.port(), "shop").await;
+    assert_eq!(tags(&listening.query("LISTEN news").await), "CZ");
+    assert_eq!(listening.ask("SHOW pgpilot.pins").await, "listen");
+    let stopping = tokio::time::timeout(LIMIT, proxy.app.shutdown());
+    let told = async {
+        let frame = listening.frame().await.expect("a word");
+        assert_eq!(frame.field(b'C'), Some("57P01"));
+        assert!(listening.frame().await.is_none());
+    };
+    let (stopped, ()) = tokio::join!(stopping, told);
+    stopped.expect("nobody is waited for");
 }

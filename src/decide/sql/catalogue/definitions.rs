@@ -76,8 +76,8 @@ impl Definition {
 
     /// What it leaves behind, if it needs the primary.
     fn hazard(&self, facts: &Facts<'_>) -> Option<Effects> {
-        let is_hazard = |name: &Box<str>| facts.catalogue.is_type_hazard(None, name, None);
-        let by_type = self.types.iter().any(is_hazard).then_some(Effects::SETTINGS);
+        let is_hazard = |name: &str| facts.catalogue.is_type_hazard(None, name, None);
+        let by_type = self.types.iter().any(|name| is_hazard(name)).then_some(Effects::SETTINGS);
         let by_text = match self.of {
             Of::Function { .. } => body::hazard(&self.text, self.language, self.promise, facts),
             _ => body::query_hazard(&self.text, facts),

@@ -42,16 +42,14 @@ impl CatalogueQuery {
 
 /// schema, name, volatile, language, arguments, extension, field, body, types; one row per overload.
 ///
-/// - arguments: the least and the most that it can be called with; but for aggregates, the OIDs of the elements of a
-///   VARIADIC array and of the types.
+/// - arguments: the least and the most that it can be called with.
 /// - field: a function of one composite argument, which can be called as `row.name`.
 /// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of.
 /// - types: of its arguments and its result, those that are not built in, one a line: a domain may be checked on the way.
 const FUNCTIONS: &str = r"
 SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname::text,
        CASE WHEN p.prokind = 'a' THEN '0 ' ELSE (p.pronargs - p.pronargdefaults)::text || ' ' END
-           || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END
-           || CASE WHEN p.prokind = 'a' THEN '' ELSE ' ' || p.provariadic::text || ' ' || p.proargtypes::text END,
+           || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END,
        e.extname::text,
        (p.pronargs = 1 AND a.typtype = 'c')::text,
        CASE WHEN g.aggfnoid IS NOT NULL THEN (

@@ -169,10 +169,11 @@ impl Scalars {
         if candidates.iter().any(is_exact) {
             return candidates.retain(|candidate| candidate.signature.is_none() || is_exact(candidate));
         }
-        let Some(rows) = candidates.iter().map(|candidate| self.row(candidate, arguments.len())).collect() else {
+        let rows: Option<Vec<_>> = candidates.iter().map(|candidate| self.row(candidate, arguments.len())).collect();
+        let Some(rows) = rows else {
             return;
         };
-        if let Some(best) = self.select(rows, arguments) {
+        if let Some(best) = self.select(&rows, arguments) {
             *candidates = vec![candidates[best]];
         }
     }
@@ -186,7 +187,7 @@ impl Scalars {
     }
 
     /// `func_select_candidate`, step by step: the index of the one that is left. `None`: the call is ambiguous.
-    fn select(&self, rows: Vec<Box<[u32]>>, arguments: &[Argument]) -> Option<usize> {
+    fn select(&self, rows: &[Box<[u32]>], arguments: &[Argument]) -> Option<usize> {
         let typed = || arguments.iter().enumerate().filter_map(|(i, argument)| Some((i, argument.oid()?)));
         let unknown = || (0..arguments.len()).filter(|&i| arguments[i] == Argument::Literal);
         let mut left: Vec<usize> = (0..rows.len()).collect();
@@ -207,7 +208,7 @@ impl Scalars {
             return Some(only);
         }
         // Constants without a type: strings if that is possible, else of the one category that all take there.
-        let slots: Option<Vec<_>> = unknown().map(|i| Some((i, self.slot(&left, &rows, i)?))).collect();
+        let slots: Option<Vec<_>> = unknown().map(|i| Some((i, self.slot(&left, rows, i)?))).collect();
         if let Some(slots) = slots.filter(|slots| !slots.is_empty()) {
             let suits = |row: &usize| {
                 slots.iter().all(|&(i, (letter, preferred))| {
