@@ -12,7 +12,7 @@ use super::client::Client;
 use super::exchange::Side;
 use super::fault::{Fault, dial_report};
 use super::handshake::{Authenticated, Request, turn_away};
-use super::registry::ClientInfo;
+use super::registry::{ClientInfo, Registration};
 use super::session::{Session, Transaction};
 use super::settle;
 use super::shared::{ConsoleLevel, ConsoleVisit, Shared, Who};
@@ -94,12 +94,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
             let instance = shared.membership.get().and_then(|membership| membership.number());
             let Ok(registration) = shared.registry.register(seat, info, request.version, instance) else { return };
             let mut side = Side::new(stream, input);
-            let out = &mut side.output;
-            for (name, value) in session.reported.iter() {
-                backend::put_parameter_status(out, name, value);
-            }
-            backend::put_backend_key(out, registration.slot.pid(), registration.slot.secret());
-            backend::put_ready(out, TransactionStatus::Idle);
+            put_greeting(&mut side.output, &session, &registration);
             let verdicts = shared.verdicts(&who.database);
             let snapshots = shared.cluster.reader();
             let shutdown = shared.shutdown.watch();
@@ -130,6 +125,14 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
             drop(shared.tasks.spawn(served));
         }
     }
+}
+
+fn put_greeting(out: &mut BytesMut, session: &Session, registration: &Registration) {
+    for (name, value) in session.reported.iter() {
+        backend::put_parameter_status(out, name, value);
+    }
+    backend::put_backend_key(out, registration.slot.pid(), registration.slot.secret());
+    backend::put_ready(out, TransactionStatus::Idle);
 }
 
 /// Returns when the client has left. What it sends meanwhile is kept; one that has asked for something and closed its side
