@@ -121,10 +121,10 @@ impl Client {
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
         self.session.note_left(&mut assessed.needs);
-        let text = self.text_to_remember(batch);
         if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
             self.shared.sequences.note();
         }
+        let text = self.text_to_remember(batch);
         let Some(link) = self.link.as_mut() else { return };
         if !link.is_new {
             link.started = Instant::now();

@@ -15,6 +15,7 @@ use super::own::name_taken;
 use super::reword::Renamed;
 use super::session::{Deferred, Session, Texts, Transaction};
 use super::statements::Statements;
+use super::verdicts::Verdicts;
 use crate::decide::session::{Fate, Kind, Origin, ServerName, Statement, StatementId, server_name};
 use crate::decide::sql::{Classified, Intent};
 use crate::wire::backend::{self, Report};
@@ -39,25 +40,7 @@ impl Client {
             return Ok(());
         }
         match frame.tag {
-            frontend::QUERY => {
-                link.executing = true;
-                let text = frontend::query(frame.body())?;
-                if session.texts == Texts::Legible
-                    && may_name_a_statement(text)
-                    && let [verdict] = &*verdicts.of(text).statements
-                    && forward_sql_prepared(link, session, &shared.statements, text, &verdict.intent)
-                {
-                    return Ok(());
-                }
-                let number = push_query(link, session);
-                if session.left.forgets_statements
-                    && session.texts == Texts::Legible
-                    && deallocate::forgets(&verdicts.of(text))
-                {
-                    deallocate::forget(link, session, number, Within::Query);
-                }
-                link.lease.output.extend_from_slice(frame.bytes);
-            }
+            frontend::QUERY => forward_query(link, session, &shared.statements, verdicts, frame)?,
             frontend::PARSE => self.forward_parse(frame)?,
             frontend::BIND => {
                 let body = frame.body();
@@ -291,6 +274,31 @@ pub(super) fn forward_bind(link: &mut Link, session: &Session, head: BindHead<'_
         // The caller appends the rest of the message, so there has to be a message: one that fails, too, but is skipped.
         None => BindHead::put(&mut link.lease.output, head.portal, NOBODY, rest),
     }
+}
+
+/// A simple Query, in the server's names.
+fn forward_query(
+    link: &mut Link,
+    session: &mut Session,
+    statements: &Statements,
+    verdicts: &Verdicts,
+    frame: Frame<'_>,
+) -> Result<(), End> {
+    link.executing = true;
+    let text = frontend::query(frame.body())?;
+    if session.texts == Texts::Legible
+        && may_name_a_statement(text)
+        && let [verdict] = &*verdicts.of(text).statements
+        && forward_sql_prepared(link, session, statements, text, &verdict.intent)
+    {
+        return Ok(());
+    }
+    let number = push_query(link, session);
+    if session.left.forgets_statements && session.texts == Texts::Legible && deallocate::forgets(&verdicts.of(text)) {
+        deallocate::forget(link, session, number, Within::Query);
+    }
+    link.lease.output.extend_from_slice(frame.bytes);
+    Ok(())
 }
 
 /// The server's name for what the session calls `name`, after the server has been taught it. If the session has no such statement, the server is made to
