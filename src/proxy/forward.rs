@@ -300,31 +300,6 @@ pub(super) fn forward_bind(link: &mut Link, session: &Session, head: BindHead<'_
     }
 }
 
-/// A simple Query, in the server's names.
-fn forward_query(
-    link: &mut Link,
-    session: &mut Session,
-    statements: &Statements,
-    verdicts: &Verdicts,
-    frame: Frame<'_>,
-) -> Result<(), End> {
-    link.executing = true;
-    let text = frontend::query(frame.body())?;
-    if session.texts == Texts::Legible
-        && may_name_a_statement(text)
-        && let [verdict] = &*verdicts.of(text).statements
-        && forward_sql_prepared(link, session, statements, text, &verdict.intent)
-    {
-        return Ok(());
-    }
-    let number = push_query(link, session);
-    if session.left.forgets_statements && session.texts == Texts::Legible && deallocate::forgets(&verdicts.of(text)) {
-        deallocate::forget(link, session, number, Within::Query);
-    }
-    link.lease.output.extend_from_slice(frame.bytes);
-    Ok(())
-}
-
 /// The server's name for what the session calls `name`, after the server has been taught it. If the session has no such statement, the server is made to
 /// fail instead.
 fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<ServerName> {
