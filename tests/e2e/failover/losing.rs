@@ -115,6 +115,12 @@ async fn a_primary_that_is_lost_again_and_again_is_left_to_operators() {
     until_written(&client, "INSERT INTO t VALUES (1)").await;
     proxy.wait_for_replicas(1).await;
     let second = proxy.primary().unwrap();
+    let third = if second == "pg2" { "pg3" } else { "pg2" };
+    let newest = "SELECT max(substr(name, 1, 8)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
+    wait_for("the new timeline to reach the replica", LIMIT, async || {
+        proxy.node(third).value(newest).await.unwrap().as_deref() == Some("00000002")
+    })
+    .await;
     proxy.node(&second).kill9(Scope::Node).await.unwrap();
     proxy.wait_for_event("the last change of primary was a moment ago").await;
     let refused = async || proxy.count(Count::Failover(Ending::Refused)) == 1;

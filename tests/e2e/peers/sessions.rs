@@ -203,10 +203,10 @@ async fn failure(client: &Client, sql: &str) -> String {
 async fn sequences_are_told_of_as_the_session_left_them() {
     let proxy = Proxy::shared(ONE).await;
     let (a, b) = (proxy.connect().await, proxy.connect().await);
-    a.batch_execute("CREATE SEQUENCE told; CREATE TABLE telling (n int); INSERT INTO telling VALUES (0)")
+    a.batch_execute("CREATE SEQUENCE tally; CREATE TABLE telling (n int); INSERT INTO telling VALUES (0)")
         .await
         .unwrap();
-    assert_eq!(ask(&a, "SELECT nextval('told')").await, "1");
+    assert_eq!(ask(&a, "SELECT nextval('tally')").await, "1");
     b.batch_execute("UPDATE telling SET n = 1").await.unwrap();
     assert_eq!(failure(&b, "SELECT lastval()").await, "55000");
     drop(b);
@@ -214,7 +214,7 @@ async fn sequences_are_told_of_as_the_session_left_them() {
     let c = proxy.connect().await;
     for n in 2..5 {
         c.batch_execute("UPDATE telling SET n = 2").await.unwrap();
-        assert_eq!(ask(&a, "SELECT nextval('told')").await, n.to_string());
+        assert_eq!(ask(&a, "SELECT nextval('tally')").await, n.to_string());
     }
     assert_eq!(ask(&a, "SELECT lastval()").await, "4");
     assert_eq!(ask(&a, "SHOW pgpilot.pins").await, "sequence_state");

@@ -35,9 +35,9 @@ CREATE FUNCTION public.pick(int) RETURNS int LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION drawer.pick(int) RETURNS int LANGUAGE sql AS 'SELECT $1 * 2';
 CREATE FUNCTION shelf.pick(int) RETURNS int LANGUAGE plpgsql AS
     $$ BEGIN INSERT INTO public.picked VALUES ($1); RETURN - $1; END $$;
-CREATE VIEW shelf.seen AS SELECT shelf.pick(5) AS a;
-CREATE VIEW public.seen AS SELECT 6 AS a;
-GRANT USAGE ON SCHEMA shelf, drawer TO PUBLIC; GRANT ALL ON picked, shelf.seen, public.seen TO PUBLIC";
+CREATE VIEW shelf.shown AS SELECT shelf.pick(5) AS a;
+CREATE VIEW public.shown AS SELECT 6 AS a;
+GRANT USAGE ON SCHEMA shelf, drawer TO PUBLIC; GRANT ALL ON picked, shelf.shown, public.shown TO PUBLIC";
 
 #[tokio::test]
 async fn names_mean_what_the_search_path_says() {
@@ -54,7 +54,7 @@ async fn names_mean_what_the_search_path_says() {
     // The server's own default, a session's, a transaction's.
     for _ in 0..3 {
         assert_eq!(call(&proxy, &client, "SELECT pick(3)").await, of("3", true));
-        assert_eq!(call(&proxy, &client, "SELECT a FROM seen").await, of("6", true));
+        assert_eq!(call(&proxy, &client, "SELECT a FROM shown").await, of("6", true));
     }
     let prepared = client.prepare("SELECT pick(4)").await.unwrap();
     let run = async || client.query_one(&prepared, &[]).await.unwrap().get::<_, i32>(0);
@@ -63,7 +63,7 @@ async fn names_mean_what_the_search_path_says() {
     let replicas = proxy.counts().1;
     for _ in 0..3 {
         assert_eq!(call(&proxy, &client, "SELECT pick(3)").await, of("-3", false));
-        assert_eq!(call(&proxy, &client, "SELECT a FROM seen").await, of("-5", false));
+        assert_eq!(call(&proxy, &client, "SELECT a FROM shown").await, of("-5", false));
         assert_eq!(run().await, -4);
     }
     client.batch_execute("RESET search_path").await.unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use pgpilot::decide::failover::{Guards, Order, Run};
+use pgpilot::demo::LocalCluster;
 use pgpilot::demo::Scope;
 use rustix::process::Signal;
 
@@ -11,6 +12,7 @@ use super::{Lease, instance, section, servers, two, wait_to_agree};
 use crate::support::etcd::Etcd;
 use crate::support::process::Process;
 use crate::support::proxy::ask;
+use crate::support::raw::tags;
 use crate::support::{LIMIT, wait_for};
 
 #[tokio::test]
@@ -73,10 +75,18 @@ async fn a_switchover_waits_for_transactions_of_every_instance() {
     assert_eq!(ask(&second, "SELECT sum(n) FROM t").await, "11");
 }
 
+/// An instance that decides: while it is alone, nobody else can have permitted its write.
+async fn leading(servers: &LocalCluster, more: &str) -> Process {
+    let process = Process::start(servers, more).await;
+    let written = process.connect().await.query("CREATE TABLE decided (n int)").await;
+    assert_eq!(tags(&written), "CZ");
+    process
+}
+
 #[tokio::test]
 async fn a_leader_that_dies_with_the_primary_is_succeeded() {
     let (servers, etcd) = (servers().await, Etcd::start().await);
-    let leader = Process::start(&servers, &section("a", etcd.port(), Lease::Short)).await;
+    let leader = leading(&servers, &section("a", etcd.port(), Lease::Short)).await;
     let b = instance(&servers, "b", etcd.port(), Lease::Short).await;
     let client = table(&b).await;
     leader.signal(Signal::KILL);
@@ -98,7 +108,7 @@ async fn a_leader_that_dies_half_way_is_succeeded_by_one_that_begins_anew() {
     let hook = ["sh".to_owned(), "-c".to_owned(), format!("touch {}; {HOOK}", begun.display())];
     let more = section("a", etcd.port(), Lease::Short)
         .replace("[coordination]", &format!("pre_promote = {hook:?}\n[coordination]"));
-    let leader = Process::start(&servers, &more).await;
+    let leader = leading(&servers, &more).await;
     let b = instance(&servers, "b", etcd.port(), Lease::Short).await;
     let client = table(&b).await;
     b.node("pg1").kill9(Scope::Node).await.unwrap();
