@@ -37,5 +37,5 @@ async fn a_replica_of_a_replica_follows_whatever_becomes_of_those_above_it() {
     let new = proxy.primary().unwrap();
     let other = if new == "pg2" { last } else { middle };
     streams_from(other, proxy.node(&new)).await;
-    assert!(proxy.follows_primary(other.name()), "{:#?}", proxy.events());
+    wait_for("pgpilot to see it", LIMIT, async || proxy.follows_primary(other.name())).await;
 }

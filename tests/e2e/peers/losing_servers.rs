@@ -44,7 +44,7 @@ async fn a_replica_that_dies_in_the_middle_of_reads_is_no_error() {
     let setup = proxy.connect().await;
     // Declared immutable, so that it may run on a replica; it takes its time there.
     let slow = "CREATE FUNCTION slow() RETURNS text IMMUTABLE LANGUAGE plpgsql
-        AS 'BEGIN PERFORM pg_sleep(0.7); RETURN current_setting(''cluster_name''); END'";
+        AS 'BEGIN PERFORM pg_sleep(3); RETURN current_setting(''cluster_name''); END'";
     setup.batch_execute(slow).await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
