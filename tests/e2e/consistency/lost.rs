@@ -55,6 +55,11 @@ async fn a_session_is_told_that_its_write_was_lost_and_goes_on() {
     let pg3 = proxy.node("pg3");
     pg3.repoint(proxy.node("pg2")).await.unwrap();
     proxy.wait_for_replicas(1).await;
+    let session = pg3.connect_to("shop").await.unwrap();
+    wait_for("the replica to have it all", LIMIT, async || {
+        session.query_one("SELECT sum(n) FROM t", &[]).await.unwrap().get::<_, i64>(0) == 31
+    })
+    .await;
     assert_eq!(Consistency::Session.name(), ask(&stale, "SHOW pgpilot.consistency").await);
     for (client, token, tokens) in [(&good, &good_token, 0), (&stale, &lost_token, 1)] {
         client.batch_execute(&format!("SET pgpilot.min_lsn = '{token}'")).await.unwrap();
