@@ -32,7 +32,9 @@ async fn a_node_with_writes_of_its_own_is_quarantined() {
     wait_for("a write of its own", LIMIT, written).await;
     let conninfo = proxy.node(&new).value("SHOW primary_conninfo").await.unwrap().unwrap();
     let conninfo = format!("{conninfo} application_name=pg1 port={}", proxy.node(&new).port());
-    old.set("primary_conninfo", &conninfo).await.unwrap();
+    // The fence ends sessions again and again.
+    let set = async || old.set("primary_conninfo", &conninfo).await.is_ok();
+    wait_for("its settings to be changed", LIMIT, set).await;
     old.stop(Stop::Fast).await.unwrap();
     Account::choose().unwrap().private_file(&old.data_directory().join("standby.signal"), "").unwrap();
     old.start().await.unwrap();
