@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
 use pgpilot::demo::Scope;
 use pgpilot::demo::account::Account;
 
@@ -99,10 +97,10 @@ async fn a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure() {
     let servers = cluster().await;
     let more = format!("{}automatic = true\ndetect_after = \"500ms\"\n", super::section(&servers));
     let mut pilot = Process::start(&servers, &more).await;
-    pilot.signal(Signal::STOP);
+    pilot.freeze().await;
     let stopped = Instant::now();
     wait_for("the pause to end", LIMIT, async || stopped.elapsed() > Duration::from_secs(3)).await;
-    pilot.signal(Signal::CONT);
+    pilot.thaw();
     let mut client = pilot.connect().await;
     client.query("CREATE TABLE t (n int)").await;
     let begun = Instant::now();

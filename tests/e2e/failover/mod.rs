@@ -56,6 +56,7 @@ use pgpilot::decide::health::Stage;
 use pgpilot::decide::route::{NodeId, State};
 use pgpilot::demo::{Builder, Hooks, LocalCluster};
 use pgpilot::telemetry::Count;
+use tokio::time::timeout;
 use tokio_postgres::{Client, NoTls};
 
 use crate::support::proxy::{Proxy, recipe, topology};
@@ -150,7 +151,7 @@ impl Proxy {
             let snapshot = self.app.shared().cluster.snapshot();
             snapshot.node(self.id(name)).is_some_and(|node| node.state == State::Quarantined)
         };
-        let in_time = tokio::time::timeout(LIMIT, wait_for("a quarantine", LIMIT * 2, apart)).await;
+        let in_time = timeout(LIMIT, wait_for("a quarantine", LIMIT * 2, apart)).await;
         assert!(in_time.is_ok(), "{name} is not quarantined: {:#?}", self.events());
     }
 
@@ -185,14 +186,14 @@ impl Proxy {
 
     async fn wait_for_another_than(&self, old: &str) {
         let changed = async || self.primary().is_some_and(|new| new != old);
-        let in_time = tokio::time::timeout(LIMIT, wait_for("another primary", LIMIT * 2, changed)).await;
+        let in_time = timeout(LIMIT, wait_for("another primary", LIMIT * 2, changed)).await;
         assert!(in_time.is_ok(), "{old} stays the primary: {:#?}", self.events());
     }
 
     /// Waits until operators are told something.
     async fn wait_for_event(&self, text: &str) {
         let told = async || self.events().iter().any(|event| event.contains(text));
-        let in_time = tokio::time::timeout(LIMIT, wait_for(text, LIMIT * 2, told)).await;
+        let in_time = timeout(LIMIT, wait_for(text, LIMIT * 2, told)).await;
         assert!(in_time.is_ok(), "nobody was told {text:?}: {:#?}", self.events());
     }
 }
@@ -200,11 +201,12 @@ impl Proxy {
 /// Writes until a write succeeds, and returns how long that took.
 async fn until_written(client: &Client, sql: &str) -> Duration {
     let begun = Instant::now();
-    while let Err(error) = client.batch_execute(sql).await {
+    loop {
+        let outcome = timeout(LIMIT * 2, client.batch_execute(sql)).await.expect("an answer in time");
+        let Err(error) = outcome else { return begun.elapsed() };
         assert!(begun.elapsed() < LIMIT, "{error:?}");
         assert!(!client.is_closed());
     }
-    begun.elapsed()
 }
 
 /// A client, and a table `t` that every replica has.

@@ -43,10 +43,11 @@ async fn a_replica_that_dies_in_the_middle_of_reads_is_no_error() {
     let proxy = Proxy::with("").await;
     let setup = proxy.connect().await;
     // Declared immutable, so that it may run on a replica; it takes its time there.
-    let slow = "CREATE FUNCTION slow() RETURNS text IMMUTABLE LANGUAGE plpgsql
-        AS 'BEGIN PERFORM pg_sleep(3); RETURN current_setting(''cluster_name''); END'";
+    let slow = "CREATE FUNCTION slow(seconds int) RETURNS text IMMUTABLE LANGUAGE plpgsql
+        AS 'BEGIN PERFORM pg_sleep(seconds); RETURN current_setting(''cluster_name''); END'";
     setup.batch_execute(slow).await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    wait_for("what the function is to be known", LIMIT, async || ask(&setup, "SELECT slow(0)").await != "pg1").await;
     let stop = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
     for n in 0..8 {
@@ -65,7 +66,7 @@ async fn a_replica_that_dies_in_the_middle_of_reads_is_no_error() {
     }
     let client = proxy.connect().await;
     let sleeping = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    let (found, killed) = tokio::join!(ask(&client, "/* pgpilot: replica */ SELECT slow()"), async {
+    let (found, killed) = tokio::join!(ask(&client, "/* pgpilot: replica */ SELECT slow(3)"), async {
         let sessions = [proxy.node("pg2").connect().await.unwrap(), proxy.node("pg3").connect().await.unwrap()];
         let mut place = None;
         wait_for("the slow read to run", LIMIT, async || {

@@ -51,17 +51,13 @@ impl Etcd {
     }
 
     /// It answers nobody, and does not close its connections.
-    pub(crate) fn freeze(&self) {
-        self.signal(Signal::STOP);
+    pub(crate) async fn freeze(&self) {
+        super::process::freeze(self.child.as_ref().expect("etcd runs")).await;
     }
 
     pub(crate) fn thaw(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("etcd runs");
-        kill_process(Pid::from_child(child), signal).expect("a child");
+        kill_process(Pid::from_child(child), Signal::CONT).expect("a child");
     }
 
     fn run(&mut self) {

@@ -53,6 +53,14 @@ impl Process {
         Raw::connect(self.port, "shop").await
     }
 
+    pub(crate) async fn freeze(&self) {
+        freeze(&self.child).await;
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a child");
     }
@@ -103,4 +111,16 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// Stops a process. It goes on until one of its threads comes to read the signal: this waits until all have stopped.
+pub(super) async fn freeze(child: &Child) {
+    kill_process(Pid::from_child(child), Signal::STOP).expect("a child");
+    wait_for("all threads to stop", LIMIT, async || {
+        let threads = fs::read_dir(format!("/proc/{}/task", child.id())).expect("a process of one's own");
+        // proc(5): the state stands behind the name, which is in parentheses.
+        let stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        threads.flatten().all(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(stopped))
+    })
+    .await;
 }

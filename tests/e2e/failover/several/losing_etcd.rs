@@ -69,7 +69,7 @@ async fn a_pause_of_etcd_that_is_shorter_than_the_lease_is_not_noticed_by_client
     let (servers, etcd) = (servers().await, Etcd::start().await);
     let (a, b) = two(&servers, &etcd).await;
     let client = table(&b).await;
-    etcd.freeze();
+    etcd.freeze().await;
     for n in 0..100 {
         client.batch_execute(&format!("INSERT INTO t VALUES ({n})")).await.unwrap();
     }

@@ -1,6 +1,5 @@
 //! An instance that is stopped for a while does not know what it has missed.
 
-use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
 use super::super::{table, until_written};
@@ -44,7 +43,7 @@ async fn an_instance_that_was_stopped_during_a_failover_writes_nothing_to_the_ol
     wait_for("two instances", LIMIT, async || a.instances().len() == 2).await;
     servers.wait_caught_up(servers.node("pg1").unwrap()).await.unwrap();
 
-    stopped.signal(Signal::STOP);
+    stopped.freeze().await;
     // They wait in the buffers of the instance that is stopped.
     let writes = async {
         tokio::join!(
@@ -59,7 +58,7 @@ async fn an_instance_that_was_stopped_during_a_failover_writes_nothing_to_the_ol
         upstream.cut();
         until_written(&client, "INSERT INTO t VALUES (8)").await;
         assert_ne!(a.primary().as_deref(), Some("pg1"), "{:#?}", a.events());
-        stopped.signal(Signal::CONT);
+        stopped.thaw();
     };
     let (outcomes, ()) = tokio::join!(writes, failing_over);
     let (begun, ending, new, other) = outcomes;
