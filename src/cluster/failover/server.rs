@@ -10,7 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Deadline, Settings};
 use crate::cluster::connect_control;
 use crate::config;
-use crate::decide::failover::{Fact, Log, Profile, conninfo};
+use crate::decide::failover::{Fact, Log, Profile, Tail, conninfo};
 use crate::decide::position::{Lsn, Timeline, WalGeometry};
 
 /// Between two looks at something that is about to happen.
@@ -110,7 +110,27 @@ impl Server {
         let row = self.row(LOG).await?;
         let timeline = Timeline(row.get::<_, i32>(2).cast_unsigned());
         let lsn = |column: usize| row.get::<_, Option<PgLsn>>(column).map(|lsn| Lsn(lsn.into()));
-        Log::new(timeline, lsn(0), lsn(1)).ok_or_else(|| "it has no log yet".to_owned())
+        let log = Log::new(timeline, lsn(0), lsn(1)).ok_or("it has no log yet")?;
+        // Also after a restart, when all is there.
+        let tail = if lsn(0) < lsn(1) { self.tail().await? } else { Tail::There };
+        Ok(Log { tail, ..log })
+    }
+
+    /// Looks into the newest of the files that hold, or are to hold, the last record that was replayed.
+    async fn tail(&self) -> Result<Tail, String> {
+        let row = self.row(FILES).await?;
+        let (files, page): (Vec<String>, Lsn) = (row.get(0), Lsn(row.get::<_, PgLsn>(1).into()));
+        let [newest, _, ..] = files.as_slice() else { return Ok(Tail::There) };
+        let readable: bool = row.get(3);
+        if !readable {
+            return Ok(Tail::Missing);
+        }
+        // XLogPageHeaderData.xlp_pageaddr, in the byte order of the server's machine.
+        let within: i64 = row.get(2);
+        let row = self.row(&format!("SELECT pg_read_binary_file('pg_wal/{newest}', {within} + 8, 8)")).await?;
+        let address: &[u8] = row.get(0);
+        let is_there = address == page.0.to_le_bytes() || address == page.0.to_be_bytes();
+        Ok(if is_there { Tail::There } else { Tail::Missing })
     }
 
     /// Waits until a replica has replayed up to `lsn`; `None`: all that its sender, which has been shut down, had.
@@ -249,6 +269,20 @@ const LOG: &str = "SELECT pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(),
                 (SELECT timeline_id FROM pg_control_checkpoint()),
                 (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int4)
                    FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'))";
+
+/// The files with the last byte that was replayed, those of newer timelines first; the page with it, and where that is in
+/// them; whether this role may read it.
+const FILES: &str = "WITH sizes AS (SELECT max(setting::numeric) FILTER (WHERE name = 'wal_segment_size') AS segment,
+                      max(setting::numeric) FILTER (WHERE name = 'wal_block_size') AS page FROM pg_settings),
+     last AS (SELECT pg_last_wal_replay_lsn() - pg_lsn '0/0' - 1 AS byte)
+SELECT ARRAY(SELECT name FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'
+                AND ('x' || substr(name, 9, 8))::bit(32)::int8 * 4294967296
+                  + ('x' || substr(name, 17, 8))::bit(32)::int8 * segment = byte - byte % segment
+              ORDER BY name DESC),
+       pg_lsn '0/0' + (byte - byte % page),
+       (byte % segment - byte % page)::int8,
+       has_function_privilege('pg_read_binary_file(text, int8, int8)', 'EXECUTE')
+  FROM sizes, last";
 
 /// After a promotion, `pg_last_wal_replay_lsn()` stays where the old timeline ended (functions-admin chapter).
 const PROMOTED: &str = "SELECT (SELECT system_identifier FROM pg_control_system()),

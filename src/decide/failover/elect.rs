@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::world::{Applies, World};
-use super::{Guards, History, Log, Member, Synchronous};
+use super::{Guards, History, Log, Member, Synchronous, Tail};
 use crate::decide::position::Lsn;
 use crate::decide::route::{NodeId, Role};
 
@@ -88,6 +88,8 @@ fn unfit(node: &Member, log: Log, world: &World) -> Option<&'static str> {
         Some("it applies the log with a delay")
     } else if log.timeline != world.timeline || node.history == History::OfItsOwn {
         Some("it has another history")
+    } else if log.tail == Tail::Missing {
+        Some("it has received only a part of the segment in which its timeline began: promoted, it would crash")
     } else {
         None
     }

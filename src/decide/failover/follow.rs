@@ -120,8 +120,8 @@ mod tests {
     use super::*;
     use crate::config::NodeName;
     use crate::decide::failover::{
-        Applies, Event, Fact, Hearing, History, Log, Maintenance, Member, Order, Rules, Run, WallClock, World, Writing,
-        Zone,
+        Applies, Event, Fact, Hearing, History, Log, Maintenance, Member, Order, Rules, Run, Tail, WallClock, World,
+        Writing, Zone,
     };
     use crate::decide::position::{Lsn, Timeline};
 
@@ -149,7 +149,7 @@ mod tests {
             priority: 100,
             contact,
             role,
-            log: Some(Log { timeline: Timeline(timeline), end: Lsn(100), replayed: Lsn(100) }),
+            log: Some(Log { timeline: Timeline(timeline), end: Lsn(100), replayed: Lsn(100), tail: Tail::There }),
             hearing: if number == 1 { heard } else { Hearing::Unknown },
             applies: Applies::AtOnce,
             standby_name: String::new(),

@@ -10,7 +10,7 @@ use super::follow::{ELSEWHERE, Obedience};
 use super::repair::Repairs;
 use super::suspicion::{Refusal, Suspicion, Testimony, testimony};
 use super::world::{Contact, World};
-use super::{Guards, Log, Maintenance, Order, Progress, Record, Run};
+use super::{Guards, Log, Maintenance, Order, Progress, Record, Run, Tail};
 use crate::decide::route::{NodeId, Role};
 
 /// After an attempt that was called off, the next one has to wait for so long.
@@ -213,7 +213,7 @@ impl Machine {
                     return;
                 };
                 actions.alarm(Some(candidate), "a promotion had been begun: it goes on");
-                let log = Log { timeline: self.world.timeline, end: decided, replayed: decided };
+                let log = Log { timeline: self.world.timeline, end: decided, replayed: decided, tail: Tail::There };
                 let step = Step::promoting(Choice { candidate, log }, now);
                 self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, step)));
                 actions.jobs.push(Job::Promote { node: candidate });

@@ -31,4 +31,4 @@ pub use machine::{Machine, Rules, Status};
 pub use order::{Guards, Maintenance, Order, Run};
 pub use record::{Progress, Record};
 pub use synchronous::Synchronous;
-pub use world::{Applies, Contact, Hearing, History, Log, Member, Profile, World, Zone};
+pub use world::{Applies, Contact, Hearing, History, Log, Member, Profile, Tail, World, Zone};

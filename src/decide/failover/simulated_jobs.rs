@@ -59,7 +59,7 @@ impl Simulation {
 
     fn log(&self, server: usize) -> Log {
         let lsn = Lsn(self.servers[server].log.len() as u64);
-        Log { timeline: Timeline(self.servers[server].timeline), end: lsn, replayed: lsn }
+        Log { timeline: Timeline(self.servers[server].timeline), end: lsn, replayed: lsn, tail: Tail::There }
     }
 
     fn fence(&mut self, node: NodeId) -> Outcome {

@@ -356,7 +356,7 @@ impl Simulation {
                     Role::Primary if node != primary => Role::Stray,
                     role => role,
                 },
-                log: Some(Log { timeline: Timeline(server.timeline), end: lsn, replayed: lsn }),
+                log: Some(Log { timeline: Timeline(server.timeline), end: lsn, replayed: lsn, tail: Tail::There }),
                 hearing,
                 history: History::Common,
                 applies: Applies::AtOnce,

@@ -36,7 +36,7 @@ fn world(contact: Contact) -> World {
         priority: 100,
         contact: if node == 0 { contact } else { Contact::Up },
         role: if node == 0 { Role::Primary } else { Role::Replica },
-        log: Some(Log { timeline: Timeline(1), end: Lsn(100), replayed: Lsn(100) }),
+        log: Some(Log { timeline: Timeline(1), end: Lsn(100), replayed: Lsn(100), tail: Tail::There }),
         hearing: if node == 0 || lost { Hearing::Nothing } else { Hearing::Primary },
         history: History::Common,
         applies: Applies::AtOnce,
@@ -127,7 +127,7 @@ fn a_change_is_written_down_with_its_time_and_its_fork() {
     let later = now + Duration::from_secs(30);
     machine.on(Event::Ordered { order, ticket: 1 }, later);
     assert_eq!(machine.deadline(), Some(later + rules().switchover_timeout));
-    let (node, log) = (NodeId(0), Log { timeline: Timeline(1), end: Lsn(120), replayed: Lsn(120) });
+    let (node, log) = (NodeId(0), Log { timeline: Timeline(1), end: Lsn(120), replayed: Lsn(120), tail: Tail::There });
     let promoted = Fact::Promoted { system: 7, timeline: Timeline(2), switched_at: Lsn(120) };
     for (job, fact) in [
         (Job::Approve { old: node, candidate: Some(NodeId(1)) }, Fact::Done),

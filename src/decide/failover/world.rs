@@ -56,6 +56,20 @@ pub struct Log {
     pub end: Lsn,
     /// The end of the last record that it has replayed.
     pub replayed: Lsn,
+    pub tail: Tail,
+}
+
+/// Whether a replica has the last record that it has replayed in the file from which it would read it at its promotion.
+///
+/// Following a new primary, it receives the segment in which the timeline has changed anew, from its start, into a file
+/// of its own, though it has replayed most of that from the file of the old timeline. A promotion begins by reading the
+/// last record again, from the newest file: as long as that is not so far, the server ends with a PANIC, "invalid magic
+/// number 0000 in log segment" (`FinishWalRecovery` in xlogrecovery.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tail {
+    #[default]
+    There,
+    Missing,
 }
 
 /// What pgpilot gets from a node.
@@ -209,7 +223,7 @@ fn contact(view: &NodeView) -> Contact {
 fn log(answer: &Answer) -> Option<Log> {
     let timeline = answer.timeline;
     match &answer.stage {
-        Stage::Writable { flush, .. } => Some(Log { timeline, end: *flush, replayed: *flush }),
+        Stage::Writable { flush, .. } => Some(Log { timeline, end: *flush, replayed: *flush, tail: Tail::There }),
         Stage::Recovering(recovery) => Log::new(timeline, recovery.receive, recovery.replay),
     }
 }
@@ -218,7 +232,7 @@ impl Log {
     /// After a restart, what was received begins at the start of a log file: the replayed part may be more.
     pub fn new(timeline: Timeline, received: Option<Lsn>, replayed: Option<Lsn>) -> Option<Self> {
         let end = received.max(replayed)?;
-        Some(Self { timeline, end, replayed: replayed.unwrap_or_default() })
+        Some(Self { timeline, end, replayed: replayed.unwrap_or_default(), tail: Tail::There })
     }
 }
 

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgpilot::decide::failover::{Guards, Order, Run};
-use pgpilot::demo::Scope;
+use pgpilot::demo::{Scope, Stop};
 use pgpilot::telemetry::{Count, Ending};
+use tokio::time::timeout;
 
 use super::{attentive, client_of, leave, plain, section, successor, table, until_written, with_hooks, without_hooks};
-use crate::support::proxy::{Proxy, ask};
+use crate::support::proxy::{Proxy, ask, topology};
+use crate::support::relay::Relay;
 use crate::support::{LIMIT, wait_for};
 
 #[tokio::test]
@@ -55,7 +57,7 @@ async fn an_old_primary_that_comes_back_writable_is_fenced_and_brought_back() {
     proxy.node("pg1").start().await.unwrap();
     // Without hooks it is made read-only, as far as that goes, and operators are told.
     let old = proxy.node("pg1");
-    let fenced = tokio::time::timeout(
+    let fenced = timeout(
         LIMIT,
         wait_for("a fence", LIMIT * 2, async || {
             let setting = old.value("SHOW default_transaction_read_only").await;
@@ -135,4 +137,49 @@ async fn a_primary_that_is_lost_again_and_again_is_left_to_operators() {
     let order = Order::Failover { to: None, waived: Guards::INTERVAL, run: Run::Real };
     proxy.order(order).await.unwrap();
     until_written(&client_of(&proxy).await, "INSERT INTO t VALUES (2)").await;
+}
+
+/// A replica that follows a new primary receives the segment in which the timeline changed from its beginning. Promoted
+/// before it has that, the server would panic, and not come up again without its primary.
+#[tokio::test]
+async fn a_replica_in_the_middle_of_the_segment_in_which_its_timeline_began_is_not_promoted() {
+    let servers = Arc::new(attentive(plain()).start().await.unwrap());
+    let way = Relay::start(servers.node("pg2").unwrap().port()).await;
+    let mut config = topology(&servers, &format!("{}automatic = true\n", section(&servers)));
+    config.nodes[1].replication_port = Some(way.port());
+    let proxy = Proxy::configured(servers.clone(), config).await;
+    let client = table(&proxy).await;
+    // Far less than there is of the segment: its first page is there, its last is not.
+    way.limit_replies(1 << 20);
+    proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    assert_eq!(proxy.primary().as_deref(), Some("pg2"));
+    let follower = proxy.node("pg3");
+    let newest = "SELECT max(substr(name, 1, 8)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'";
+    wait_for("the new timeline to reach the replica", LIMIT, async || {
+        follower.value(newest).await.unwrap().as_deref() == Some("00000002")
+    })
+    .await;
+    proxy.node("pg2").kill9(Scope::Node).await.unwrap();
+    proxy.wait_for_event("acknowledged commits could be lost").await;
+    let order = Order::Failover { to: None, waived: Guards::DATA_LOSS, run: Run::Real };
+    let refused = timeout(LIMIT, proxy.order(order.clone())).await.expect("an answer in time").unwrap_err();
+    assert!(refused.to_string().contains("promoted, it would crash"), "{refused:?}: {:#?}", proxy.events());
+    assert_eq!(follower.value("SELECT pg_is_in_recovery()").await.unwrap().as_deref(), Some("t"));
+    way.limit_replies(u64::MAX);
+    proxy.node("pg2").start().await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (2)").await;
+    let copied = follower.connect_to("shop").await.unwrap();
+    wait_for("the replica to have it all", LIMIT, async || {
+        copied.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0) == 2
+    })
+    .await;
+    // Once it has all of the segment, it is fit, also after a restart, from which on its receiver has nothing to show.
+    drop(copied);
+    proxy.node("pg2").kill9(Scope::Node).await.unwrap();
+    follower.restart(Stop::Fast).await.unwrap();
+    wait_for("the replica to be promoted", LIMIT, async || proxy.order(order.clone()).await.is_ok()).await;
+    assert_eq!(proxy.primary().as_deref(), Some("pg3"));
+    until_written(&client, "INSERT INTO t VALUES (4)").await;
+    assert_eq!(ask(&client, "/* pgpilot: primary */ SELECT sum(n) FROM t").await, "7");
 }

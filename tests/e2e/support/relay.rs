@@ -22,6 +22,8 @@ struct Wire {
     target: AtomicU16,
     delay_ms: AtomicU64,
     open: AtomicBool,
+    /// Of what a far end sends on one connection, no more bytes go on.
+    replies: AtomicU64,
     /// Counts the cuts: connections of an earlier one end.
     cuts: watch::Sender<u64>,
     tap: Tap,
@@ -49,6 +51,7 @@ impl Relay {
             target: AtomicU16::new(target),
             delay_ms: AtomicU64::new(0),
             open: AtomicBool::new(true),
+            replies: AtomicU64::new(u64::MAX),
             cuts: watch::Sender::new(0),
             tap,
             sent: Mutex::default(),
@@ -75,6 +78,11 @@ impl Relay {
     pub(crate) fn delay(&self, delay: Duration) {
         let ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.wire.delay_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// On connections to come, what the far end sends stops behind so many bytes.
+    pub(crate) fn limit_replies(&self, bytes: u64) {
+        self.wire.replies.store(bytes, Ordering::Relaxed);
     }
 
     /// Ends all connections, and lets no new one through.
@@ -110,8 +118,8 @@ async fn connect(near: TcpStream, wire: Arc<Wire>) {
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
     tokio::select! {
         _ = cuts.changed() => {}
-        () = pump(near_in, far_out, &wire, wire.begin_tap()) => {}
-        () = pump(far_in, near_out, &wire, None) => {}
+        () = pump(near_in, far_out, &wire, u64::MAX, wire.begin_tap()) => {}
+        () = pump(far_in, near_out, &wire, wire.replies.load(Ordering::Relaxed), None) => {}
     }
 }
 
@@ -130,12 +138,17 @@ impl Wire {
     }
 }
 
-/// Until one of the sides ends.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, wire: &Wire, tap: Option<usize>) {
+/// Until one of the sides ends; no more than `limit` bytes.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, wire: &Wire, limit: u64, tap: Option<usize>) {
     let (sender, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(1024);
     let reading = async move {
         let mut buffer = vec![0; 64 * 1024];
+        let mut passed = 0;
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            if passed >= limit {
+                std::future::pending::<()>().await;
+            }
+            passed += read as u64;
             if let Some(connection) = tap {
                 wire.keep(connection, &buffer[..read]);
             }
