@@ -163,7 +163,7 @@ async fn a_replica_in_the_middle_of_the_segment_in_which_its_timeline_began_is_n
     proxy.node("pg2").kill9(Scope::Node).await.unwrap();
     proxy.wait_for_event("acknowledged commits could be lost").await;
     let order = Order::Failover { to: None, waived: Guards::DATA_LOSS, run: Run::Real };
-    let refused = timeout(LIMIT, proxy.order(order.clone())).await.expect("an answer in time").unwrap_err();
+    let refused = timeout(LIMIT, proxy.order(order)).await.expect("an answer in time").unwrap_err();
     assert!(refused.to_string().contains("promoted, it would crash"), "{refused:?}: {:#?}", proxy.events());
     assert_eq!(follower.value("SELECT pg_is_in_recovery()").await.unwrap().as_deref(), Some("t"));
     way.limit_replies(u64::MAX);
@@ -178,7 +178,7 @@ async fn a_replica_in_the_middle_of_the_segment_in_which_its_timeline_began_is_n
     drop(copied);
     proxy.node("pg2").kill9(Scope::Node).await.unwrap();
     follower.restart(Stop::Fast).await.unwrap();
-    wait_for("the replica to be promoted", LIMIT, async || proxy.order(order.clone()).await.is_ok()).await;
+    wait_for("the replica to be promoted", LIMIT, async || proxy.order(order).await.is_ok()).await;
     assert_eq!(proxy.primary().as_deref(), Some("pg3"));
     until_written(&client, "INSERT INTO t VALUES (4)").await;
     assert_eq!(ask(&client, "/* pgpilot: primary */ SELECT sum(n) FROM t").await, "7");
