@@ -25,6 +25,7 @@ mod loss;
 mod lost_writes;
 mod names;
 mod own;
+mod own_settings;
 mod recent;
 mod recipe;
 mod registry;
