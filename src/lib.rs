@@ -25,7 +25,8 @@
 //! # Invariants
 //!
 //! - A client loop is only ever built from an `Authenticated` value.
-//! - A statement is sent again only if the client has been sent no byte of its reply, and it ran on a replica.
+//! - A statement is sent again only if the client has been sent no byte of its reply, and it ran on a replica or does
+//!   nothing but read.
 //! - A server connection goes back to its pool only when it is idle outside a transaction, nothing is due from it,
 //!   and what the session left behind on it is known.
 //! - Routing reads one immutable snapshot for one decision.

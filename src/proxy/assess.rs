@@ -25,6 +25,8 @@ pub(super) struct Assessed {
     pub executes: bool,
     /// It does something that lasts, if nothing rolls it back.
     pub writes: bool,
+    /// It asks for something that is not certainly a read, or for what an earlier batch has left.
+    exceeds_reads: bool,
     /// RESET ALL or DISCARD ALL is among it.
     pub resets: bool,
     /// It ends a transaction.
@@ -37,6 +39,15 @@ pub(super) struct Assessed {
     pub executed: Executed,
     /// What its names mean at the point up to which it has been looked at, where that is not what they mean before it.
     names: NamesWithin,
+}
+
+impl Assessed {
+    /// Whether nothing is any different after it, wherever and however often it runs.
+    pub(super) fn only_reads(&self) -> bool {
+        !self.exceeds_reads
+            && self.needs.effects.difference(Effects::HINT_UNKNOWN).is_empty()
+            && self.needs.names.is_empty()
+    }
 }
 
 /// What a batch makes of the session's names, before any of it is sent.
@@ -183,6 +194,7 @@ impl Client {
                 if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
                     self.add_statement(name, assessed);
                 } else if assessed.needs.server.is_none() && !assessed.own {
+                    assessed.exceeds_reads = true;
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
@@ -197,11 +209,12 @@ impl Client {
                 assessed.executes = true;
                 if assessed.needs.server.is_none() && !assessed.own {
                     // A portal of an earlier batch: where that ran, which is an open transaction, or nowhere.
+                    assessed.exceeds_reads = true;
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
             frontend::FUNCTION_CALL => {
-                (assessed.executes, assessed.writes) = (true, true);
+                (assessed.executes, assessed.writes, assessed.exceeds_reads) = (true, true, true);
                 assessed.needs.want(Need::Primary, Reason::FunctionCall);
             }
             _ => {}
@@ -319,6 +332,11 @@ impl Client {
                 Intent::Write | Intent::WithinTransaction => true,
                 Intent::Execute { name, .. } => prepared(name).is_none_or(|inner| inner.intent != Intent::Read),
                 _ => false,
+            };
+            assessed.exceeds_reads |= match &verdict.intent {
+                Intent::Read => false,
+                Intent::Execute { name, .. } => prepared(name).is_none_or(|inner| inner.intent != Intent::Read),
+                _ => true,
             };
             if let Intent::End(end) = verdict.intent
                 && assessed.ends != Some(TransactionEnd::Commit)

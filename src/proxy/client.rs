@@ -13,7 +13,7 @@ use super::batch::{Batch, BatchEnd, Gathered, gather};
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, keep_reply, poll_move};
 use super::fault::End;
 use super::hold::Pass;
-use super::link::{CopyIn, Grant, Link, LinkRole, Purpose, Withhold};
+use super::link::{CopyIn, Grant, Link, LinkRole, Purpose};
 use super::registry::Registration;
 use super::scan::Signal;
 use super::session::{Session, Transaction};
@@ -121,6 +121,7 @@ impl Client {
 
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
+        self.keep(batch, &assessed);
         self.session.note_left(&mut assessed.needs);
         if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
             self.shared.sequences.note();
@@ -144,23 +145,7 @@ impl Client {
         if batch.end == BatchEnd::Simple && link.batch_open {
             link.note_query_within();
         }
-        link.batch_open = match batch.end {
-            BatchEnd::Sync => false,
-            // After an error in an extended batch, the server ignores a Query, too.
-            BatchEnd::Simple => link.dues.is_skipping(),
-            BatchEnd::Flush | BatchEnd::Open => true,
-        };
-        if link.role == LinkRole::Replica {
-            // The first batch on a replica can be sent elsewhere, should the replica refuse it; and what is sent behind it without waiting.
-            let joins = !link.kept.is_empty();
-            let movable = link.is_new && !link.batch_open;
-            if !joins {
-                link.reply.begin(if movable { Withhold::Yes } else { Withhold::No });
-            }
-            if joins || movable {
-                link.kept.push_back(batch.len);
-            }
-        }
+        link.batch_open = link.leaves_open(batch.end);
         // What was merely prepared can be prepared elsewhere, too.
         link.is_new &= batch.end == BatchEnd::Flush && !assessed.executes;
     }

@@ -8,7 +8,7 @@ use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::exchange::{CLIENT_INPUT_MAX, keep_reply};
 use super::fault::{End, Fault};
-use super::link::{Grant, Link, LinkRole, Purpose};
+use super::link::{Link, LinkRole, Purpose};
 use super::registry::{Quiet, Rest};
 use super::sequences::{AsksSequences, place};
 use super::session::Transaction;
@@ -18,15 +18,13 @@ use crate::config::{Consistency, PoolMode, RoutingMode};
 use crate::decide::route::{
     Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, WaitFor, route,
 };
-use crate::decide::session::{Due, Fate, Kind, Needs, Origin};
+use crate::decide::session::{Due, Fate, Kind, Needs};
 use crate::decide::sql::{Effects, Hint, Reason};
 use crate::pool::{Lease, LeaseError, ServerConnection};
-use crate::telemetry::{Count, RetryCause};
-use crate::wire::backend;
-use crate::wire::{SqlState, frontend};
+use crate::wire::frontend;
 
 /// After a lost or unreachable node, the cluster gets so long to find out before the statement is routed again.
-const SETTLE_DOWN: Duration = Duration::from_millis(50);
+pub(super) const SETTLE_DOWN: Duration = Duration::from_millis(50);
 
 impl Client {
     /// Makes sure that a server connection is held that may run the batch.
@@ -77,6 +75,10 @@ impl Client {
         if let Some(link) = self.link.as_mut() {
             if !link.batch_open || purpose == Purpose::Any {
                 link.purpose = purpose;
+            }
+            if link.is_new && !link.is_replica() {
+                // What has been sent so far was merely prepared.
+                (link.need, link.promise) = (need, promise);
             }
             self.registration.slot.set_rest(Rest::Working);
             return Ok(Ok(()));
@@ -173,7 +175,12 @@ impl Client {
     }
 
     /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
-    async fn lease(&mut self, mut demand: Demand, asks: AsksSequences, avoid: Option<NodeId>) -> Result<Link, Denied> {
+    pub(super) async fn lease(
+        &mut self,
+        mut demand: Demand,
+        asks: AsksSequences,
+        avoid: Option<NodeId>,
+    ) -> Result<Link, Denied> {
         let mut now = demand.arrived;
         let mut place = None;
         loop {
@@ -210,7 +217,7 @@ impl Client {
                 Ok((lease, waited)) => {
                     let link = self.attach(lease, role, decision.reason, now + waited).await?;
                     if link.membership.is_none() || self.is_primary(node) {
-                        return Ok(Link { promise: demand.promise, ..link });
+                        return Ok(Link { promise: demand.promise, need: demand.need, ..link });
                     }
                     // A change of primary has begun, and may have missed this connection when it closed the others.
                     drop(link);
@@ -300,119 +307,6 @@ impl Client {
         Ok(link)
     }
 
-    /// Sends the batches that a replica did not answer to another server.
-    pub(super) async fn move_on(&mut self, need: Need, why: Why) -> Result<(), End> {
-        let Some(mut link) = self.link.take() else { return Ok(()) };
-        self.shared.metrics.count(Count::Retry(why.cause()));
-        let (from, kept) = (link.node(), std::mem::take(&mut link.kept));
-        let (executed, behind) = (link.executed.take(), std::mem::take(&mut link.behind));
-        let promise = link.promise;
-        if let Some(began) = link.began.take() {
-            self.transaction = Transaction::Deferred(began);
-        }
-        let settled = link.reply.take_settled(&mut link.lease.input);
-        self.side.output.extend_from_slice(&settled);
-        self.side.kept = 0;
-        self.session.names.take_back_from(0);
-        self.session.parsed.clear();
-        self.release_slot().await;
-        match why {
-            // What the batches may have left there is to be asked for on the other server.
-            Why::Refused(_, len) if !self.session.left.need_inventory() => settle::recycle(link, len),
-            Why::Refused(..) | Why::Lost => drop(link),
-        }
-        let demand = Demand { need, reason: Reason::Retried, promise, arrived: Instant::now() };
-        match self.lease(demand, AsksSequences::No, Some(from)).await {
-            Ok(link) => {
-                let link = self.link.insert(link);
-                link.grant = Grant::Bytes(kept.iter().sum());
-                (link.executed, link.behind) = (executed, behind);
-                link.is_new = false;
-                if link.role == LinkRole::Replica {
-                    link.kept = kept;
-                }
-            }
-            Err(Denied::End(end)) => return Err(end),
-            Err(Denied::Fault(fault)) => {
-                let report = fault.report();
-                for length in kept {
-                    self.refuse_sent(length, &report);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// An error has come; nothing has been done about it yet.
-    pub(super) async fn server_error(&mut self, code: SqlState, fatal: bool, len: usize) -> Result<(), End> {
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
-        if fatal {
-            return self.server_died(len).await;
-        }
-        if matches!(code, SqlState::UNDEFINED_FUNCTION | SqlState::UNDEFINED_TABLE) {
-            self.verdicts.suspect_catalogue();
-        }
-        if link.can_move()
-            && let Some(retry) = retry_for(code)
-        {
-            let (need, cause) = match retry {
-                Retry::Elsewhere => (Need::Read, RetryCause::RecoveryConflict),
-                Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, RetryCause::Refused),
-            };
-            let lesson = if retry == Retry::OnPrimaryAndLearn { self.texts_kept() } else { Vec::new() };
-            self.move_on(need, Why::Refused(cause, len)).await?;
-            if let Some(link) = self.link.as_mut() {
-                link.lesson = lesson;
-            }
-            return Ok(());
-        }
-        if code == SqlState::FEATURE_NOT_SUPPORTED {
-            // "cached plan must not change result type" is one of these.
-            self.shared.statements.plans_are_stale();
-        }
-        let len = self.reword(len);
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
-        match link.pass_error(len) {
-            Ok(Some(signal)) => {
-                if let super::scan::Signal::Skipped(dues) = signal {
-                    self.batch_skipped(&dues);
-                }
-                Ok(())
-            }
-            Ok(None) => Ok(()),
-            Err(error) => self.server_lost(&error.to_string()).await,
-        }
-    }
-
-    /// A FATAL error: the connection is about to be closed by the server.
-    async fn server_died(&mut self, len: usize) -> Result<(), End> {
-        let Some(link) = self.link.as_mut() else { return Ok(()) };
-        let message = link.drop_error(len);
-        let why = backend::ErrorView::parse(&message[crate::wire::HEADER_LEN..])
-            .map_or_else(|_| "unknown".to_owned(), |view| format!("{} ({})", view.message, view.code));
-        self.server_lost(&why).await
-    }
-
-    /// The texts of the batch that a replica works at.
-    fn texts_kept(&self) -> Vec<Box<[u8]>> {
-        let Some(link) = self.link.as_ref() else { return Vec::new() };
-        let length = link.kept.front().copied().unwrap_or_default();
-        frames(&self.side.input[..length])
-            .filter_map(|frame| match frame.tag {
-                frontend::QUERY => frontend::query(frame.body()).ok().map(Box::from),
-                frontend::PARSE => frontend::Parse::read(frame.body()).ok().map(|parse| Box::from(parse.query)),
-                frontend::BIND => {
-                    let head = frontend::BindHead::parse(frame.body()).ok()?;
-                    match &self.session.names.find(head.statement)?.statement.origin {
-                        Origin::Parse { query, .. } => Some(query.clone()),
-                        Origin::Sql { .. } => None,
-                    }
-                }
-                _ => None,
-            })
-            .collect()
-    }
-
     pub(super) fn batch_skipped(&mut self, dues: &[Due]) {
         let (Some(first), Some(last)) = (dues.first(), dues.last()) else { return };
         self.session.names.take_back(first.number, last.number);
@@ -439,46 +333,5 @@ impl Client {
             slot.wait_quiet().await;
         }
         self.link.iter().for_each(|link| link.lease.cancel_key.requests.settle());
-    }
-}
-
-/// Why batches are sent elsewhere.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Why {
-    /// Their server connection is gone.
-    Lost,
-    /// The error that stands behind what is passable, so many bytes long.
-    Refused(RetryCause, usize),
-}
-
-impl Why {
-    fn cause(self) -> RetryCause {
-        match self {
-            Self::Lost => RetryCause::ConnectionLost,
-            Self::Refused(cause, _) => cause,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Retry {
-    OnPrimary,
-    OnPrimaryAndLearn,
-    /// On any other node.
-    Elsewhere,
-}
-
-/// What may be done about a replica's error, by its code. The primary answers the same error if it was not about being a replica.
-fn retry_for(code: SqlState) -> Option<Retry> {
-    match &code.0 {
-        // A standby's refusals, with the codes that it refuses with.
-        b"25006" | b"55000" | b"XX000" | b"22023" => Some(Retry::OnPrimaryAndLearn),
-        // Also of a plan that DDL has overtaken, which says nothing of the statement.
-        b"0A000" => Some(Retry::OnPrimary),
-        // What the replica may not have replayed yet, or what lives elsewhere.
-        b"42P01" | b"42883" | b"42703" | b"42704" | b"3F000" | b"34000" | b"26000" => Some(Retry::OnPrimary),
-        // A conflict with recovery.
-        b"40001" | b"40P01" => Some(Retry::Elsewhere),
-        _ => None,
     }
 }

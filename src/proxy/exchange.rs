@@ -9,7 +9,7 @@ use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use super::ending::{Ending, Pulse, put_pulse};
-use super::link::{CopyIn, Link, LinkRole};
+use super::link::{CopyIn, Link};
 use super::scan::{Broken, Signal};
 use crate::net::Stream;
 use crate::wire::{Header, frontend};
@@ -334,9 +334,7 @@ pub(super) fn keep_reply(side: &mut Side, link: &mut Link) {
 impl Side {
     /// A batch that was kept for a second try has been answered.
     pub(super) fn batch_answered(&mut self, link: &mut Link) {
-        if link.role == LinkRole::Replica
-            && let Some(length) = link.kept.pop_front()
-        {
+        if let Some(length) = link.kept.pop() {
             self.input.advance(length);
             self.kept -= length;
         }

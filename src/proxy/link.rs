@@ -7,13 +7,15 @@ use std::time::Instant;
 use bytes::{Buf, BytesMut};
 
 use super::assess::Assessed;
+use super::batch::BatchEnd;
 use super::deallocate::{Deallocation, Forgetting};
 use super::judged::Executed;
+use super::kept::Kept;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
 use crate::config::Consistency;
 use crate::coordination::Membership;
-use crate::decide::route::NodeId;
+use crate::decide::route::{Need, NodeId};
 use crate::decide::session::{Due, Dues, Kind, Settings, StatementId};
 use crate::decide::sql::{Reason, TransactionEnd};
 use crate::pool::Lease;
@@ -28,6 +30,8 @@ pub(super) struct Link {
     pub reason: Reason,
     /// What a hint promised the reads for which this server was chosen; `None`: what the session is promised.
     pub promise: Option<Consistency>,
+    /// What the batches asked for, for which it was chosen.
+    pub need: Need,
     pub dues: Dues,
     pub reply: Reply,
     pub copy_in: CopyIn,
@@ -36,8 +40,8 @@ pub(super) struct Link {
     /// As of the last ReadyForQuery.
     pub status: TransactionStatus,
     pub grant: Grant,
-    /// On a replica: the lengths of the batches that are kept in the client's input until they have been answered, so that they can be sent elsewhere.
-    pub kept: VecDeque<usize>,
+    /// Batches that can be sent elsewhere: on a replica any; on a primary such as only read.
+    pub kept: Kept,
     /// An error has come since the last ReadyForQuery.
     pub failed: bool,
     /// PREPARE statements under way: the server knows them if no error comes.
@@ -262,13 +266,24 @@ impl Reply {
         self.settled = self.settled.saturating_sub(n);
     }
 
-    /// The current batch has been answered in full; another one of the same kind may follow.
-    pub(super) fn batch_done(&mut self, role: LinkRole) {
+    /// The current batch has been answered in full. `next`: the reply to the one behind it.
+    pub(super) fn batch_done(&mut self, next: Withhold) {
         self.settled = self.passable;
         self.delivered = Delivered::Nothing;
         self.commit = Commit::AsTold;
-        if role == LinkRole::Replica {
-            self.withhold = Withhold::Yes;
+        self.withhold = next;
+    }
+
+    /// What has been withheld may flow: its batch is not going to be sent elsewhere.
+    pub(super) fn release(&mut self) {
+        self.withhold = Withhold::No;
+    }
+
+    /// The server is lost: what has been withheld stays unsaid, for it has no end.
+    pub(super) fn drop_withheld(&mut self) {
+        if self.withhold == Withhold::Yes {
+            self.passable = self.settled;
+            self.rest = Rest::None;
         }
     }
 
@@ -294,13 +309,14 @@ impl Link {
             startup,
             reason,
             promise: None,
+            need: Need::Primary,
             dues: Dues::default(),
             reply: Reply::new(role),
             copy_in: CopyIn::No,
             is_new: true,
             status: TransactionStatus::Idle,
             grant: Grant::NOTHING,
-            kept: VecDeque::new(),
+            kept: Kept::default(),
             failed: false,
             preparing: Vec::new(),
             renamed: None,
@@ -408,9 +424,14 @@ impl Link {
         self.copy_in == CopyIn::Early && self.dues.is_empty()
     }
 
-    /// Whether the current batch may be sent to another server: it ran on a replica and the client has seen nothing of the reply.
-    pub(super) fn can_move(&self) -> bool {
-        self.role == LinkRole::Replica && !self.kept.is_empty() && self.reply.delivered == Delivered::Nothing
+    /// Whether something more is to come behind a batch that ends like this.
+    pub(super) fn leaves_open(&self, end: BatchEnd) -> bool {
+        match end {
+            BatchEnd::Sync => false,
+            // After an error in an extended batch, the server ignores a Query, too.
+            BatchEnd::Simple => self.dues.is_skipping(),
+            BatchEnd::Flush | BatchEnd::Open => true,
+        }
     }
 }
 
@@ -423,7 +444,7 @@ mod tests {
         let mut reply = Reply::new(LinkRole::Replica);
         reply.pass(100);
         assert_eq!(reply.writable(), 0);
-        reply.batch_done(LinkRole::Replica);
+        reply.batch_done(Withhold::Yes);
         assert_eq!(reply.writable(), 100);
         reply.pass(WITHHELD_MAX);
         assert_eq!(reply.writable(), 100);
@@ -449,7 +470,7 @@ mod tests {
         let mut reply = Reply::new(LinkRole::Replica);
         let mut input = BytesMut::from(&b"doneXXrest"[..]);
         reply.pass(4);
-        reply.batch_done(LinkRole::Replica);
+        reply.batch_done(Withhold::Yes);
         reply.pass(2);
         assert_eq!(&reply.take_settled(&mut input)[..], b"done");
         assert_eq!((&input[..], reply.passable()), (&b"XXrest"[..], 2));

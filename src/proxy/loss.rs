@@ -8,13 +8,12 @@ use bytes::{Buf, BytesMut};
 use super::assess::{Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
-use super::dispatch::Why;
 use super::exchange::{Passing, keep_reply};
 use super::fault::End;
 use super::judged::Judged;
 use super::link::{Delivered, Grant, Link, LinkRole, Rest};
+use super::retry::Why;
 use super::session::Transaction;
-use crate::decide::route::Need;
 use crate::decide::session::Pin;
 use crate::decide::sql::{Intent, TransactionEnd, Verdict};
 use crate::wire::SqlState;
@@ -27,11 +26,13 @@ impl Client {
         let Some(link) = self.link.as_mut() else { return Ok(()) };
         self.shared.cluster.nudge(link.node());
         tracing::info!(node = link.node().0, why, "a server connection was lost");
-        if link.can_move() {
-            return self.move_on(Need::Read, Why::Lost).await;
+        if link.outlives_loss() {
+            let need = link.need_after_loss();
+            return self.move_on(need, Why::Lost).await;
         }
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.release_slot().await;
+        link.reply.drop_withheld();
         keep_reply(&mut self.side, &mut link);
         self.side.input.advance(std::mem::take(&mut self.side.kept));
         if link.reply.delivered == Delivered::PartOfMessage || matches!(link.reply.rest, Rest::Forward(_)) {

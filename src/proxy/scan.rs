@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::link::{Commit, CopyIn, Link, LinkRole, Rest};
+use super::link::{Commit, CopyIn, Link, LinkRole, Rest, Withhold};
 use crate::decide::session::{Completed, Due, OutOfStep, ParameterMap};
 use crate::pool::{OWN_APPLICATION_NAME, is_told};
 use crate::wire::backend::{self as b, ErrorView, Report, TransactionStatus};
@@ -22,7 +22,7 @@ pub(super) enum Signal {
     Cancelled,
     /// The server reads COPY data from now on.
     CopyIn,
-    /// An error, which is behind what is passable and not yet part of it: [`pass_error`] or [`Link::can_move`] decide.
+    /// An error, which is behind what is passable and not yet part of it: [`pass_error`], or a second try elsewhere.
     Error { code: SqlState, fatal: bool, len: usize },
 }
 
@@ -222,7 +222,8 @@ impl Link {
             return Ok(None);
         }
         self.reply.pass(header.frame_len());
-        self.reply.batch_done(self.role);
+        let next = if self.is_replica() || self.kept.has_more() { Withhold::Yes } else { Withhold::No };
+        self.reply.batch_done(next);
         Ok(Some(Signal::Batch(status)))
     }
 

@@ -47,7 +47,7 @@ metrics! {
     CHECKOUT_SECONDS = "pgpilot_checkout_seconds", Histogram, Seconds, [],
         "From asking for a server connection to getting one";
     RETRIES = "pgpilot_retries_total", Counter, Count, ["cause"],
-        "Reads that failed on a replica and ran again elsewhere, unseen by the client";
+        "Reads that a server refused as a replica, or was lost with, and that ran again elsewhere, unseen by the client";
     ERRORS = "pgpilot_errors_total", Counter, Count, ["side"],
         "Errors that pgpilot reported, by whose fault they are: client, backend, operator, or pgpilot itself (us)";
     UNPARSABLE = "pgpilot_unparsable_statements_total", Counter, Count, [],

@@ -74,7 +74,7 @@ impl Simulation {
         let server = self.at(node)?;
         if self.servers[server].role == Role::Replica {
             let (end, alone) = (self.servers[server].log.len(), !self.synchronous);
-            let known = self.sampled.or(self.record.written.map(|written| written.0 as usize));
+            let known = self.sampled.or(self.record.written.and_then(|written| usize::try_from(written.0).ok()));
             assert!(
                 !alone || known.is_some_and(|known| end >= known),
                 "promoted beyond the guard: {}",

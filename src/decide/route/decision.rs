@@ -36,6 +36,18 @@ pub enum Need {
     Replica,
 }
 
+impl Need {
+    /// What two batches need that stay together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Primary, _) | (_, Self::Primary) => Self::Primary,
+            (Self::Replica, Self::Replica) => Self::Replica,
+            _ => Self::Read,
+        }
+    }
+}
+
 /// Where a batch goes, why, and what the cluster should find out meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {

@@ -300,7 +300,7 @@ reasons! {
     NoReplica = "no_replica",
     /// No primary is known.
     NoPrimary = "no_primary",
-    /// A replica refused it, and it ran on the primary.
+    /// It had been sent before: a replica refused it, or its server was lost.
     Retried = "retried",
     /// A replica refused this text before.
     Learned = "learned",

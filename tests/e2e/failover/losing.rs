@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgpilot::decide::failover::{Guards, Order, Run};
 use pgpilot::demo::{Scope, Stop};
-use pgpilot::telemetry::{Count, Ending};
+use pgpilot::telemetry::{Count, Ending, RetryCause};
 use tokio::time::timeout;
 
 use super::{attentive, client_of, leave, plain, section, successor, table, until_written, with_hooks, without_hooks};
@@ -39,9 +39,20 @@ async fn a_frozen_primary_is_replaced_and_fenced_when_it_thaws() {
     let client = table(proxy).await;
     // A connection that does not go through pgpilot.
     let stranger = proxy.node("pg1").connect_to("shop").await.unwrap();
+    let reader = proxy.connect().await;
+    let reading =
+        tokio::spawn(async move { ask(&reader, "/* pgpilot: primary */ SELECT 'read' FROM pg_sleep(3)").await });
+    wait_for("the read to run", LIMIT, async || {
+        let busy = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        stranger.query_one(busy, &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await;
     proxy.node("pg1").freeze(Scope::Node).await.unwrap();
     let took = until_written(&client, "INSERT INTO t VALUES (1)").await;
     println!("freeze to first write: {took:?}");
+    // What was in flight is severed there, and runs on the new one.
+    assert_eq!(reading.await.unwrap(), "read");
+    assert_eq!(proxy.app.telemetry().metrics().total(Count::Retry(RetryCause::ConnectionLost)), 1);
     // The hook has killed it: who was connected there finds out, and it comes back as a replica.
     assert!(stranger.batch_execute("INSERT INTO t VALUES (100)").await.is_err());
     proxy.wait_for_replicas(2).await;

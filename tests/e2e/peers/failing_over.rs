@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use pgpilot::app::App;
 use pgpilot::decide::route::Role;
 use pgpilot::demo::{LocalCluster, Scope};
-use tokio_postgres::{Client, NoTls};
+use pgpilot::telemetry::{Count, RetryCause};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, NoTls, Row};
 
 use crate::support::proxy::{PASSWORD, Proxy, USER, ask, topology, try_ask};
 use crate::support::{LIMIT, wait_for};
@@ -185,6 +187,114 @@ async fn what_was_in_flight_is_told_truly_and_the_sessions_go_on() {
         assert!(try_ask(client, "SELECT count(*) FROM t").await.is_ok());
     }
     assert_eq!((count(&proxy.servers, "pg2", "n < 4").await, count(&proxy.servers, "pg2", "n = 4").await), (0, 6));
+}
+
+/// Sleeps on pg1 alone, and tells where it ran. Declared immutable, so that it counts as a read; its twin does not.
+const SLOW: &str = "CREATE FUNCTION slow(seconds int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
+    'BEGIN IF current_setting(''cluster_name'') = ''pg1'' THEN PERFORM pg_sleep(seconds); END IF;
+    RETURN current_setting(''cluster_name''); END';
+    CREATE FUNCTION restless(seconds int) RETURNS text VOLATILE LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_sleep(seconds); RETURN current_setting(''cluster_name''); END'";
+
+/// A proxy whose servers have those, and that knows of it.
+async fn proxy_with_slow_reads() -> (Proxy, Client) {
+    let proxy = Proxy::with("").await;
+    let client = proxy.connect().await;
+    client.batch_execute(SLOW).await.unwrap();
+    client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    wait_for("what the function is to be known", LIMIT, async || ask(&client, "SELECT slow(0)").await != "pg1").await;
+    (proxy, client)
+}
+
+fn reruns(proxy: &Proxy) -> u64 {
+    proxy.app.telemetry().metrics().total(Count::Retry(RetryCause::ConnectionLost))
+}
+
+#[tokio::test]
+async fn a_read_that_was_in_flight_on_the_lost_primary_runs_on_the_new_one() {
+    let (proxy, simple) = proxy_with_slow_reads().await;
+    let mut all = clients(&proxy, 5).await.into_iter();
+    let mut next = || all.next().unwrap();
+    let (unnamed, named, pipelined, writer, volatile) = (next(), next(), next(), next(), next());
+    let hinted = "/* pgpilot: primary */ SELECT slow($1)";
+    let (first, second) = (named.prepare(hinted).await.unwrap(), pipelined.prepare(hinted).await.unwrap());
+    // What its session wrote is on no replica yet, so it needs no hint.
+    for replica in ["pg2", "pg3"] {
+        proxy.node(replica).sql("SELECT pg_wal_replay_pause()").await.unwrap();
+    }
+    writer.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    let own = "SELECT slow(60) || count(*) FROM t WHERE n = 1";
+    let written = proxy.node("pg1").value("SELECT pg_current_wal_flush_lsn()").await.unwrap().unwrap();
+    let received = format!("SELECT pg_last_wal_receive_lsn() >= '{written}'");
+    wait_for("pg2 to have received it", LIMIT, async || {
+        proxy.node("pg2").value(&received).await.unwrap().as_deref() == Some("t")
+    })
+    .await;
+    let promoting = async {
+        wait_until_busy(&proxy, 6).await;
+        proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+        wait_for("the reads to wait", LIMIT, async || reruns(&proxy) >= 5).await;
+        proxy.node("pg2").promote().await.unwrap();
+    };
+    let typed = [(&60 as &(dyn ToSql + Sync), Type::INT4)];
+    let (a, b, c, d, e, (), told) = tokio::join!(
+        ask(&simple, "/* pgpilot: primary */ SELECT slow(60)"),
+        unnamed.query_typed(hinted, &typed),
+        named.query_one(&first, &[&60]),
+        async { tokio::join!(pipelined.query_one(&second, &[&60]), pipelined.query_one(&second, &[&60])) },
+        ask(&writer, own),
+        promoting,
+        volatile.batch_execute("SELECT restless(60)"),
+    );
+    let name = |row: &Row| row.get::<_, String>(0);
+    assert_eq!((a, name(&b.unwrap()[0]), name(&c.unwrap())), ("pg2".into(), "pg2".into(), "pg2".into()));
+    assert_eq!((name(&d.0.unwrap()), name(&d.1.unwrap())), ("pg2".into(), "pg2".into()));
+    assert_eq!(e, "pg21", "it sees what its session wrote");
+    assert_eq!((code(&told.unwrap_err()), reruns(&proxy)), ("08007", 5));
+    for client in [&simple, &unnamed, &named, &pipelined, &writer, &volatile] {
+        client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+    }
+    assert_eq!(name(&named.query_one(&first, &[&60]).await.unwrap()), "pg2");
+}
+
+#[tokio::test]
+async fn a_read_that_is_not_to_be_repeated_is_told() {
+    let (proxy, client) = proxy_with_slow_reads().await;
+    let session = proxy.node("pg1").connect().await.unwrap();
+    let end_sleepers = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let end = async |times: u64| {
+        for n in 0..times {
+            wait_until_busy(&proxy, 1).await;
+            session.batch_execute(end_sleepers).await.unwrap();
+            wait_for("it to be over", LIMIT, async || reruns(&proxy) > n || n + 1 == times).await;
+        }
+    };
+    let slow = "/* pgpilot: primary */ SELECT slow(60)";
+    let read = client.prepare("/* pgpilot: primary */ SELECT slow($1)").await.unwrap();
+    let write = client.prepare("INSERT INTO t VALUES ($1)").await.unwrap();
+    let (told, ()) = tokio::join!(client.batch_execute(slow), end(3));
+    let told = told.unwrap_err();
+    assert_eq!((code(&told), reruns(&proxy)), ("08006", 2));
+    assert!(told.as_db_error().unwrap().hint().is_some_and(|hint| hint.contains("repeated")), "{told:?}");
+
+    // What stands before a write in a pipeline is not repeated without it. (A server that knows both is sent the second
+    // without waiting for the first.)
+    client.query_one(&read, &[&0]).await.unwrap();
+    client.execute(&write, &[&0]).await.unwrap();
+    let (before, behind, ()) = tokio::join!(client.query_one(&read, &[&60]), client.execute(&write, &[&1]), end(1));
+    assert_eq!((code(&before.unwrap_err()), code(&behind.unwrap_err())), ("08007", "08007"));
+    assert_eq!((reruns(&proxy), count(&proxy.servers, "pg1", "n = 1").await), (2, 0));
+
+    // The server stands still, so that the request meets nobody before it is lost.
+    let token = client.cancel_token();
+    let (cancelled, ()) = tokio::join!(client.batch_execute(slow), async {
+        wait_until_busy(&proxy, 1).await;
+        proxy.node("pg1").freeze(Scope::Node).await.unwrap();
+        token.cancel_query(NoTls).await.unwrap();
+        proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    });
+    assert_eq!(code(&cancelled.unwrap_err()), "57014");
 }
 
 #[tokio::test]

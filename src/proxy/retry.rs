@@ -1,0 +1,293 @@
+//! What a server did not answer is sent to another one: because it refused it, or because it is lost.
+
+use std::time::Instant;
+
+use bytes::Buf;
+
+use super::assess::{Assessed, frames};
+use super::batch::{Batch, BatchEnd};
+use super::client::Client;
+use super::dispatch::SETTLE_DOWN;
+use super::exchange::CLIENT_INPUT_MAX;
+use super::fault::{End, Fault};
+use super::kept::{Content, Kept};
+use super::link::{Delivered, Grant, Link, LinkRole, Withhold};
+use super::scan::Signal;
+use super::sequences::AsksSequences;
+use super::session::Transaction;
+use super::settle;
+use super::vigil::Denied;
+use crate::config::Consistency;
+use crate::decide::route::{Demand, Need, NodeId};
+use crate::decide::session::Origin;
+use crate::decide::sql::Reason;
+use crate::telemetry::{Count, RetryCause};
+use crate::wire::{SqlState, backend, frontend};
+
+impl Link {
+    /// Whether the batches that are kept may be sent to another server: the client has seen nothing of the reply.
+    fn can_move(&self) -> bool {
+        !self.kept.is_empty() && self.reply.delivered == Delivered::Nothing
+    }
+
+    /// Whether they are sent to another one if this one is lost.
+    pub(super) fn outlives_loss(&self) -> bool {
+        self.can_move() && self.kept.outlive_loss()
+    }
+
+    /// What they need of another server then.
+    pub(super) fn need_after_loss(&self) -> Need {
+        match self.role {
+            LinkRole::Primary => self.need,
+            LinkRole::Replica => Need::Read,
+        }
+    }
+}
+
+impl Client {
+    /// A batch is about to be sent: it stays in the client's input until it has been answered, if another server can be sent it as well.
+    pub(super) fn keep(&mut self, batch: Batch, assessed: &Assessed) {
+        let only_reads = assessed.only_reads() && self.transaction.is_idle() && self.session.pins.is_empty();
+        let content = if only_reads { Content::Reads } else { Content::Anything };
+        let promise = assessed.needs.promise.over(self.session.policy.consistency);
+        let has_room = self.side.kept <= CLIENT_INPUT_MAX;
+        let Some(link) = self.link.as_mut() else { return };
+        let joins = !link.kept.is_empty();
+        let is_whole = !link.leaves_open(batch.end);
+        let keeps = match link.role {
+            // The first batch on a replica can be sent elsewhere, should the replica refuse it; and what is sent behind it without waiting.
+            LinkRole::Replica => joins || (link.is_new && is_whole),
+            // What may have changed something is never sent twice.
+            LinkRole::Primary if content == Content::Anything || !is_whole => false,
+            LinkRole::Primary if joins => has_room && link.promise.is_none() && promise.is_none(),
+            LinkRole::Primary => {
+                let behind_nothing = link.dues.is_empty() && !link.dues.is_skipping();
+                link.is_new && behind_nothing && (!link.batch_open || batch.end == BatchEnd::Sync)
+            }
+        };
+        if !joins && (keeps || link.is_replica()) {
+            link.reply.begin(if keeps { Withhold::Yes } else { Withhold::No });
+        }
+        if keeps {
+            link.kept.push(batch.len, content);
+            if joins {
+                link.need = link.need.and(assessed.needs.server.map_or(Need::Read, |(need, _)| need));
+            }
+        } else if joins {
+            self.stop_keeping();
+        }
+    }
+
+    /// Something has been sent behind what is kept that no other server may be sent: so they stay together where they are.
+    fn stop_keeping(&mut self) {
+        let Self { side, link, .. } = self;
+        let Some(link) = link else { return };
+        link.kept = Kept::default();
+        link.reply.release();
+        side.input.advance(std::mem::take(&mut side.kept));
+    }
+
+    /// Sends the batches that a server did not answer to another one.
+    pub(super) async fn move_on(&mut self, need: Need, why: Why) -> Result<(), End> {
+        let Some(mut link) = self.link.take() else { return Ok(()) };
+        self.shared.metrics.count(Count::Retry(why.cause()));
+        let (from, mut kept) = (link.node(), std::mem::take(&mut link.kept));
+        let (executed, behind) = (link.executed.take(), std::mem::take(&mut link.behind));
+        let (promise, purpose) = (link.promise, link.purpose);
+        if let Some(began) = link.began.take() {
+            self.transaction = Transaction::Deferred(began);
+        }
+        let settled = link.reply.take_settled(&mut link.lease.input);
+        self.side.output.extend_from_slice(&settled);
+        self.side.kept = 0;
+        self.session.names.take_back_from(0);
+        self.session.parsed.clear();
+        self.release_slot().await;
+        // Another server would know nothing of a request that has gone to this one, and clients say it but once.
+        let is_cancelled = matches!(why, Why::Lost) && link.lease.cancel_key.requests.may_have_hit();
+        match why {
+            // What the batches may have left there is to be asked for on the other server.
+            Why::Refused(_, len) if !self.session.left.need_inventory() => settle::recycle(link, len),
+            Why::Refused(..) | Why::Lost => drop(link),
+        }
+        let leased =
+            if is_cancelled { Err(Fault::Cancelled.into()) } else { self.lease_again(need, promise, from, why).await };
+        match leased {
+            Ok(link) => {
+                let is_idle = self.transaction.is_idle();
+                let link = self.link.insert(link);
+                link.grant = Grant::Bytes(kept.bytes());
+                (link.executed, link.behind) = (executed, behind);
+                link.is_new = false;
+                match why {
+                    Why::Lost => {
+                        kept.lose();
+                        link.purpose = purpose;
+                    }
+                    Why::Refused(RetryCause::Refused, _) => {
+                        kept.doubt();
+                        // It was no read there: it may well be a write here.
+                        link.may_commit = is_idle && !link.is_replica();
+                    }
+                    Why::Refused(..) => {}
+                }
+                if link.is_replica() || kept.are_reads() {
+                    link.reply.begin(Withhold::Yes);
+                    link.kept = kept;
+                }
+            }
+            Err(Denied::End(end)) => return Err(end),
+            Err(Denied::Fault(fault)) => {
+                let report = fault.report();
+                for length in kept.lengths() {
+                    self.refuse_sent(length, &report);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Another connection for what has been sent in vain, which is routed like something that has just come.
+    async fn lease_again(
+        &mut self,
+        need: Need,
+        promise: Option<Consistency>,
+        from: NodeId,
+        why: Why,
+    ) -> Result<Link, Denied> {
+        if matches!(why, Why::Lost) {
+            if self.is_primary(from) {
+                let seen = self.snapshots.snapshot().clone();
+                self.wait_change(&seen, Instant::now() + SETTLE_DOWN).await?;
+            }
+            if self.transaction.is_idle() {
+                let shared = self.shared.clone();
+                self.vigil().until(shared.gate.pass()).await?;
+            }
+        }
+        let demand = Demand { need, reason: Reason::Retried, promise, arrived: Instant::now() };
+        self.lease(demand, AsksSequences::No, Some(from)).await
+    }
+
+    /// An error has come; nothing has been done about it yet.
+    pub(super) async fn server_error(&mut self, code: SqlState, fatal: bool, len: usize) -> Result<(), End> {
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        if fatal {
+            return self.server_died(code, len).await;
+        }
+        if matches!(code, SqlState::UNDEFINED_FUNCTION | SqlState::UNDEFINED_TABLE) {
+            self.verdicts.suspect_catalogue();
+        }
+        if link.is_replica()
+            && link.can_move()
+            && let Some(retry) = retry_for(code)
+        {
+            let (need, cause) = match retry {
+                Retry::Elsewhere => (Need::Read, RetryCause::RecoveryConflict),
+                Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, RetryCause::Refused),
+            };
+            let lesson = if retry == Retry::OnPrimaryAndLearn { self.texts_kept() } else { Vec::new() };
+            self.move_on(need, Why::Refused(cause, len)).await?;
+            if let Some(link) = self.link.as_mut() {
+                link.lesson = lesson;
+            }
+            return Ok(());
+        }
+        if code == SqlState::FEATURE_NOT_SUPPORTED {
+            // "cached plan must not change result type" is one of these.
+            self.shared.statements.plans_are_stale();
+        }
+        let len = self.reword(len);
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        match link.pass_error(len) {
+            Ok(Some(signal)) => {
+                if let Signal::Skipped(dues) = signal {
+                    self.batch_skipped(&dues);
+                }
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => self.server_lost(&error.to_string()).await,
+        }
+    }
+
+    /// A FATAL error: the connection is about to be closed by the server.
+    async fn server_died(&mut self, code: SqlState, len: usize) -> Result<(), End> {
+        let Some(link) = self.link.as_mut() else { return Ok(()) };
+        if !link.is_replica() && !is_about_the_server(code) {
+            // It is this session's fault, and would be on another server: a time limit, for instance.
+            link.kept.give_up();
+        }
+        let message = link.drop_error(len);
+        let why = backend::ErrorView::parse(&message[crate::wire::HEADER_LEN..])
+            .map_or_else(|_| "unknown".to_owned(), |view| format!("{} ({})", view.message, view.code));
+        self.server_lost(&why).await
+    }
+
+    /// The texts of the batch that a replica works at.
+    fn texts_kept(&self) -> Vec<Box<[u8]>> {
+        let Some(link) = self.link.as_ref() else { return Vec::new() };
+        let length = link.kept.lengths().next().unwrap_or_default();
+        frames(&self.side.input[..length])
+            .filter_map(|frame| match frame.tag {
+                frontend::QUERY => frontend::query(frame.body()).ok().map(Box::from),
+                frontend::PARSE => frontend::Parse::read(frame.body()).ok().map(|parse| Box::from(parse.query)),
+                frontend::BIND => {
+                    let head = frontend::BindHead::parse(frame.body()).ok()?;
+                    match &self.session.names.find(head.statement)?.statement.origin {
+                        Origin::Parse { query, .. } => Some(query.clone()),
+                        Origin::Sql { .. } => None,
+                    }
+                }
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+/// Why batches are sent elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Why {
+    /// Their server connection is gone.
+    Lost,
+    /// The error that stands behind what is passable, so many bytes long.
+    Refused(RetryCause, usize),
+}
+
+impl Why {
+    fn cause(self) -> RetryCause {
+        match self {
+            Self::Lost => RetryCause::ConnectionLost,
+            Self::Refused(cause, _) => cause,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    OnPrimary,
+    OnPrimaryAndLearn,
+    /// On any other node.
+    Elsewhere,
+}
+
+/// What may be done about a replica's error, by its code. The primary answers the same error if it was not about being a replica.
+fn retry_for(code: SqlState) -> Option<Retry> {
+    match &code.0 {
+        // A standby's refusals, with the codes that it refuses with.
+        b"25006" | b"55000" | b"XX000" | b"22023" => Some(Retry::OnPrimaryAndLearn),
+        // Also of a plan that DDL has overtaken, which says nothing of the statement.
+        b"0A000" => Some(Retry::OnPrimary),
+        // What the replica may not have replayed yet, or what lives elsewhere.
+        b"42P01" | b"42883" | b"42703" | b"42704" | b"3F000" | b"34000" | b"26000" => Some(Retry::OnPrimary),
+        // A conflict with recovery.
+        b"40001" | b"40P01" => Some(Retry::Elsewhere),
+        _ => None,
+    }
+}
+
+/// Whether a server that ends a connection with this ends others, too.
+fn is_about_the_server(code: SqlState) -> bool {
+    // admin_shutdown, crash_shutdown, cannot_connect_now
+    matches!(&code.0, b"57P01" | b"57P02" | b"57P03")
+}
