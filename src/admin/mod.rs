@@ -28,3 +28,4 @@ pub use sources::{
     Action, CatalogueRow, ClientRow, FailoverStatus, InstanceRow, InstanceStanding, NodeFacts, Outcome, Performed,
     PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources,
 };
+pub use views::FAILOVER_AT_A_GLANCE;

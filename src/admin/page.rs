@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use super::readiness::{Readiness, readiness};
 use super::sources::Sources;
 use super::table::{Table, Value};
-use super::views::{View, utc};
+use super::views::{FAILOVER_AT_A_GLANCE, View, utc};
 use crate::decide::failover::Maintenance;
 
 /// Nothing is loaded from anywhere, and nobody may frame it.
@@ -48,21 +48,7 @@ const SECTIONS: &[(&str, View, &[&str])] = &[
             "trouble",
         ],
     ),
-    (
-        "Failover",
-        View::Failover,
-        &[
-            "automatic",
-            "maintenance",
-            "state",
-            "epoch",
-            "candidate",
-            "since_ms",
-            "quarantined",
-            "last_outcome",
-            "reason",
-        ],
-    ),
+    ("Failover", View::Failover, FAILOVER_AT_A_GLANCE),
     ("Instances", View::Instances, &["instance", "standing", "this", "address", "acknowledged"]),
     ("Where statements go", View::Routes, &["route", "reason", "statements", "percent"]),
     ("Pools", View::Pools, &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),

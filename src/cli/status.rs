@@ -9,6 +9,7 @@ use super::block_on;
 use super::exit::{Exit, Failure};
 use super::output::{self, Rows};
 use super::remote::Console;
+use crate::admin::FAILOVER_AT_A_GLANCE;
 
 /// What is shown: title, command, and the columns that fit a terminal.
 const SECTIONS: [(&str, &str, &[&str]); 6] = [
@@ -30,21 +31,7 @@ const SECTIONS: [(&str, &str, &[&str]); 6] = [
             "trouble",
         ],
     ),
-    (
-        "failover",
-        "SHOW FAILOVER",
-        &[
-            "automatic",
-            "maintenance",
-            "state",
-            "epoch",
-            "candidate",
-            "since_ms",
-            "quarantined",
-            "last_outcome",
-            "reason",
-        ],
-    ),
+    ("failover", "SHOW FAILOVER", FAILOVER_AT_A_GLANCE),
     ("instances", "SHOW INSTANCES", &["instance", "number", "standing", "this", "address", "acknowledged"]),
     ("pools", "SHOW POOLS", &["node", "user", "database", "idle", "leased", "connecting", "waiting"]),
     ("routes", "SHOW REASONS", &["route", "reason", "statements", "percent"]),

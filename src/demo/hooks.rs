@@ -4,12 +4,14 @@
 //! (`pgpilot demo-hook`) only hands the facts of its environment to that process, over a Unix socket, and ends as it is
 //! told. The exchange: one line of JSON each way; see [`Request`] and [`Answer`].
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 
@@ -17,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Builder;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::{JoinSet, LocalSet};
 
 use super::cluster::LocalCluster;
 use super::error::{Doing, Error};
@@ -90,7 +93,7 @@ impl LocalCluster {
         let cluster = Arc::downgrade(self);
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
-            runtime.block_on(async {
+            LocalSet::new().block_on(&runtime, async {
                 tokio::select! {
                     () = serve(&listener, &cluster) => {}
                     _ = stopped => {}
@@ -146,23 +149,39 @@ async fn demote(node: &Node, candidate: &Node) -> Result<(), Error> {
     candidate.wait_for_truth("it has received everything", &sql).await
 }
 
-/// One after the other: hooks of one cluster are about each other's nodes. A hook that pgpilot gives up in the middle is
-/// carried out to its end, so the next one finds no half-made node.
+/// Whose turn it is at which node.
+type Turns = Rc<RefCell<HashMap<String, Rc<Mutex<()>>>>>;
+
+/// Hooks of one node one after the other, those of others beside them: while one waits for a frozen primary to copy from,
+/// that primary can be fenced. A hook that pgpilot gives up in the middle is carried out to its end, so the next one finds
+/// no half-made node.
 async fn serve(listener: &UnixListener, cluster: &Weak<LocalCluster>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        if let Err(error) = answer(stream, cluster).await {
-            tracing::warn!(%error, "a hook went away");
+    let (turns, mut running) = (Turns::default(), JoinSet::new());
+    loop {
+        tokio::select! {
+            Some(ended) = running.join_next() => {
+                if let Ok(Err(error)) = ended {
+                    tracing::warn!(%error, "a hook went away");
+                }
+            }
+            Ok((stream, _)) = listener.accept() => {
+                running.spawn_local(answer(stream, cluster.clone(), turns.clone()));
+            }
+            else => return,
         }
     }
 }
 
-async fn answer(stream: UnixStream, cluster: &Weak<LocalCluster>) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, cluster: Weak<LocalCluster>, turns: Turns) -> std::io::Result<()> {
     let mut stream = tokio::io::BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).await?;
-    let request: Request = serde_json::from_str(&line)?;
+    let Request { facts } = serde_json::from_str(&line)?;
+    let node = facts.get("NODE").cloned().unwrap_or_default();
+    let turn = turns.borrow_mut().entry(node).or_default().clone();
+    let _turn = turn.lock().await;
     let outcome = match cluster.upgrade() {
-        Some(cluster) => cluster.carry_out(&request.facts).await.map_err(|error| error.to_string()),
+        Some(cluster) => cluster.carry_out(&facts).await.map_err(|error| error.to_string()),
         None => Err("the cluster is gone".to_owned()),
     };
     let answer = outcome.map_or_else(Answer::Failed, |()| Answer::Done);

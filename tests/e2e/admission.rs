@@ -241,3 +241,15 @@ async fn a_client_that_leaves_before_it_is_greeted_frees_its_place() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_password_counts_as_long_as_it_is_valid_and_a_new_one_soon() {
+    let proxy = Proxy::with("").await;
+    drop(log_in(&proxy, PASSWORD, "shop").await.unwrap());
+    let primary = proxy.node("pg1");
+    primary.sql("ALTER ROLE app VALID UNTIL '2020-01-01'").await.unwrap();
+    wait_for("it to expire", Duration::from_secs(10), async || log_in(&proxy, PASSWORD, "shop").await.is_err()).await;
+    primary.sql("ALTER ROLE app VALID UNTIL 'infinity' PASSWORD 'another'").await.unwrap();
+    wait_for("the new one", Duration::from_secs(10), async || log_in(&proxy, "another", "shop").await.is_ok()).await;
+    assert!(log_in(&proxy, PASSWORD, "shop").await.is_err());
+}

@@ -21,6 +21,10 @@ pub(super) const FAILOVER: &[Column] = &[
     text("reason"),
 ];
 
+/// What operators look at; the primary is among the nodes.
+pub const FAILOVER_AT_A_GLANCE: &[&str] =
+    &["automatic", "maintenance", "state", "epoch", "candidate", "since_ms", "quarantined", "last_outcome", "reason"];
+
 /// One row.
 pub(super) fn failover(sources: &dyn Sources) -> Vec<Vec<Value>> {
     let snapshot = sources.snapshot();

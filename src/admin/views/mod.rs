@@ -10,6 +10,7 @@ mod service;
 mod sessions;
 mod settings;
 
+pub use failover::FAILOVER_AT_A_GLANCE;
 pub(super) use nodes::{millis, present, takes_reads};
 pub(super) use service::utc;
 

@@ -150,6 +150,7 @@ impl Machine {
     fn prepare(&mut self, purpose: Purpose, actions: &mut Actions) {
         self.record.epoch += 1;
         (self.record.purpose, self.record.progress) = (purpose, Progress::Preparing);
+        self.record.written = self.world.written;
         actions.record = Some(Writing::First(self.record.clone()));
         actions.routing = Some(Routing::Hold);
     }
@@ -383,6 +384,7 @@ impl Machine {
         let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
         self.record.primary = self.world.node(node).map(|node| node.name.clone());
         self.record.timeline = timeline;
+        self.record.written = None;
         self.record.progress = Progress::Steady;
         self.record.changed_at = Some(self.clock.unix_at(now));
         self.record.fork(timeline, switched_at);
