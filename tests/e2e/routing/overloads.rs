@@ -274,7 +274,9 @@ async fn round(session: &mut Session, seed: u64, tally: &mut Tally) {
             let as_session = judged(Asker { path: Some(&known), parameters: &parameters });
             let anybody = judged(Asker::default()) || judged(Asker { path: None, parameters: &parameters });
             if needs_primary && (as_session || anybody) {
-                writeln!(tally.harmful, "seed {seed}, {role}, search_path {path}: {text} {:?}", call.types).unwrap();
+                let call = format!("seed {seed}, {role}, search_path {path}: {text} {:?}", call.types);
+                println!("{call} is harmful");
+                writeln!(tally.harmful, "{call}").unwrap();
             }
             // What is neither is one of PostgreSQL's own, which are safe.
             if call.is_told && (does_not || !needs_primary) {

@@ -26,7 +26,7 @@ pub(in crate::decide::sql) enum Argument {
     Any,
     /// Nothing, nor which parameter it is for: it is given by name.
     Named,
-    /// A string constant or NULL, which takes the type that the function wants.
+    /// A string constant or NULL, which takes the type that the function wants: it tells nothing.
     Literal,
     /// The OID of a type that PostgreSQL itself brings.
     Typed(u32),

@@ -20,9 +20,6 @@ pub(super) struct Category {
     pub(super) preferred: bool,
 }
 
-/// The category of strings (documentation, "pg_type", "typcategory Codes").
-pub(super) const STRINGS: u8 = b'S';
-
 impl Scalars {
     pub(super) fn add_type(&mut self, oid: u32, category: Category) {
         self.types.insert(oid, category);

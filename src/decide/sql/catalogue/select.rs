@@ -5,7 +5,7 @@
 //! everything about them. Otherwise what is left stays.
 
 use super::resolve::{Argument, Candidate};
-use super::scalars::{STRINGS, Scalars};
+use super::scalars::Scalars;
 
 impl Scalars {
     /// Drops the candidates that the server surely does not choose.
@@ -50,17 +50,14 @@ impl Scalars {
         types.map(|oid| self.category(oid).map(|_| oid)).collect()
     }
 
-    /// `func_select_candidate`, step by step: the index of the one that is left. `None`: the call is ambiguous.
+    /// The first steps of `func_select_candidate`: the index of the one that is left. `None`: not one alone.
+    ///
+    /// The further steps guess the types of constants that have none; what they lead to is not relied on.
     fn select(&self, rows: &[Box<[u32]>], arguments: &[Argument]) -> Option<usize> {
         let typed = || arguments.iter().enumerate().filter_map(|(i, argument)| Some((i, argument.oid()?)));
-        let unknown = || (0..arguments.len()).filter(|&i| arguments[i] == Argument::Literal);
         let mut left: Vec<usize> = (0..rows.len()).collect();
-        // As many exact matches as possible; then, exact ones or preferred types of the argument's category.
-        let exact = |row: usize| typed().filter(|&(i, oid)| rows[row][i] == oid).count();
-        keep_best(&mut left, exact);
-        if let [only] = *left {
-            return Some(only);
-        }
+        // As many exact matches as possible; of those left, exact ones or preferred types of the argument's category.
+        keep_best(&mut left, |row| typed().filter(|&(i, oid)| rows[row][i] == oid).count());
         let preferred = |from: u32, to: u32| {
             let (from, to) = (self.category(from), self.category(to));
             from.zip(to).is_some_and(|(from, to)| to.preferred && from.letter == to.letter)
@@ -68,52 +65,7 @@ impl Scalars {
         keep_best(&mut left, |row| {
             typed().filter(|&(i, oid)| rows[row][i] == oid || preferred(oid, rows[row][i])).count()
         });
-        if let [only] = *left {
-            return Some(only);
-        }
-        // Constants without a type: strings if that is possible, else of the one category that all take there.
-        let slots: Option<Vec<_>> = unknown().map(|i| Some((i, self.slot(&left, rows, i)?))).collect();
-        if let Some(slots) = slots.filter(|slots| !slots.is_empty()) {
-            let suits = |row: &usize| {
-                slots.iter().all(|&(i, (letter, preferred))| {
-                    self.category(rows[*row][i]).is_some_and(|c| c.letter == letter && (c.preferred || !preferred))
-                })
-            };
-            if left.iter().any(suits) {
-                left.retain(suits);
-            }
-            if let [only] = *left {
-                return Some(only);
-            }
-        }
-        // Constants as if they were of the type that all other arguments have.
-        let (_, same) = typed().next().filter(|_| unknown().next().is_some())?;
-        if typed().any(|(_, oid)| oid != same) {
-            return None;
-        }
-        let takes = |row: &usize| rows[*row].iter().all(|&parameter| self.converts(same, parameter));
-        left.retain(takes);
         if let [only] = *left { Some(only) } else { None }
-    }
-
-    /// The category that a constant without a type has at the place `i`, and whether it must be its preferred type.
-    fn slot(&self, left: &[usize], rows: &[Box<[u32]>], i: usize) -> Option<(u8, bool)> {
-        let mut slot: Option<(u8, bool)> = None;
-        let mut conflict = false;
-        for category in left.iter().filter_map(|&row| self.category(rows[row][i])) {
-            slot = match slot {
-                None => Some((category.letter, category.preferred)),
-                Some((letter, preferred)) if letter == category.letter => {
-                    Some((letter, preferred || category.preferred))
-                }
-                Some(_) if category.letter == STRINGS => Some((STRINGS, category.preferred)),
-                other => {
-                    conflict = true;
-                    other
-                }
-            };
-        }
-        slot.filter(|&(letter, _)| !conflict || letter == STRINGS)
     }
 }
 

@@ -77,6 +77,10 @@ fn what_is_not_certain_is_the_worst() {
     for call in ["f(1 + 1)", "f(x)", "f(+1)", "f(-2147483648)", "f('1'::positive)", "f(p => 1)", "f(1, 2)"] {
         assert!(!is_read(&number, Some("a, b"), call), "{call}");
     }
+    let text = with(&[("a", "f", "1 1 0 25"), ("b", "f", "1 1 0 23")], &[]);
+    assert!(!is_read(&text, Some("a, b"), "f('x')") && !is_read(&text, Some("a, b"), "f(NULL)"));
+    let second = with(&[("a", "f", "2 2 0 23 25"), ("b", "f", "2 2 0 701 23")], &[]);
+    assert!(is_read(&second, Some("a, b"), "f(1, 'x')"), "the first argument suffices");
     // The first one's parameter may have another name.
     let named = with(&[("a", "f", "1 1 0 23"), ("b", "f", "1 1 0 23")], &[]);
     assert!(!is_read(&named, Some("a, b"), "f(p => 1)"));
