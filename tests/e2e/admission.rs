@@ -39,7 +39,7 @@ fn reload(proxy: &Proxy, change: impl FnOnce(&mut Config)) -> Result<(), String>
 
 #[tokio::test]
 async fn sessions_from_before_a_change_of_password_bring_no_old_one_along() {
-    let proxy = Proxy::with("").await;
+    let proxy = Proxy::with("[routing]\nconsistency = \"eventual\"\n").await;
     let old = proxy.connect().await;
     ask(&old, PRIMARY).await;
     proxy.node("pg1").sql("ALTER ROLE app PASSWORD 'another'").await.unwrap();
