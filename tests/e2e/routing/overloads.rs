@@ -220,6 +220,8 @@ fn call(random: &mut Rng, names: &[String]) -> Call {
 struct Tally {
     /// Would have been sent to a replica, and needs the primary.
     harmful: String,
+    /// Would have been right on a replica.
+    missed: String,
     called: u32,
     told_safe: u32,
     known_safe: u32,
@@ -254,7 +256,7 @@ async fn round(session: &mut Session, seed: u64, tally: &mut Tally) {
         }
     }
     let cast = CASTS[random.usize(..CASTS.len())];
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         session.run(&format!("CREATE CAST ({cast}) WITH INOUT AS IMPLICIT")).await;
     }
     let judge = Judge::load(session).await;
@@ -274,16 +276,14 @@ async fn round(session: &mut Session, seed: u64, tally: &mut Tally) {
             let as_session = judged(Asker { path: Some(&known), parameters: &parameters });
             let anybody = judged(Asker::default()) || judged(Asker { path: None, parameters: &parameters });
             if needs_primary && (as_session || anybody) {
-                let call = format!("seed {seed}, {role}, search_path {path}: {text} {:?}", call.types);
-                println!("{call} is harmful");
-                writeln!(tally.harmful, "{call}").unwrap();
+                writeln!(tally.harmful, "seed {seed}, {role}, search_path {path}: {text} {:?}", call.types).unwrap();
             }
             // What is neither is one of PostgreSQL's own, which are safe.
             if call.is_told && (does_not || !needs_primary) {
                 tally.told_safe += 1;
                 tally.known_safe += u32::from(as_session);
                 if !as_session {
-                    println!("seed {seed}, {role}, search_path {path}: {text} is safe");
+                    writeln!(tally.missed, "seed {seed}, {role}, search_path {path}: {text} is safe").unwrap();
                 }
             }
         }
@@ -299,12 +299,12 @@ async fn calls_mean_what_the_server_takes_them_for() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     assert_eq!(session.run(ONCE).await.error, None);
     let mut tally = Tally::default();
-    let first = number(FIRST).unwrap_or(7);
+    let first = number(FIRST).unwrap_or(6);
     for seed in first..first + number(SEEDS).unwrap_or(2) {
         round(&mut session, seed, &mut tally).await;
     }
-    let Tally { harmful, called, told_safe, known_safe } = tally;
-    println!("{called} calls; {known_safe} of {told_safe} safe ones are known to be safe");
+    let Tally { harmful, missed, called, told_safe, known_safe } = tally;
+    println!("{missed}{called} calls; {known_safe} of {told_safe} safe ones are known to be safe");
     assert!(harmful.is_empty(), "{harmful}");
     assert!(called > 300 && f64::from(known_safe) > 0.8 * f64::from(told_safe), "{known_safe} of {told_safe}");
 }
