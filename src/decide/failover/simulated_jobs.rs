@@ -74,7 +74,8 @@ impl Simulation {
         let server = self.at(node)?;
         if self.servers[server].role == Role::Replica {
             let (end, alone) = (self.servers[server].log.len(), !self.synchronous);
-            let known = self.sampled.or(self.record.written.map(|written| written.0 as usize));
+            let known =
+                self.sampled.or(self.record.written.map(|written| usize::try_from(written.0).unwrap_or(usize::MAX)));
             assert!(
                 !alone || known.is_some_and(|known| end >= known),
                 "promoted beyond the guard: {}",
