@@ -47,20 +47,18 @@ impl Arguments {
                 start = i + 1;
             }
             if depth == 0 {
-                return Some(arguments);
+                // What is behind WITHIN GROUP (ORDER BY ..) is among them.
+                return (!tokens.is(i + 1, "within")).then_some(arguments);
             }
         }
         None
     }
 
     fn add(&mut self, argument: Tokens<'_>, asker: &Asker<'_>) {
-        // Where arguments are named, their order says nothing.
-        let is_named = argument.is_operator(1, "=>") || argument.is_operator(1, ":=");
-        let found = if is_named { None } else { self.type_of(argument, asker) };
+        // In an argument of another kind, the parentheses of a call may hold these as well.
+        let is_named = (0..argument.len()).any(|i| argument.is_operator(i, "=>") || argument.is_operator(i, ":="));
+        let found = if is_named { Some(Argument::Named) } else { self.type_of(argument, asker) };
         self.list.push(found.unwrap_or(Argument::Any));
-        if is_named {
-            self.list.iter_mut().for_each(|argument| *argument = Argument::Any);
-        }
     }
 
     fn type_of(&mut self, argument: Tokens<'_>, asker: &Asker<'_>) -> Option<Argument> {
@@ -68,8 +66,8 @@ impl Arguments {
         if last == 0 {
             return self.single(argument, asker);
         }
-        let sign = argument.is_operator(0, "-") || argument.is_operator(0, "+");
-        if sign && last == 1 {
+        // The grammar takes a minus for part of the number (`doNegate` in gram.y); a plus is an operator.
+        if argument.is_operator(0, "-") && last == 1 {
             self.typed_by |= Depends::LITERALS;
             return typenames::of_number(argument.raw(1)).filter(|_| is_far_from_limits(argument.raw(1)));
         }

@@ -2,6 +2,7 @@
 
 use pgpilot::decide::sql::{Intent, Reason};
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use crate::support::plain::{Messages, Raw, TRUST, errors};
 use crate::support::proxy::{Proxy, ask};
@@ -85,6 +86,34 @@ async fn names_mean_what_the_search_path_says() {
     let role = proxy.connect_with("user=picker password=picker-secret").await;
     assert_eq!(call(&proxy, &role, "SELECT pick(3)").await, of("6", true));
     assert_eq!(ask(&client, "SELECT count(*) FROM picked WHERE a = 4").await, "3");
+}
+
+#[tokio::test]
+async fn typed_parameters_and_constants_choose_the_function() {
+    let proxy = Proxy::shared(EVENTUAL).await;
+    let client = proxy.connect().await;
+    let functions = "
+        CREATE TABLE weighed (a int);
+        CREATE FUNCTION weigh(bigint) RETURNS text LANGUAGE sql AS 'SELECT $1::text';
+        CREATE FUNCTION weigh(int) RETURNS text LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO weighed VALUES ($1); RETURN 'heavy'; END $$";
+    client.batch_execute(functions).await.unwrap();
+    known(&proxy, "SELECT weigh($1)", Intent::Write).await;
+    let of = |answer: &str, replica: bool| (answer.to_owned(), replica);
+    // Texts of one shape.
+    for _ in 0..3 {
+        assert_eq!(call(&proxy, &client, "SELECT weigh(3000000000)").await, of("3000000000", true));
+        assert_eq!(call(&proxy, &client, "SELECT weigh(1)").await, of("heavy", false));
+        assert_eq!(call(&proxy, &client, "SELECT weigh('1'::int)").await, of("heavy", false));
+        assert_eq!(call(&proxy, &client, "SELECT weigh('1'::bigint)").await, of("1", true));
+    }
+    for _ in 0..3 {
+        let before = proxy.counts().1;
+        let light = client.query_typed("SELECT weigh($1)", &[(&4_i64, Type::INT8)]).await.unwrap();
+        assert_eq!((light[0].get::<_, &str>(0), proxy.counts().1), ("4", before + 1));
+        let heavy = client.query_typed("SELECT weigh($1)", &[(&1, Type::INT4)]).await.unwrap();
+        assert_eq!((heavy[0].get::<_, &str>(0), proxy.counts().1), ("heavy", before + 1));
+    }
 }
 
 #[tokio::test]

@@ -78,9 +78,12 @@ impl CatalogueBuilder {
                 let &letter = category.as_bytes().first().ok_or(BadRow(query))?;
                 self.catalogue.scalars.add_type(oid, Category { letter, preferred: preferred == "true" });
             }
-            (CatalogueQuery::Casts, &[Some(source), Some(target)]) => {
+            (CatalogueQuery::Casts, &[Some(source), Some(target), Some(builtin)]) => {
                 let oid = |text: &str| text.parse().map_err(|_| BadRow(query));
-                self.catalogue.scalars.add_cast(oid(source)?, oid(target)?);
+                match builtin {
+                    "true" => self.catalogue.scalars.add_cast(oid(source)?, oid(target)?),
+                    _ => self.catalogue.scalars.distrust(oid(source)?),
+                }
             }
             (CatalogueQuery::Defaults, &[Some(role), Some("asked"), Some(_), Some(value)]) => {
                 self.catalogue.defaults.asked(role, value);
@@ -148,15 +151,20 @@ impl CatalogueBuilder {
     /// Judges what is defined by a text: a view is a hazard if its query is, a function if its body is, and so is a
     /// view over either, and so on.
     pub fn finish(mut self, lists: &FunctionLists) -> Catalogue {
-        self.describe_builtin();
+        self.describe_namesakes();
         self.definitions.judge(self.catalogue, lists)
     }
 
-    /// Of a built-in function it matters what it takes only where others have its name.
-    fn describe_builtin(&mut self) {
+    /// Of a built-in function it matters what it takes only where others have its name; and so of all others.
+    fn describe_namesakes(&mut self) {
         let catalogue = &mut self.catalogue;
         for (name, own) in &mut catalogue.functions {
-            let Some(nature) = catalogue.builtin.function(name) else { continue };
+            let Some(nature) = catalogue.builtin.function(name) else {
+                if let [only] = &mut own[..] {
+                    only.signature.forget_types();
+                }
+                continue;
+            };
             let signatures = self.builtin.remove(name).into_iter().flatten();
             own.extend(signatures.map(|signature| Function { schema: BUILTIN_SCHEMA.into(), signature, nature }));
         }

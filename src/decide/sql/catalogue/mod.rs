@@ -14,6 +14,7 @@ mod path;
 mod queries;
 mod resolve;
 mod scalars;
+mod select;
 mod signature;
 
 use std::borrow::Cow;

@@ -42,14 +42,16 @@ impl CatalogueQuery {
 
 /// schema, name, volatile, language, arguments, extension, field, body, types; one row per overload.
 ///
-/// - arguments: the least and the most that it can be called with.
+/// - arguments: the least and the most that it can be called with; but for aggregates, the OIDs of the elements of a
+///   VARIADIC array and of the types.
 /// - field: a function of one composite argument, which can be called as `row.name`.
 /// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of.
 /// - types: of its arguments and its result, those that are not built in, one a line: a domain may be checked on the way.
 const FUNCTIONS: &str = r"
 SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname::text,
        CASE WHEN p.prokind = 'a' THEN '0 ' ELSE (p.pronargs - p.pronargdefaults)::text || ' ' END
-           || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END,
+           || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END
+           || CASE WHEN p.prokind = 'a' THEN '' ELSE ' ' || p.provariadic::text || ' ' || p.proargtypes::text END,
        e.extname::text,
        (p.pronargs = 1 AND a.typtype = 'c')::text,
        CASE WHEN g.aggfnoid IS NOT NULL THEN (
@@ -71,7 +73,8 @@ LEFT JOIN pg_catalog.pg_type a ON a.oid = p.proargtypes[0]
 LEFT JOIN pg_catalog.pg_depend d
        ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
 LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
-WHERE p.prorettype NOT IN ('pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype)
+WHERE (p.pronargs > 0 OR p.prorettype NOT IN (
+        'pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype))
   AND n.nspname !~ '^pg_(temp|toast)'
 ORDER BY p.oid";
 
@@ -141,16 +144,17 @@ SELECT n.nspname::text, pg_catalog.pg_get_userbyid(n.nspowner)::text,
 FROM pg_catalog.pg_namespace n
 WHERE n.nspname !~ '^pg_(temp|toast)'";
 
-/// OID, category, whether it is the category's preferred type: of those that are neither domains, row types nor
-/// pseudo-types.
+/// OID, category, whether it is the category's preferred type: of those that are neither domains, row types,
+/// pseudo-types nor arrays of what somebody has made.
 const SCALARS: &str = r"
 SELECT t.oid::text, t.typcategory::text, t.typispreferred::text
 FROM pg_catalog.pg_type t
-WHERE t.typtype IN ('b', 'e', 'r', 'm')";
+WHERE t.typtype IN ('b', 'e', 'r', 'm') AND (t.typcategory <> 'A' OR t.oid < 16384)";
 
-/// The OIDs of source and target of the casts that happen by themselves.
+/// The OIDs of source and target of the casts that happen by themselves, and whether PostgreSQL brings the cast: OIDs
+/// below `FirstNormalObjectId` are its own.
 const CASTS: &str = r"
-SELECT c.castsource::text, c.casttarget::text
+SELECT c.castsource::text, c.casttarget::text, (c.oid < 16384)::text
 FROM pg_catalog.pg_cast c
 WHERE c.castcontext = 'i'";
 

@@ -1,11 +1,10 @@
 //! Which of several functions of one name a call means, as the server decides it (documentation, "Function Type
-//! Resolution"; `src/backend/parser/parse_func.c`, `FuncnameGetCandidates` in `src/backend/catalog/namespace.c`).
+//! Resolution"; `FuncnameGetCandidates` in `src/backend/catalog/namespace.c`).
 //!
 //! What is not known rules nothing out: what is left are all functions that the server could choose, and the worst of
 //! them counts.
 
 use super::path::{Place, SearchPath, Usage};
-use super::scalars::{STRINGS, Scalars};
 use super::{BUILTIN_SCHEMA, Catalogue, FunctionLists, Listed, Nature, Signature, Standing};
 use crate::decide::sql::types::{Depends, Effects};
 
@@ -25,7 +24,9 @@ pub(in crate::decide::sql) struct Call<'a> {
 pub(in crate::decide::sql) enum Argument {
     /// Nothing.
     Any,
-    /// A string constant or NULL, which takes the type that the function wants.
+    /// Nothing, nor which parameter it is for: it is given by name.
+    Named,
+    /// A string constant or NULL, which takes the type that the function wants: it tells nothing.
     Literal,
     /// The OID of a type that PostgreSQL itself brings.
     Typed(u32),
@@ -43,12 +44,17 @@ pub(in crate::decide::sql) struct Resolved<'c> {
 
 /// A function that may be meant.
 #[derive(Debug, Clone, Copy)]
-struct Candidate<'c> {
+pub(super) struct Candidate<'c> {
     schema: &'c str,
     /// `None`: nothing is known of its parameters.
     signature: Option<&'c Signature>,
     standing: Standing,
+    /// Whether the server surely finds it, if the call means anything at all.
+    pub(super) is_certain: bool,
 }
+
+/// More functions of one name are not told apart by types.
+const MOST: usize = 200;
 
 impl Catalogue {
     /// The worst that the call can mean: in a session with this `search_path`, or in any.
@@ -70,14 +76,11 @@ impl Catalogue {
             && let Some(arguments) = call.arguments
         {
             depends |= call.typed_by;
-            // Of functions that take the same, the one that is found first is meant.
-            if let (Some(path), None) = (path, call.schema) {
-                let all = candidates.clone();
-                let is_hidden =
-                    |candidate: &Candidate<'_>| all.iter().any(|other| hides(other, candidate, path, arguments.len()));
-                candidates.retain(|candidate| !is_hidden(candidate));
+            // A number that fits none has been misunderstood, and so may the types be.
+            if candidates.len() <= MOST && candidates.iter().all(|candidate| candidate.takes(arguments.len())) {
+                seek(&mut candidates, call, arguments, path);
+                self.scalars.choose(&mut candidates, arguments);
             }
-            self.scalars.choose(&mut candidates, arguments);
         }
         let worst = candidates.iter().fold(Standing::Unknown, |worst, candidate| worst.or(candidate.standing));
         let deciding = candidates.iter().find(|candidate| matches!(candidate.standing, Standing::Primary { .. }));
@@ -106,17 +109,28 @@ impl Catalogue {
                 (Listed::Primary, Nature::Safe) => Standing::Primary { effects: Effects::empty(), by: Listed::Primary },
                 (by, Nature::Primary(effects)) => Standing::Primary { effects, by },
             };
-            Candidate { schema, signature, standing }
+            Candidate { schema, signature, standing, is_certain: false }
         });
         let mut all: Vec<Candidate<'_>> = all.collect();
         if let Some(arguments) = call.arguments {
-            let takes = |candidate: &Candidate<'_>| candidate.signature.is_none_or(|s| s.takes(arguments.len()));
+            let takes = |candidate: &Candidate<'_>| candidate.takes(arguments.len());
             // A number that fits none that is known has been misunderstood.
             if all.iter().any(|candidate| candidate.signature.is_some() && takes(candidate)) {
                 all.retain(takes);
             }
         }
         all
+    }
+}
+
+impl<'c> Candidate<'c> {
+    /// What it takes in a call with so many arguments; `None`: that is not known.
+    pub(super) fn types(&self, arguments: usize) -> Option<impl Iterator<Item = u32> + use<'c>> {
+        self.signature.and_then(|signature| signature.types(arguments))
+    }
+
+    fn takes(&self, arguments: usize) -> bool {
+        self.signature.is_none_or(|signature| signature.takes(arguments))
     }
 }
 
@@ -132,138 +146,35 @@ fn keep<'c>(candidates: &mut Vec<Candidate<'c>>, wanted: impl Fn(&Candidate<'c>)
     }
 }
 
+/// Finds out which ones the server surely sees, and drops those that others hide.
+fn seek(candidates: &mut Vec<Candidate<'_>>, call: &Call<'_>, arguments: &[Argument], path: Option<&SearchPath>) {
+    // Under an unknown path the server may see any of the schemas, but one of them it sees.
+    let only = candidates.first().map(|first| first.schema);
+    let only = only.filter(|only| candidates.iter().all(|candidate| candidate.schema == *only));
+    for candidate in &mut *candidates {
+        candidate.is_certain = match (call.schema, path) {
+            (Some(_), _) => true,
+            (None, Some(path)) => path.place(candidate.schema).is_some_and(|place| place.usage == Usage::Certain),
+            (None, None) => only.is_some() || candidate.schema == BUILTIN_SCHEMA,
+        };
+    }
+    // Of functions that take the same, the one that is found first is meant. Names may put the arguments elsewhere.
+    if let (Some(path), None) = (path, call.schema)
+        && !arguments.contains(&Argument::Named)
+    {
+        let all = candidates.clone();
+        let is_hidden = |candidate: &Candidate<'_>| all.iter().any(|o| hides(o, candidate, path, arguments.len()));
+        candidates.retain(|candidate| !is_hidden(candidate));
+    }
+}
+
 /// Whether the server finds `first` and then does not look for `second`.
 fn hides(first: &Candidate<'_>, second: &Candidate<'_>, path: &SearchPath, arguments: usize) -> bool {
-    let (Some(a), Some(b)) = (first.signature, second.signature) else { return false };
+    let (Some(a), Some(b)) = (first.types(arguments), second.types(arguments)) else { return false };
     let (Some(Place { rank, usage: Usage::Certain }), Some(later)) =
         (path.place(first.schema), path.place(second.schema))
     else {
         return false;
     };
-    rank < later.rank && a.is_exact() && b.is_exact() && a.parameters(arguments).eq(b.parameters(arguments))
-}
-
-impl Scalars {
-    fn choose(&self, candidates: &mut Vec<Candidate<'_>>, arguments: &[Argument]) {
-        let fits = |candidate: &Candidate<'_>| {
-            let fits = |(argument, parameter): (&Argument, u32)| match *argument {
-                Argument::Typed(oid) => self.converts(oid, parameter),
-                Argument::Any | Argument::Literal => true,
-            };
-            candidate.signature.is_none_or(|s| arguments.iter().zip(s.parameters(arguments.len())).all(fits))
-        };
-        keep(candidates, fits);
-        let is_settled = |argument: &Argument| match *argument {
-            Argument::Typed(oid) => self.category(oid).is_some(),
-            Argument::Literal => true,
-            Argument::Any => false,
-        };
-        if !arguments.iter().all(is_settled) {
-            return;
-        }
-        // One that takes just these types is chosen before all others.
-        let is_exact = |candidate: &Candidate<'_>| {
-            let same = |(argument, parameter): (&Argument, u32)| *argument == Argument::Typed(parameter);
-            candidate.signature.is_some_and(|s| arguments.iter().zip(s.parameters(arguments.len())).all(same))
-        };
-        if candidates.iter().any(is_exact) {
-            return candidates.retain(|candidate| candidate.signature.is_none() || is_exact(candidate));
-        }
-        let rows: Option<Vec<_>> = candidates.iter().map(|candidate| self.row(candidate, arguments.len())).collect();
-        let Some(rows) = rows else {
-            return;
-        };
-        if let Some(best) = self.select(&rows, arguments) {
-            *candidates = vec![candidates[best]];
-        }
-    }
-
-    /// The types that it takes, if all of them are plain and known.
-    fn row(&self, candidate: &Candidate<'_>, arguments: usize) -> Option<Box<[u32]>> {
-        let signature = candidate.signature.filter(|signature| signature.is_exact())?;
-        let known = |oid: u32| self.category(oid).map(|_| oid);
-        let row: Option<Box<[u32]>> = signature.parameters(arguments).map(known).collect();
-        row.filter(|row| row.len() == arguments)
-    }
-
-    /// `func_select_candidate`, step by step: the index of the one that is left. `None`: the call is ambiguous.
-    fn select(&self, rows: &[Box<[u32]>], arguments: &[Argument]) -> Option<usize> {
-        let typed = || arguments.iter().enumerate().filter_map(|(i, argument)| Some((i, argument.oid()?)));
-        let unknown = || (0..arguments.len()).filter(|&i| arguments[i] == Argument::Literal);
-        let mut left: Vec<usize> = (0..rows.len()).collect();
-        // As many exact matches as possible; then, exact ones or preferred types of the argument's category.
-        let exact = |row: usize| typed().filter(|&(i, oid)| rows[row][i] == oid).count();
-        keep_best(&mut left, exact);
-        if let [only] = *left {
-            return Some(only);
-        }
-        let preferred = |from: u32, to: u32| {
-            let (from, to) = (self.category(from), self.category(to));
-            from.zip(to).is_some_and(|(from, to)| to.preferred && from.letter == to.letter)
-        };
-        keep_best(&mut left, |row| {
-            typed().filter(|&(i, oid)| rows[row][i] == oid || preferred(oid, rows[row][i])).count()
-        });
-        if let [only] = *left {
-            return Some(only);
-        }
-        // Constants without a type: strings if that is possible, else of the one category that all take there.
-        let slots: Option<Vec<_>> = unknown().map(|i| Some((i, self.slot(&left, rows, i)?))).collect();
-        if let Some(slots) = slots.filter(|slots| !slots.is_empty()) {
-            let suits = |row: &usize| {
-                slots.iter().all(|&(i, (letter, preferred))| {
-                    self.category(rows[*row][i]).is_some_and(|c| c.letter == letter && (c.preferred || !preferred))
-                })
-            };
-            if left.iter().any(suits) {
-                left.retain(suits);
-            }
-            if let [only] = *left {
-                return Some(only);
-            }
-        }
-        // Constants as if they were of the type that all other arguments have.
-        let (_, same) = typed().next().filter(|_| unknown().next().is_some())?;
-        if typed().any(|(_, oid)| oid != same) {
-            return None;
-        }
-        let takes = |row: &usize| rows[*row].iter().all(|&parameter| self.converts(same, parameter));
-        left.retain(takes);
-        if let [only] = *left { Some(only) } else { None }
-    }
-
-    /// The category that a constant without a type has at the place `i`, and whether it must be its preferred type.
-    fn slot(&self, left: &[usize], rows: &[Box<[u32]>], i: usize) -> Option<(u8, bool)> {
-        let mut slot: Option<(u8, bool)> = None;
-        let mut conflict = false;
-        for category in left.iter().filter_map(|&row| self.category(rows[row][i])) {
-            slot = match slot {
-                None => Some((category.letter, category.preferred)),
-                Some((letter, preferred)) if letter == category.letter => {
-                    Some((letter, preferred || category.preferred))
-                }
-                Some(_) if category.letter == STRINGS => Some((STRINGS, category.preferred)),
-                other => {
-                    conflict = true;
-                    other
-                }
-            };
-        }
-        slot.filter(|&(letter, _)| !conflict || letter == STRINGS)
-    }
-}
-
-impl Argument {
-    fn oid(self) -> Option<u32> {
-        match self {
-            Argument::Typed(oid) => Some(oid),
-            Argument::Any | Argument::Literal => None,
-        }
-    }
-}
-
-/// Keeps those with the highest score.
-fn keep_best(left: &mut Vec<usize>, score: impl Fn(usize) -> usize) {
-    let best = left.iter().map(|&row| score(row)).max();
-    left.retain(|&row| Some(score(row)) == best);
+    rank < later.rank && a.eq(b)
 }

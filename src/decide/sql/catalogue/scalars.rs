@@ -9,6 +9,8 @@ pub(super) struct Scalars {
     types: HashMap<u32, Category>,
     /// (source, target)
     casts: HashSet<(u32, u32)>,
+    /// What somebody has made a cast from: it may call anything, and turn into anything.
+    restless: HashSet<u32>,
 }
 
 /// What `pg_type` says of a type for the resolution of calls.
@@ -17,9 +19,6 @@ pub(super) struct Category {
     pub(super) letter: u8,
     pub(super) preferred: bool,
 }
-
-/// The category of strings (documentation, "pg_type", "typcategory Codes").
-pub(super) const STRINGS: u8 = b'S';
 
 impl Scalars {
     pub(super) fn add_type(&mut self, oid: u32, category: Category) {
@@ -30,6 +29,16 @@ impl Scalars {
         self.casts.insert((source, target));
     }
 
+    /// The casts from this type are not all PostgreSQL's own.
+    pub(super) fn distrust(&mut self, source: u32) {
+        self.restless.insert(source);
+    }
+
+    /// Whether it is known of a value of this type what it turns into by itself.
+    pub(super) fn is_settled(&self, oid: u32) -> bool {
+        self.types.contains_key(&oid) && !self.restless.contains(&oid)
+    }
+
     /// `None`: nothing can be said of what fits the type.
     pub(super) fn category(&self, oid: u32) -> Option<Category> {
         self.types.get(&oid).copied()
@@ -38,7 +47,7 @@ impl Scalars {
     /// Whether a value of the one type can be passed where the other is declared (`can_coerce_type` in
     /// `src/backend/parser/parse_coerce.c`). Always, where nothing is known of one of them.
     pub(super) fn converts(&self, from: u32, to: u32) -> bool {
-        let known = self.types.contains_key(&from) && self.types.contains_key(&to);
+        let known = self.is_settled(from) && self.types.contains_key(&to);
         !known || from == to || self.casts.contains(&(from, to))
     }
 }

@@ -4,8 +4,8 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Signature {
     /// How many it can be called with; defaults and VARIADIC counted.
-    least: usize,
-    most: usize,
+    least: u16,
+    most: u16,
     /// The OIDs of the declared types, that of the VARIADIC ones at the end; `None`: they are not known.
     types: Option<Box<[u32]>>,
     is_variadic: bool,
@@ -33,19 +33,19 @@ impl Signature {
 
     /// Whether it can be called with so many arguments.
     pub(super) fn takes(&self, arguments: usize) -> bool {
-        (self.least..=self.most).contains(&arguments)
+        (usize::from(self.least)..=usize::from(self.most)).contains(&arguments)
     }
 
-    /// Whether the types are known.
-    pub(super) fn is_exact(&self) -> bool {
-        self.types.is_some()
-    }
-
-    /// What a call with so many arguments is declared to take, one type for each.
-    pub(super) fn parameters(&self, arguments: usize) -> impl Iterator<Item = u32> {
-        let types = self.types.as_deref().unwrap_or_default();
+    /// What a call with so many arguments is declared to take, one type for each; `None`: that is not known.
+    pub(super) fn types(&self, arguments: usize) -> Option<impl Iterator<Item = u32>> {
+        let types = self.types.as_deref()?;
         let more = types.last().copied().filter(|_| self.is_variadic).unwrap_or(NO_TYPE);
-        (0..arguments).map(move |i| types.get(i).copied().unwrap_or(more))
+        Some((0..arguments).map(move |i| types.get(i).copied().unwrap_or(more)))
+    }
+
+    /// Takes less memory from now on.
+    pub(super) fn forget_types(&mut self) {
+        self.types = None;
     }
 
     /// Bytes beyond its own size.
@@ -58,16 +58,16 @@ impl Signature {
 mod tests {
     use super::*;
 
-    fn parameters(text: &str, arguments: usize) -> Vec<u32> {
-        Signature::parse(text).unwrap().parameters(arguments).collect()
+    fn types(text: &str, arguments: usize) -> Option<Vec<u32>> {
+        Signature::parse(text).unwrap().types(arguments).map(Iterator::collect)
     }
 
     #[test]
     fn a_variadic_array_stands_for_its_elements() {
-        assert_eq!(parameters("1 2 0 23 25", 1), [23]);
-        assert_eq!(parameters("1 2 0 23 25", 2), [23, 25]);
-        assert_eq!(parameters("2 1000 25 23 1009", 4), [23, 25, 25, 25]);
-        assert_eq!(parameters("0 1000", 2), [0, 0]);
+        assert_eq!(types("1 2 0 23 25", 1), Some(vec![23]));
+        assert_eq!(types("1 2 0 23 25", 2), Some(vec![23, 25]));
+        assert_eq!(types("2 1000 25 23 1009", 4), Some(vec![23, 25, 25, 25]));
+        assert_eq!(types("0 1000", 2), None);
         assert!(Signature::parse("1 2 x").is_none() && Signature::parse("1").is_none());
         assert!(Signature::parse("1 3 0 23 25 25").unwrap().takes(2));
     }

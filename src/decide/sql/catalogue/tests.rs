@@ -1,3 +1,5 @@
+mod overloads;
+
 use super::super::{Facts, classify};
 use super::*;
 use crate::decide::sql::types::{Intent, Verdict};
@@ -5,61 +7,9 @@ use crate::decide::sql::types::{Intent, Verdict};
 /// Rows as PostgreSQL 15 answers the catalogue's queries.
 fn catalogue() -> Catalogue {
     let mut builder = Catalogue::builtin().rebuild();
+    add_functions(&mut builder);
+    add_relations(&mut builder);
     let mut add = |query, rows: &[&[Option<&str>]]| rows.iter().for_each(|row| builder.add(query, row).unwrap());
-    let (yes, no) = (Some("true"), Some("false"));
-    for (schema, name, volatile, language, extension, field, body) in [
-        ("public", "vol", yes, "plpgsql", None, no, "BEGIN DELETE FROM t; RETURN 1; END"),
-        ("public", "stab", no, "sql", None, no, "SELECT 1"),
-        ("public", "sneaky", no, "sql", None, no, "SELECT nextval('s')"),
-        ("public", "twice", no, "sql", None, no, "SELECT 2"),
-        ("app", "twice", yes, "sql", None, no, "INSERT INTO t VALUES (2)"),
-        ("app", "lower", yes, "sql", None, no, "DELETE FROM t"),
-        ("public", "make_temp", yes, "plpgsql", None, no, "BEGIN CREATE TEMP TABLE x (a int); END"),
-        ("public", "uses_temp", yes, "sql", None, no, "SELECT make_temp()"),
-        ("public", "price", yes, "sql", None, yes, "DELETE FROM t"),
-        ("public", "first", yes, "sql", None, no, "DELETE FROM t"),
-    ] {
-        let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, field, Some(body), None];
-        add(CatalogueQuery::Functions, &[&row]);
-    }
-    for (schema, name, volatile, language, extension) in [
-        ("public", "native", yes, "c", Some("some_extension")),
-        ("public", "uuid_generate_v4", yes, "c", Some("uuid-ossp")),
-        ("public", "dblink_connect", yes, "c", Some("dblink")),
-        ("pg_catalog", "added_in_99", no, "internal", None),
-        ("pg_catalog", "acts_in_99", yes, "internal", None),
-        ("pg_catalog", "nextval", no, "internal", None),
-    ] {
-        let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, no, None, None];
-        add(CatalogueQuery::Functions, &[&row]);
-    }
-    add(
-        CatalogueQuery::Relations,
-        &[
-            // A view before the one it reads from: the order must not matter.
-            &[Some("public"), Some("v2"), Some("view"), Some("SELECT v1.a FROM v1")],
-            &[Some("public"), Some("v1"), Some("view"), Some("SELECT vol() AS a")],
-            &[Some("public"), Some("good"), Some("view"), Some("SELECT upper(x.b) FROM t x(a, b)")],
-            &[Some("public"), Some("act"), Some("view"), Some("SELECT pid FROM pg_stat_activity")],
-            &[Some("public"), Some("odd"), Some("view"), Some("SELECT ' unfinished")],
-            &[Some("public"), Some("s"), Some("sequence"), None],
-            &[Some("app"), Some("u"), Some("unlogged"), None],
-            &[Some("public"), Some("guarded"), Some("policy"), Some("SELECT (vol() > 0)")],
-            &[Some("public"), Some("guarded_well"), Some("policy"), Some("SELECT (owner = CURRENT_USER)")],
-            &[
-                Some("public"),
-                Some("tenants"),
-                Some("policy"),
-                Some("SELECT (t = current_setting('app.t'::text, true))"),
-            ],
-            &[
-                Some("public"),
-                Some("nodes"),
-                Some("policy"),
-                Some("SELECT (t = current_setting('cluster_name'::text))"),
-            ],
-        ],
-    );
     add(
         CatalogueQuery::Operators,
         &[
@@ -76,6 +26,55 @@ fn catalogue() -> Catalogue {
         ],
     );
     builder.finish(&FunctionLists::default())
+}
+
+fn add_functions(builder: &mut CatalogueBuilder) {
+    let mut add = |row: &[Option<&str>]| builder.add(CatalogueQuery::Functions, row).unwrap();
+    let (yes, no) = (Some("true"), Some("false"));
+    for (schema, name, volatile, language, extension, field, body) in [
+        ("public", "vol", yes, "plpgsql", None, no, "BEGIN DELETE FROM t; RETURN 1; END"),
+        ("public", "stab", no, "sql", None, no, "SELECT 1"),
+        ("public", "sneaky", no, "sql", None, no, "SELECT nextval('s')"),
+        ("public", "twice", no, "sql", None, no, "SELECT 2"),
+        ("app", "twice", yes, "sql", None, no, "INSERT INTO t VALUES (2)"),
+        ("app", "lower", yes, "sql", None, no, "DELETE FROM t"),
+        ("public", "make_temp", yes, "plpgsql", None, no, "BEGIN CREATE TEMP TABLE x (a int); END"),
+        ("public", "uses_temp", yes, "sql", None, no, "SELECT make_temp()"),
+        ("public", "price", yes, "sql", None, yes, "DELETE FROM t"),
+        ("public", "first", yes, "sql", None, no, "DELETE FROM t"),
+    ] {
+        let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, field, Some(body), None];
+        add(&row);
+    }
+    for (schema, name, volatile, language, extension) in [
+        ("public", "native", yes, "c", Some("some_extension")),
+        ("public", "uuid_generate_v4", yes, "c", Some("uuid-ossp")),
+        ("public", "dblink_connect", yes, "c", Some("dblink")),
+        ("pg_catalog", "added_in_99", no, "internal", None),
+        ("pg_catalog", "acts_in_99", yes, "internal", None),
+        ("pg_catalog", "nextval", no, "internal", None),
+    ] {
+        let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, no, None, None];
+        add(&row);
+    }
+}
+
+fn add_relations(builder: &mut CatalogueBuilder) {
+    let rows: [&[Option<&str>]; 11] = [
+        // A view before the one it reads from: the order must not matter.
+        &[Some("public"), Some("v2"), Some("view"), Some("SELECT v1.a FROM v1")],
+        &[Some("public"), Some("v1"), Some("view"), Some("SELECT vol() AS a")],
+        &[Some("public"), Some("good"), Some("view"), Some("SELECT upper(x.b) FROM t x(a, b)")],
+        &[Some("public"), Some("act"), Some("view"), Some("SELECT pid FROM pg_stat_activity")],
+        &[Some("public"), Some("odd"), Some("view"), Some("SELECT ' unfinished")],
+        &[Some("public"), Some("s"), Some("sequence"), None],
+        &[Some("app"), Some("u"), Some("unlogged"), None],
+        &[Some("public"), Some("guarded"), Some("policy"), Some("SELECT (vol() > 0)")],
+        &[Some("public"), Some("guarded_well"), Some("policy"), Some("SELECT (owner = CURRENT_USER)")],
+        &[Some("public"), Some("tenants"), Some("policy"), Some("SELECT (t = current_setting('app.t'::text, true))")],
+        &[Some("public"), Some("nodes"), Some("policy"), Some("SELECT (t = current_setting('cluster_name'::text))")],
+    ];
+    rows.iter().for_each(|row| builder.add(CatalogueQuery::Relations, row).unwrap());
 }
 
 fn verdict(catalogue: &Catalogue, text: &str) -> Verdict {
