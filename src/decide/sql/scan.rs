@@ -119,11 +119,12 @@ impl<'a> Scanner<'a, '_> {
     }
 
     /// Whether the name at `i` is that of an alias, because it follows a group: `(SELECT ..) name (columns)`. No call
-    /// can stand there, but after DISTINCT ON (..).
+    /// can stand there, but after DISTINCT ON (..) and OPERATOR(..).
     fn follows_group(&self, i: usize) -> bool {
         let after_group = i > 0 && self.tokens.is_punctuation(i - 1, b')');
         let Some(open) = self.closed.filter(|_| after_group && self.grammar == Grammar::Query) else { return false };
-        !(open > 1 && self.tokens.is(open - 1, "on") && self.tokens.is(open - 2, "distinct"))
+        let distinct = open > 1 && self.tokens.is(open - 1, "on") && self.tokens.is(open - 2, "distinct");
+        !(distinct || open > 0 && self.tokens.is(open - 1, "operator"))
     }
 
     /// A name of one or more parts that begins at `start`; returns the index after it.

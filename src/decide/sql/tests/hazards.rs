@@ -37,7 +37,7 @@ enum Hazard {
 }
 
 /// Where an expression may stand.
-const EXPRESSIONS: [&str; 26] = [
+const EXPRESSIONS: [&str; 29] = [
     "SELECT {}",
     "SELECT 1, {} AS update, 2",
     "SELECT DISTINCT ON ({}) 1 FROM t",
@@ -64,6 +64,9 @@ const EXPRESSIONS: [&str; 26] = [
     "SELECT string_agg(a, ',' ORDER BY {}) WITHIN GROUP (ORDER BY b) FROM t",
     "SELECT * FROM ROWS FROM (generate_series(1, 2), {}) AS f(a, b)",
     "SELECT * FROM t, LATERAL {} AS f",
+    "SELECT a OPERATOR(pg_catalog.||) {} FROM t",
+    "SELECT 1 WHERE a OPERATOR (public.=) {}",
+    "SELECT (a) OPERATOR(\"pg_catalog\" . +) {} AS x (y)",
 ];
 
 /// Where a query may stand.
