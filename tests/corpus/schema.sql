@@ -67,6 +67,12 @@ CREATE FUNCTION app.next_id() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('
 CREATE FUNCTION app.via_lazy() RETURNS bigint LANGUAGE sql AS 'SELECT app.next_id()';
 CREATE FUNCTION app.lying_stable() RETURNS bigint LANGUAGE sql STABLE AS $$ SELECT nextval('public.counter') $$;
 CREATE FUNCTION app.lying_immutable(text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM app.log_all($1); RETURN 1; END $$;
+CREATE FUNCTION app.stable_lock(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT pg_advisory_xact_lock($1); SELECT $1';
+CREATE FUNCTION app.stable_dynamic_lock(int) RETURNS int LANGUAGE plpgsql STABLE AS $$ BEGIN EXECUTE 'SELECT pg_advisory_xact_lock(' || $1 || ')'; RETURN $1; END $$;
+CREATE FUNCTION app.stable_last() RETURNS bigint LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT last_value FROM public.counter); END $$;
+CREATE FUNCTION app.stable_node() RETURNS boolean LANGUAGE sql STABLE AS 'SELECT pg_is_in_recovery()';
+CREATE FUNCTION app.stable_dynamic(text) RETURNS int LANGUAGE plpgsql STABLE AS $$ DECLARE n int; BEGIN EXECUTE 'SELECT count(*) FROM ' || quote_ident($1) INTO n; RETURN n; END $$;
+CREATE FUNCTION app.tenant() RETURNS text LANGUAGE sql STABLE AS $$ SELECT current_setting('app.tenant', true) $$;
 CREATE FUNCTION app.locks(int) RETURNS int LANGUAGE plpgsql AS $$ DECLARE n int; BEGIN SELECT id INTO n FROM public.orders WHERE id = $1 FOR UPDATE; RETURN n; END $$;
 CREATE FUNCTION app.over(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
 CREATE FUNCTION app.over(text) RETURNS int LANGUAGE sql VOLATILE AS 'INSERT INTO audit.log (what) VALUES ($1); SELECT 1';

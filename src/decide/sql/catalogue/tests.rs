@@ -11,6 +11,15 @@ fn catalogue() -> Catalogue {
         ("public", "vol", yes, "plpgsql", None, no, "BEGIN DELETE FROM t; RETURN 1; END"),
         ("public", "stab", no, "sql", None, no, "SELECT 1"),
         ("public", "sneaky", no, "sql", None, no, "SELECT nextval('s')"),
+        ("public", "locking", no, "sql", None, no, "SELECT pg_advisory_xact_lock(1); SELECT 1"),
+        ("public", "ahead", no, "sql", None, no, "SELECT unknown(last_value) FROM public.s"),
+        ("public", "where_am_i", no, "plpgsql", None, no, "BEGIN RETURN pg_is_in_recovery(); END"),
+        ("public", "procedural", no, "plpgsql", None, no, "DECLARE x int; BEGIN SELECT last_value INTO x FROM s; END"),
+        ("public", "leaving", no, "sql", None, no, "SELECT set_config('work_mem', '1MB', false)"),
+        ("public", "built", no, "plpgsql", None, no, "BEGIN EXECUTE 'SELECT pg_advisory_xact_lock(' || $1 || ')'; END"),
+        ("public", "built_well", no, "plpgsql", None, no, "BEGIN EXECUTE 'SELECT lower(' || $1 || ')'; END"),
+        ("public", "told", no, "plpgsql", None, no, "BEGIN RAISE 'no pg_is_in_recovery()'; RETURN unknown(1); END"),
+        ("public", "tenant", no, "sql", None, no, "SELECT current_setting('app.tenant', true)"),
         ("public", "twice", no, "sql", None, no, "SELECT 2"),
         ("app", "twice", yes, "sql", None, no, "INSERT INTO t VALUES (2)"),
         ("app", "lower", yes, "sql", None, no, "DELETE FROM t"),
@@ -93,6 +102,15 @@ fn what_a_server_tells_decides() {
         ("SELECT app.vol()", Intent::Write, settings),
         ("SELECT stab()", Intent::Read, Effects::empty()),
         ("SELECT sneaky()", Intent::Write, settings),
+        ("SELECT locking()", Intent::Write, settings),
+        ("SELECT ahead()", Intent::Write, settings),
+        ("SELECT where_am_i()", Intent::Write, settings),
+        ("SELECT procedural()", Intent::Write, settings),
+        ("SELECT leaving()", Intent::Write, settings),
+        ("SELECT built(1)", Intent::Write, settings),
+        ("SELECT built_well(1)", Intent::Read, Effects::empty()),
+        ("SELECT told()", Intent::Read, Effects::empty()),
+        ("SELECT tenant()", Intent::Read, Effects::empty()),
         ("SELECT twice()", Intent::Write, settings),
         ("SELECT public.twice()", Intent::Read, Effects::empty()),
         ("SELECT lower('A')", Intent::Write, settings),
@@ -140,6 +158,15 @@ fn what_a_server_tells_decides() {
         let found = verdict(&catalogue, text);
         assert_eq!((found.intent, found.effects), (intent, effects), "{text}");
     }
+}
+
+#[test]
+fn the_operators_list_overrules_what_a_body_shows() {
+    let catalogue = catalogue();
+    let lists = FunctionLists::new(&[], &["public.where_am_i"]);
+    let verdict = |text| classify(text, &Facts::new(&catalogue, &lists, 1024)).statements[0].clone();
+    assert_eq!(verdict("SELECT where_am_i()").intent, Intent::Read);
+    assert_eq!(verdict("SELECT locking()").intent, Intent::Write);
 }
 
 #[test]
