@@ -90,6 +90,26 @@ CREATE OPERATOR @+@ (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl);
 CREATE FUNCTION app.to_pair(int) RETURNS pair LANGUAGE sql AS $$ INSERT INTO audit.log (what) VALUES ('cast'); SELECT ROW($1, 'x')::pair $$;
 CREATE CAST (int AS pair) WITH FUNCTION app.to_pair(int);
 CREATE DOMAIN audited AS int CHECK (app.log_all('domain') = 1);
+CREATE DOMAIN audited_again AS audited;
+CREATE TYPE audited_pair AS (a audited_again, b text);
+CREATE TABLE audited_rows (a audited);
+CREATE OPERATOR @#@ (RIGHTARG = bigint, FUNCTION = pg_try_advisory_xact_lock);
+CREATE TYPE segment AS (length int);
+CREATE FUNCTION app.to_lseg(segment) RETURNS lseg LANGUAGE sql AS $$ INSERT INTO audit.log (what) VALUES ('cast'); SELECT lseg '((0,0),(0,1))' $$;
+CREATE CAST (segment AS lseg) WITH FUNCTION app.to_lseg(segment) AS IMPLICIT;
+CREATE TABLE segments (id int, s segment);
+INSERT INTO segments VALUES (1, ROW(1)::segment);
+
+-- Tables of which a part is not the same on every node.
+CREATE TABLE mixed (id int, kind text) PARTITION BY LIST (kind);
+CREATE TABLE mixed_kept PARTITION OF mixed FOR VALUES IN ('kept');
+CREATE UNLOGGED TABLE mixed_scratch PARTITION OF mixed FOR VALUES IN ('scratch');
+CREATE TABLE ancestors (id int);
+CREATE TABLE parents (name text) INHERITS (ancestors);
+CREATE UNLOGGED TABLE children () INHERITS (parents);
+CREATE FOREIGN DATA WRAPPER peculiar;
+CREATE SERVER peculiar FOREIGN DATA WRAPPER peculiar;
+CREATE FOREIGN TABLE foreign_things (a int) SERVER peculiar;
 
 -- Views and policies.
 CREATE VIEW paid AS SELECT * FROM orders WHERE status = 'paid';

@@ -36,6 +36,12 @@ impl Signature {
         (self.least..=self.most).contains(&arguments)
     }
 
+    /// Whether no query can call it: nothing that SQL can name has the type `internal`.
+    pub(super) fn is_internal(&self) -> bool {
+        const INTERNAL: u32 = 2281;
+        self.types.iter().flatten().any(|&oid| oid == INTERNAL)
+    }
+
     /// Whether the types are known.
     pub(super) fn is_exact(&self) -> bool {
         self.types.is_some()
