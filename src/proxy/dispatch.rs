@@ -352,8 +352,11 @@ impl Client {
         if matches!(code, SqlState::UNDEFINED_FUNCTION | SqlState::UNDEFINED_TABLE) {
             self.verdicts.suspect_catalogue();
         }
+        let at = link.reply.passable();
+        let error = backend::ErrorView::parse(&link.lease.input[at + crate::wire::HEADER_LEN..at + len]);
+        let routine = error.map_or("", |error| error.routine);
         if link.can_move()
-            && let Some(retry) = retry_for(code)
+            && let Some(retry) = retry_for(code, routine)
         {
             let (need, cause) = match retry {
                 Retry::Elsewhere => (Need::Read, RetryCause::RecoveryConflict),
@@ -468,17 +471,32 @@ enum Retry {
     Elsewhere,
 }
 
-/// What may be done about a replica's error, by its code. The primary answers the same error if it was not about being a replica.
-fn retry_for(code: SqlState) -> Option<Retry> {
+/// What may be done about a replica's error, by its code and the C function that reported it. The primary answers the same
+/// error if it was not about being a replica.
+fn retry_for(code: SqlState, routine: &str) -> Option<Retry> {
     match &code.0 {
+        // DDL has overtaken a plan ("cached plan must not change result type"), which says nothing of the statement.
+        b"0A000" if routine == "RevalidateCachedQuery" => Some(Retry::OnPrimary),
         // A standby's refusals, with the codes that it refuses with.
-        b"25006" | b"55000" | b"XX000" | b"22023" => Some(Retry::OnPrimaryAndLearn),
-        // Also of a plan that DDL has overtaken, which says nothing of the statement.
-        b"0A000" => Some(Retry::OnPrimary),
+        b"25006" | b"55000" | b"XX000" | b"22023" | b"0A000" => Some(Retry::OnPrimaryAndLearn),
         // What the replica may not have replayed yet, or what lives elsewhere.
         b"42P01" | b"42883" | b"42703" | b"42704" | b"3F000" | b"34000" | b"26000" => Some(Retry::OnPrimary),
         // A conflict with recovery.
         b"40001" | b"40P01" => Some(Retry::Elsewhere),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_standby_refuses_is_learned() {
+        for code in [*b"25006", *b"55000", *b"0A000"] {
+            assert_eq!(retry_for(SqlState(code), "standard_ProcessUtility"), Some(Retry::OnPrimaryAndLearn));
+        }
+        assert_eq!(retry_for(SqlState(*b"0A000"), "RevalidateCachedQuery"), Some(Retry::OnPrimary));
+        assert_eq!(retry_for(SqlState(*b"22012"), "int4div"), None);
     }
 }
