@@ -23,6 +23,9 @@ pub struct Record {
     #[serde(default)]
     pub purpose: Purpose,
     pub progress: Progress,
+    /// While the primary is being changed: how far its log was known to go. Whoever goes on from here may not hear it.
+    #[serde(default)]
+    pub written: Option<Lsn>,
     /// When the last change of primary ended: seconds since 1970, by the clock of whoever carried it out.
     #[serde(default)]
     pub changed_at: Option<u64>,

@@ -73,7 +73,7 @@ struct Simulation {
     routed: BTreeMap<u64, usize>,
     promotions: u32,
     /// The end of the primary's log when it was last seen.
-    sampled: usize,
+    sampled: Option<usize>,
     trace: bool,
 }
 
@@ -131,7 +131,7 @@ impl Simulation {
             acknowledged: Vec::new(),
             routed: BTreeMap::new(),
             promotions: 0,
-            sampled: 0,
+            sampled: None,
             trace: false,
             dice,
         }
@@ -250,6 +250,8 @@ impl Simulation {
             epoch: 0,
         };
         pilot.epoch = self.record.epoch;
+        // It has heard nobody yet.
+        self.sampled = None;
         self.pilot = Some(pilot);
         self.tell(Event::Restored(self.record.clone()));
     }
@@ -330,7 +332,7 @@ impl Simulation {
         let primary = pilot.primary;
         // What comes to light when the choice has been made is too late for it.
         if self.is_reached(primary) && !pilot.held {
-            self.sampled = self.servers[primary].log.len();
+            self.sampled = Some(self.servers[primary].log.len());
         }
         let member = |node: usize| {
             let server = &self.servers[node];
@@ -368,7 +370,7 @@ impl Simulation {
             timeline: Timeline(pilot.timeline),
             system: Some(SYSTEM),
             nodes: (0..self.servers.len()).map(member).collect(),
-            written: Some(Lsn(self.sampled as u64)),
+            written: self.sampled.map(|log| Lsn(log as u64)),
             synchronous: Some(if self.synchronous { "ANY 1 (pg1, pg2, pg3)" } else { "" }.to_owned()),
         }
     }
