@@ -241,21 +241,22 @@ impl Client {
         }
         let stamp = self.verdicts.stamp();
         let verdict = self.verdict_within(parse.query, parse.types, assessed);
-        let prepared = SessionStatement { statement: self.prepare(parse, before), verdict, stamp };
+        let prepared =
+            SessionStatement { statement: self.prepare(parse, before, assessed.needs.effects), verdict, stamp };
         self.add(&prepared.verdict, Protocol::Extended, assessed);
         assessed.names.set(parse.name, Some(prepared.clone()));
         self.session.parsed.push_back(prepared);
     }
 
     /// What a Parse prepares. `before`: what had its name.
-    fn prepare(&self, parse: Parse<'_>, before: Option<&SessionStatement>) -> Arc<Statement> {
+    fn prepare(&self, parse: Parse<'_>, before: Option<&SessionStatement>, effects: Effects) -> Arc<Statement> {
         let statements = &self.shared.statements;
         let origin = || Origin::Parse { query: parse.query.into(), types: parse.types.into() };
         match before {
             // Preparing the same text again is common; its number may stay, and nothing has to be copied.
             Some(before) if before.is_of(parse) => before.statement.clone(),
             _ if parse.name.is_empty() => Arc::new(statements.single(origin())),
-            _ => statements.intern(origin(), &self.session.naming_context()),
+            _ => statements.intern(origin(), &self.session.naming_context(effects)),
         }
     }
 
@@ -265,7 +266,7 @@ impl Client {
             Some(prepared) => prepared,
             None => {
                 let (stamp, statement) =
-                    (self.verdicts.stamp(), self.prepare(parse, self.session.names.find(parse.name)));
+                    (self.verdicts.stamp(), self.prepare(parse, self.session.names.find(parse.name), Effects::empty()));
                 SessionStatement { statement, verdict: self.verdict_on(parse.query), stamp }
             }
         }

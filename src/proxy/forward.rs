@@ -17,7 +17,7 @@ use super::session::{Deferred, Session, Texts, Transaction};
 use super::statements::Statements;
 use super::verdicts::Verdicts;
 use crate::decide::session::{Fate, Kind, Origin, ServerName, Statement, StatementId, server_name};
-use crate::decide::sql::{Classified, Intent};
+use crate::decide::sql::{Classified, Effects, Intent};
 use crate::wire::backend::{self, Report};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, SqlState};
@@ -341,7 +341,7 @@ fn forward_sql_prepared(
             }
             let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
             let origin = Origin::Sql { before: before.into(), after: after.into() };
-            let statement = statements.intern(origin, &session.naming_context());
+            let statement = statements.intern(origin, &session.naming_context(Effects::empty()));
             let verdict = Classified { statements: Box::new([(**verdict).clone()]) };
             let entry = SessionStatement { statement: statement.clone(), verdict: Arc::new(verdict.into()), stamp: 0 };
             // The server would say that the name is taken; so it prepares it anew.

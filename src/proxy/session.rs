@@ -1,6 +1,7 @@
 //! What a client's session holds, apart from its connections.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::names::{Names, SessionStatement};
@@ -36,6 +37,8 @@ pub(super) struct Session {
     /// If pgpilot's own settings have been changed in the transaction at hand: what becomes of them.
     pub(super) afterwards: Option<Box<Afterwards>>,
     pub pins: Vec<Pin>,
+    /// No other session's: the process number that its client was told.
+    pub number: u32,
     /// Pins that are the session's own ways, and not something that the server knows of.
     pub standing_pins: Vec<Pin>,
     pub left: Leftovers,
@@ -62,6 +65,8 @@ pub(super) struct Leftovers {
     pub names: Vec<Box<str>>,
     /// There is a DISCARD ALL or DEALLOCATE ALL among them.
     pub forgets_statements: bool,
+    /// There is a RESET among them: it knows nothing of the session's start-up settings.
+    pub resets: bool,
     /// One of these stood in a Query that failed: nobody knows whether before or behind the error.
     pub may_have_forgotten: bool,
 }
@@ -106,6 +111,7 @@ impl Session {
             hint: None,
             afterwards: None,
             pins: Vec::new(),
+            number: 0,
             standing_pins: Vec::new(),
             left: Leftovers::default(),
             sequences_at: None,
@@ -139,14 +145,20 @@ impl Session {
         self.settings.get("search_path").or_else(|| self.reported.get("search_path"))
     }
 
-    /// What the names in a statement mean depends on these: two sessions share a prepared statement only if they agree.
-    pub(super) fn naming_context(&self) -> String {
+    /// What the names in a statement mean depends on this: two sessions share a prepared statement only if they agree.
+    /// `effects`: of the statements that are looked at together with it.
+    pub(super) fn naming_context(&self, effects: Effects) -> String {
         // Names are looked up, and literals turned into values, when a statement is parsed: by settings of which nobody has the complete list.
         let settings =
             self.settings.iter().filter(|(name, _)| !matches!(*name, "application_name" | "statement_timeout"));
         let mut context = String::new();
         for (name, value) in settings {
             context.extend([name, "=", value, "\0"]);
+        }
+        // A temporary object comes before all others of its name, and nobody else has it.
+        let hides = [Pin::TemporaryObject, Pin::SessionMode].iter().any(|pin| self.pins.contains(pin));
+        if hides || (self.left.effects | effects).contains(Effects::PINS) {
+            let _ = write!(context, "{}", self.number);
         }
         context
     }
@@ -163,6 +175,7 @@ impl Session {
         self.left.effects |= needs.effects;
         self.left.names.append(&mut needs.names);
         self.left.forgets_statements |= needs.forgets_statements;
+        self.left.resets |= needs.resets;
     }
 }
 

@@ -251,7 +251,11 @@ impl Client {
             Err(error) => return self.inventory_failed(&error),
         };
         link.lease.tainted |= left.effects.contains(Effects::SETTINGS);
-        let Inventory { settings, mut pins } = inventory;
+        let Inventory { mut settings, mut pins } = inventory;
+        // It is always among them; this is what the server's connection was opened with.
+        if left.resets && settings.get("statement_timeout") == Some("0") {
+            settings.remove("statement_timeout");
+        }
         let settings = Arc::new(settings);
         link.lease.settings = settings.clone();
         let startup = &self.session.startup;

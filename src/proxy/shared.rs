@@ -163,6 +163,8 @@ impl Shared {
     /// DDL has been committed in this database.
     pub(super) fn catalogue_changed(&self, database: &str) {
         self.catalogues.invalidate(database);
+        // Who prepares a statement now gets what the names mean now, and not a plan that no longer fits.
+        self.statements.plans_are_stale();
     }
 
     /// Takes over a changed topology file.

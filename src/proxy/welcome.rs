@@ -82,7 +82,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
             shared.metrics.count(Count::Login(Login::Refused));
             turn_away(stream, &report).await;
         }
-        Ok((session, own)) => {
+        Ok((mut session, own)) => {
             let application = session.settings.get("application_name").unwrap_or("").into();
             let info = ClientInfo {
                 user: who.user.clone(),
@@ -93,6 +93,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
             };
             let instance = shared.membership.get().and_then(|membership| membership.number());
             let Ok(registration) = shared.registry.register(seat, info, request.version, instance) else { return };
+            session.number = registration.slot.pid();
             let mut side = Side::new(stream, input);
             put_greeting(&mut side.output, &session, &registration);
             let verdicts = shared.verdicts(&who.database);

@@ -1,5 +1,7 @@
 //! Two clients that share server connections have nothing else in common.
 
+use tokio_postgres::Client;
+
 use crate::support::proxy::{Proxy, ask, try_ask};
 use crate::support::{LIMIT, wait_for};
 
@@ -39,6 +41,40 @@ async fn a_prepared_text_means_what_its_session_means_by_it() {
     assert_eq!(seconds, [1_577_836_800, 1_577_836_800 + 5 * 3600]);
 }
 
+/// What stands in the place of a table of the same name, for one session only.
+#[tokio::test]
+async fn a_prepared_text_means_a_temporary_table_to_who_has_it() {
+    let proxy = Proxy::with(ONE_CONNECTION).await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    a.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+    let text = "UPDATE t SET n = n + 1 RETURNING n";
+    let value = async |client: &Client| {
+        let statement = client.prepare(text).await.unwrap();
+        client.query_one(&statement, &[]).await.unwrap().get::<_, i32>(0)
+    };
+    assert_eq!(value(&a).await, 2);
+    b.batch_execute("CREATE TEMP TABLE t AS SELECT 100 AS n").await.unwrap();
+    assert_eq!(value(&b).await, 101);
+    b.batch_execute("DROP TABLE pg_temp.t").await.unwrap();
+    assert_eq!((value(&a).await, value(&b).await), (3, 4));
+}
+
+#[tokio::test]
+async fn a_statement_timeout_of_the_start_comes_back_with_reset() {
+    let proxy = Proxy::with(ONE_CONNECTION).await;
+    let client = proxy.connect_with("options='-c statement_timeout=3s'").await;
+    let other = proxy.connect().await;
+    for reset in ["RESET statement_timeout", "RESET ALL", "SET statement_timeout TO DEFAULT", "DISCARD ALL"] {
+        client.batch_execute("SET statement_timeout = '7s'").await.unwrap();
+        assert_eq!(ask(&client, "SHOW statement_timeout").await, "7s");
+        client.batch_execute(reset).await.unwrap();
+        assert_eq!(ask(&client, "SHOW statement_timeout").await, "3s", "{reset}");
+        assert_eq!(ask(&other, "SHOW statement_timeout").await, "0");
+    }
+    client.batch_execute("SET statement_timeout = 0").await.unwrap();
+    assert_eq!(ask(&client, "SHOW statement_timeout").await, "0");
+}
+
 #[tokio::test]
 async fn a_tiny_statement_timeout_harms_neither_its_session_nor_others() {
     let proxy = Proxy::with(ONE_CONNECTION).await;
@@ -61,11 +97,20 @@ async fn what_is_prepared_again_after_ddl_works() {
     let old = a.prepare("SELECT * FROM t").await.unwrap();
     a.query_one(&old, &[]).await.unwrap();
     b.batch_execute("ALTER TABLE t ADD m int").await.unwrap();
+    // Who has not prepared it yet never gets the old plan.
+    let mut refused = 0;
+    for column in 0..10 {
+        let new = proxy.connect().await;
+        let statement = new.prepare("SELECT * FROM t").await.unwrap();
+        refused += usize::from(new.query_one(&statement, &[]).await.is_err());
+        b.batch_execute(&format!("ALTER TABLE t ADD c{column} int")).await.unwrap();
+    }
+    assert!(refused < 3, "{refused} of 10");
     // The old one fails, as it does on a server; a client that prepares it again gets on.
     wait_for("a client that can prepare it again", LIMIT, async || {
         let again = proxy.connect().await;
         let Ok(statement) = again.prepare("SELECT * FROM t").await else { return false };
-        again.query_one(&statement, &[]).await.is_ok_and(|row| row.len() == 2)
+        again.query_one(&statement, &[]).await.is_ok_and(|row| row.len() == 12)
     })
     .await;
 }

@@ -19,6 +19,8 @@ pub struct Needs {
     pub names: Vec<Box<str>>,
     /// It throws away prepared statements: DISCARD ALL, DEALLOCATE ALL.
     pub forgets_statements: bool,
+    /// It takes settings back to what they were at the session's start.
+    pub resets: bool,
 }
 
 /// What the reads of a batch are promised, as far as comments say: the strongest promise counts for all of them.
@@ -162,9 +164,16 @@ impl Needs {
         match command {
             SessionCommand::Set { names, scope: SetScope::Session } => self.names.extend(names.iter().cloned()),
             SessionCommand::Set { scope: SetScope::Local, .. } => {}
-            SessionCommand::Reset { name } => self.names.push(name.clone()),
-            SessionCommand::ResetAll => self.effects |= Effects::SETTINGS,
+            SessionCommand::Reset { name } => {
+                self.names.push(name.clone());
+                self.resets = true;
+            }
+            SessionCommand::ResetAll => {
+                self.effects |= Effects::SETTINGS;
+                self.resets = true;
+            }
             SessionCommand::DiscardAll => {
+                self.resets = true;
                 self.effects |= Effects::SETTINGS | Effects::UNPINS;
                 self.forgets_statements = true;
             }

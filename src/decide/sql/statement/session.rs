@@ -86,6 +86,10 @@ fn assign(tokens: Tokens<'_>, name: &str, equals: usize, scope: SetScope) -> Ver
             };
             if harmless { transaction::within() } else { utility::write(Reason::TransactionControl, Effects::empty()) }
         }
+        // As RESET.
+        _ if scope == SetScope::Session && tokens.is(equals + 1, "default") && tokens.len() == equals + 2 => {
+            Verdict::new(Intent::Session(SessionCommand::Reset { name: name.into() }), Reason::SessionState)
+        }
         "search_path" => search_path(tokens, equals + 1, scope),
         // The generator's state stays in the server process.
         "seed" => changed(&[name], scope).with(Effects::PINS),
