@@ -28,6 +28,7 @@ mod own_settings;
 mod recent;
 mod recipe;
 mod registry;
+mod retry;
 mod reword;
 mod scan;
 mod sequences;

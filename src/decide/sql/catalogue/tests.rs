@@ -80,6 +80,12 @@ fn catalogue() -> Catalogue {
             ],
         ],
     );
+    add_operators_and_types(&mut builder);
+    builder.finish(&FunctionLists::default())
+}
+
+fn add_operators_and_types(builder: &mut CatalogueBuilder) {
+    let mut add = |query, rows: &[&[Option<&str>]]| rows.iter().for_each(|row| builder.add(query, row).unwrap());
     add(
         CatalogueQuery::Operators,
         &[
@@ -102,7 +108,6 @@ fn catalogue() -> Catalogue {
             &[Some("public"), Some("volatile_domain"), Some("type"), Some("SELECT (VALUE > vol())")],
         ],
     );
-    builder.finish(&FunctionLists::default())
 }
 
 fn verdict(catalogue: &Catalogue, text: &str) -> Verdict {
