@@ -71,7 +71,14 @@ impl Recipe for CatalogueRecipe {
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed);
         let lists = self.lists.load_full();
-        Ok(Loaded { catalogue: builder.finish(&lists).after(&before.catalogue), lists, generation })
+        let catalogue = builder.finish(&lists).after(&before.catalogue);
+        if !catalogue.unlisted().is_empty() && catalogue.unlisted() != before.catalogue.unlisted() {
+            tracing::info!(
+                functions = catalogue.unlisted().join(" "),
+                "the server has built-in functions that are not known: they go to the primary"
+            );
+        }
+        Ok(Loaded { catalogue, lists, generation })
     }
 
     /// As long as the catalogue says the same, verdicts hold, and what has been learnt.

@@ -178,9 +178,12 @@ impl Client {
         if matches!(code, SqlState::UNDEFINED_FUNCTION | SqlState::UNDEFINED_TABLE) {
             self.verdicts.suspect_catalogue();
         }
+        let at = link.reply.passable();
+        let error = backend::ErrorView::parse(&link.lease.input[at + crate::wire::HEADER_LEN..at + len]);
+        let routine = error.map_or("", |error| error.routine);
         if link.is_replica()
             && link.can_move()
-            && let Some(retry) = retry_for(code)
+            && let Some(retry) = retry_for(code, routine)
         {
             let (need, cause) = match retry {
                 Retry::Elsewhere => (Need::Read, RetryCause::RecoveryConflict),
@@ -271,13 +274,14 @@ enum Retry {
     Elsewhere,
 }
 
-/// What may be done about a replica's error, by its code. The primary answers the same error if it was not about being a replica.
-fn retry_for(code: SqlState) -> Option<Retry> {
+/// What may be done about a replica's error, by its code and the C function that reported it. The primary answers the same
+/// error if it was not about being a replica.
+fn retry_for(code: SqlState, routine: &str) -> Option<Retry> {
     match &code.0 {
+        // DDL has overtaken a plan ("cached plan must not change result type"), which says nothing of the statement.
+        b"0A000" if routine == "RevalidateCachedQuery" => Some(Retry::OnPrimary),
         // A standby's refusals, with the codes that it refuses with.
-        b"25006" | b"55000" | b"XX000" | b"22023" => Some(Retry::OnPrimaryAndLearn),
-        // Also of a plan that DDL has overtaken, which says nothing of the statement.
-        b"0A000" => Some(Retry::OnPrimary),
+        b"25006" | b"55000" | b"XX000" | b"22023" | b"0A000" => Some(Retry::OnPrimaryAndLearn),
         // What the replica may not have replayed yet, or what lives elsewhere.
         b"42P01" | b"42883" | b"42703" | b"42704" | b"3F000" | b"34000" | b"26000" => Some(Retry::OnPrimary),
         // A conflict with recovery.
@@ -290,4 +294,18 @@ fn retry_for(code: SqlState) -> Option<Retry> {
 fn is_about_the_server(code: SqlState) -> bool {
     // admin_shutdown, crash_shutdown, cannot_connect_now
     matches!(&code.0, b"57P01" | b"57P02" | b"57P03")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_standby_refuses_is_learned() {
+        for code in [*b"25006", *b"55000", *b"0A000"] {
+            assert_eq!(retry_for(SqlState(code), "standard_ProcessUtility"), Some(Retry::OnPrimaryAndLearn));
+        }
+        assert_eq!(retry_for(SqlState(*b"0A000"), "RevalidateCachedQuery"), Some(Retry::OnPrimary));
+        assert_eq!(retry_for(SqlState(*b"22012"), "int4div"), None);
+    }
 }

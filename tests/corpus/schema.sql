@@ -67,6 +67,12 @@ CREATE FUNCTION app.next_id() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('
 CREATE FUNCTION app.via_lazy() RETURNS bigint LANGUAGE sql AS 'SELECT app.next_id()';
 CREATE FUNCTION app.lying_stable() RETURNS bigint LANGUAGE sql STABLE AS $$ SELECT nextval('public.counter') $$;
 CREATE FUNCTION app.lying_immutable(text) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM app.log_all($1); RETURN 1; END $$;
+CREATE FUNCTION app.stable_lock(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT pg_advisory_xact_lock($1); SELECT $1';
+CREATE FUNCTION app.stable_dynamic_lock(int) RETURNS int LANGUAGE plpgsql STABLE AS $$ BEGIN EXECUTE 'SELECT pg_advisory_xact_lock(' || $1 || ')'; RETURN $1; END $$;
+CREATE FUNCTION app.stable_last() RETURNS bigint LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT last_value FROM public.counter); END $$;
+CREATE FUNCTION app.stable_node() RETURNS boolean LANGUAGE sql STABLE AS 'SELECT pg_is_in_recovery()';
+CREATE FUNCTION app.stable_dynamic(text) RETURNS int LANGUAGE plpgsql STABLE AS $$ DECLARE n int; BEGIN EXECUTE 'SELECT count(*) FROM ' || quote_ident($1) INTO n; RETURN n; END $$;
+CREATE FUNCTION app.tenant() RETURNS text LANGUAGE sql STABLE AS $$ SELECT current_setting('app.tenant', true) $$;
 CREATE FUNCTION app.locks(int) RETURNS int LANGUAGE plpgsql AS $$ DECLARE n int; BEGIN SELECT id INTO n FROM public.orders WHERE id = $1 FOR UPDATE; RETURN n; END $$;
 CREATE FUNCTION app.over(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
 CREATE FUNCTION app.over(text) RETURNS int LANGUAGE sql VOLATILE AS 'INSERT INTO audit.log (what) VALUES ($1); SELECT 1';
@@ -84,6 +90,26 @@ CREATE OPERATOR @+@ (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl);
 CREATE FUNCTION app.to_pair(int) RETURNS pair LANGUAGE sql AS $$ INSERT INTO audit.log (what) VALUES ('cast'); SELECT ROW($1, 'x')::pair $$;
 CREATE CAST (int AS pair) WITH FUNCTION app.to_pair(int);
 CREATE DOMAIN audited AS int CHECK (app.log_all('domain') = 1);
+CREATE DOMAIN audited_again AS audited;
+CREATE TYPE audited_pair AS (a audited_again, b text);
+CREATE TABLE audited_rows (a audited);
+CREATE OPERATOR @#@ (RIGHTARG = bigint, FUNCTION = pg_try_advisory_xact_lock);
+CREATE TYPE segment AS (length int);
+CREATE FUNCTION app.to_lseg(segment) RETURNS lseg LANGUAGE sql AS $$ INSERT INTO audit.log (what) VALUES ('cast'); SELECT lseg '((0,0),(0,1))' $$;
+CREATE CAST (segment AS lseg) WITH FUNCTION app.to_lseg(segment) AS IMPLICIT;
+CREATE TABLE segments (id int, s segment);
+INSERT INTO segments VALUES (1, ROW(1)::segment);
+
+-- Tables of which a part is not the same on every node.
+CREATE TABLE mixed (id int, kind text) PARTITION BY LIST (kind);
+CREATE TABLE mixed_kept PARTITION OF mixed FOR VALUES IN ('kept');
+CREATE UNLOGGED TABLE mixed_scratch PARTITION OF mixed FOR VALUES IN ('scratch');
+CREATE TABLE ancestors (id int);
+CREATE TABLE parents (name text) INHERITS (ancestors);
+CREATE UNLOGGED TABLE children () INHERITS (parents);
+CREATE FOREIGN DATA WRAPPER peculiar;
+CREATE SERVER peculiar FOREIGN DATA WRAPPER peculiar;
+CREATE FOREIGN TABLE foreign_things (a int) SERVER peculiar;
 
 -- Views and policies.
 CREATE VIEW paid AS SELECT * FROM orders WHERE status = 'paid';

@@ -2,12 +2,15 @@
 //!
 //! Most functions are volatile only because nobody said otherwise. One in SQL or PL/pgSQL whose body holds nothing but
 //! reads, and calls nothing but functions of that kind, runs on a replica as well as on the primary. On the other
-//! hand, one that is declared stable or immutable is kept from writing by the server, but may call one that does.
+//! hand, one that is declared stable or immutable is kept from writing by the server, but may call one that does, take
+//! an advisory lock, or tell of the node.
+
+use std::borrow::Cow;
 
 use super::classify::{Facts, classify};
 use super::keywords::Lower;
 use super::lex::{Lexer, Token, is_word};
-use super::scan::scan_procedure;
+use super::scan::{Doubt, Scan, scan_procedure};
 use super::tokens::Tokens;
 use super::types::{Effects, Intent, Reason, Verdict};
 
@@ -64,7 +67,7 @@ fn in_sql(text: &str, promise: Promise, facts: &Facts<'_>) -> Option<Effects> {
     let classified = classify(&statements(text), facts);
     sum(classified.statements.iter().filter(|verdict| match promise {
         Promise::Nothing => verdict.intent != Intent::Read,
-        Promise::NoWrites => is_known_action(verdict.reason, verdict.effects),
+        Promise::NoWrites => is_bound(verdict.reason),
     }))
 }
 
@@ -95,14 +98,31 @@ fn in_procedure(text: &str, promise: Promise, facts: &Facts<'_>) -> Option<Effec
         return unknown();
     }
     let Ok(tokens) = Lexer::new(text).collect::<Result<Vec<Token>, _>>() else { return unknown() };
-    let found = scan_procedure(Tokens::new(text, &tokens), facts);
-    let by_cause = found.cause.as_ref().is_some_and(|cause| match promise {
-        Promise::Nothing => true,
-        Promise::NoWrites => is_known_action(cause.reason, found.effects),
-    });
-    let action = |i: usize| is_action(Tokens::new(text, &tokens), i);
-    let may_write = promise == Promise::Nothing && (!found.doubts.is_empty() || (0..tokens.len()).any(action));
-    (by_cause || may_write || !found.settings.is_empty()).then_some(found.effects)
+    let tokens = Tokens::new(text, &tokens);
+    let found = scan_procedure(tokens, facts);
+    let is_hazard = match promise {
+        Promise::Nothing => {
+            found.cause.is_some() || !found.doubts.is_empty() || (0..tokens.len()).any(|i| is_action(tokens, i))
+        }
+        Promise::NoWrites => is_bound_procedure(&found) || runs_what_is_bound(tokens, facts),
+    };
+    (is_hazard || !found.settings.is_empty()).then_some(found.effects)
+}
+
+/// What a name means is not looked into: a variable that is called as a sequence is taken for it.
+fn is_bound_procedure(found: &Scan) -> bool {
+    let relation = |doubt: &Doubt| matches!(doubt, Doubt::Relation { .. });
+    found.cause.as_ref().is_some_and(|cause| is_bound(cause.reason)) || found.doubts.iter().any(relation)
+}
+
+/// Whether statements are put together, of strings in which such a function or relation stands.
+fn runs_what_is_bound(tokens: Tokens<'_>, facts: &Facts<'_>) -> bool {
+    let strings = || (0..tokens.len()).filter_map(|i| tokens.string(i));
+    let is_bound_string = |string: Cow<'_, str>| {
+        let inner: Vec<Token> = Lexer::new(&string).map_while(Result::ok).collect();
+        is_bound_procedure(&scan_procedure(Tokens::new(&string, &inner), facts))
+    };
+    (0..tokens.len()).any(|i| tokens.is(i, "execute")) && strings().any(is_bound_string)
 }
 
 /// What PL/pgSQL does besides reading: statements that are none of its own, and statements that are put together.
@@ -154,17 +174,11 @@ fn is_action(tokens: Tokens<'_>, i: usize) -> bool {
     action && !named
 }
 
-/// Something that is known to do what a replica cannot. What merely tells of the node (`pg_is_in_recovery()`, a
-/// setting under a computed name) is trusted in a function that was declared stable: its author has thought about it.
-fn is_known_action(reason: Reason, effects: Effects) -> bool {
-    const ACTIONS: Effects = Effects::WRITES
-        .union(Effects::PINS)
-        .union(Effects::UNPINS)
-        .union(Effects::NODE)
-        .union(Effects::SEQUENCE_STATE)
-        .union(Effects::SETTINGS);
-    matches!(reason, Reason::PrimaryFunction | Reason::ListedFunction | Reason::PrimaryRelation)
-        && effects.intersects(ACTIONS)
+/// What the server does not keep a function from that is declared stable or immutable: functions that write all the
+/// same, locks, and what tells of the node. Statements that write or lock rows it refuses to run there, and a function
+/// that nothing is known of is trusted as the author's promise is.
+fn is_bound(reason: Reason) -> bool {
+    matches!(reason, Reason::PrimaryFunction | Reason::ListedFunction | Reason::PrimaryRelation | Reason::SessionState)
 }
 
 fn sum<'v>(mut hazards: impl Iterator<Item = &'v Verdict>) -> Option<Effects> {

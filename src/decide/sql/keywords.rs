@@ -112,6 +112,44 @@ const RESERVED: [&str; 77] = [
     "with",
 ];
 
+/// Operators that a word stands for, or may stand for (`src/backend/parser/gram.y`, `parse_clause.c`): they are looked up
+/// like any other, in the search path. Where rows are sorted or made distinct, the type's default operators are meant.
+pub(super) fn operators_behind(word: &str) -> &'static [&'static str] {
+    match word {
+        "like" => &["~~", "!~~"],
+        "ilike" => &["~~*", "!~~*"],
+        "similar" => &["~", "!~"],
+        "between" => &[">=", "<=", "<", ">"],
+        "in" => &["=", "<>"],
+        "case" | "nullif" | "using" | "natural" | "distinct" | "group" | "partition" | "union" | "intersect"
+        | "except" => &["="],
+        "order" | "greatest" | "least" => &["<", ">"],
+        _ => &[],
+    }
+}
+
+/// What the names of types that are keywords may mean (`SimpleTypename` in gram.y): always a type of `pg_catalog`.
+pub(super) fn types_behind(word: &str) -> &'static [&'static str] {
+    match word {
+        "int" | "integer" => &["int4"],
+        "smallint" => &["int2"],
+        "bigint" => &["int8"],
+        "real" => &["float4"],
+        "float" => &["float4", "float8"],
+        "double" => &["float8"],
+        "decimal" | "dec" | "numeric" => &["numeric"],
+        "boolean" => &["bool"],
+        "varchar" => &["varchar"],
+        "character" | "char" | "nchar" | "national" => &["bpchar", "varchar"],
+        "bit" => &["bit", "varbit"],
+        "time" => &["time", "timetz"],
+        "timestamp" => &["timestamp", "timestamptz"],
+        "interval" => &["interval"],
+        "json" => &["json"],
+        _ => &[],
+    }
+}
+
 /// What a word before a parenthesis is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grammatical {

@@ -115,6 +115,9 @@ struct Findings {
     /// Names of aliases and common table expressions: they may stand before a parenthesis.
     aliases: HashSet<String>,
     relations: Vec<(Option<String>, String)>,
+    /// There are relations that the parser does not name as they are: it takes ONLY for a name, and forgets whether that
+    /// of `TABLE name` was quoted.
+    hides_relations: bool,
     modification: Option<Reason>,
     /// How many queries are open around the current node.
     depth: usize,
@@ -127,6 +130,7 @@ impl Findings {
                 let alias = schema.is_none() && self.aliases.contains(&**name) && !self.calls.contains(&**name);
                 (!alias).then(|| unknown_function(schema.as_deref(), name))
             }
+            Doubt::Relation { .. } if self.hides_relations => Some(unsettled(doubt, facts)),
             Doubt::Relation { .. } => self.relations.iter().find_map(|(schema, name)| {
                 let hazard = facts.catalogue.relation(schema.as_deref(), name, facts.asker.path)?;
                 let home = schema.as_deref().or_else(|| facts.catalogue.home_of_relation(name));
@@ -170,6 +174,7 @@ impl Visitor for Findings {
         if modifies(&query.body) {
             self.modify();
         }
+        self.hides_relations |= is_table_command(&query.body);
         ControlFlow::Continue(())
     }
 
@@ -186,6 +191,8 @@ impl Visitor for Findings {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        let is_only = |ident: &Ident| ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("only");
+        self.hides_relations |= relation.0.iter().filter_map(|part| part.as_ident()).any(is_only);
         let mut parts = relation.0.iter().rev().filter_map(|part| part.as_ident()).map(identifier);
         if let Some(name) = parts.next() {
             self.relations.push((parts.next(), name));
@@ -237,6 +244,15 @@ fn modifies(body: &SetExpr) -> bool {
         // modification without parentheses.
         SetExpr::SetOperation { left, right, .. } => modifies(left) || modifies(right),
         SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) | SetExpr::Table(_) => false,
+    }
+}
+
+/// The visitor passes these by.
+fn is_table_command(body: &SetExpr) -> bool {
+    match body {
+        SetExpr::Table(_) => true,
+        SetExpr::SetOperation { left, right, .. } => is_table_command(left) || is_table_command(right),
+        _ => false,
     }
 }
 

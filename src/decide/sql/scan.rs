@@ -85,7 +85,10 @@ fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
         i = match token.kind {
             Kind::Word | Kind::Quoted | Kind::UnicodeQuoted => scanner.chain(i),
             Kind::Operator => {
-                scanner.operator(i);
+                // `OPERATOR(schema.+)`
+                let is_qualified = i > 1 && tokens.is_punctuation(i - 1, b'.');
+                let schema = is_qualified.then(|| tokens.name(i - 2)).flatten();
+                scanner.operator(schema.as_deref(), tokens.raw(i));
                 i + 1
             }
             kind => {
@@ -119,11 +122,12 @@ impl<'a> Scanner<'a, '_> {
     }
 
     /// Whether the name at `i` is that of an alias, because it follows a group: `(SELECT ..) name (columns)`. No call
-    /// can stand there, but after DISTINCT ON (..).
+    /// can stand there, but after DISTINCT ON (..) and OPERATOR(..).
     fn follows_group(&self, i: usize) -> bool {
         let after_group = i > 0 && self.tokens.is_punctuation(i - 1, b')');
         let Some(open) = self.closed.filter(|_| after_group && self.grammar == Grammar::Query) else { return false };
-        !(open > 1 && self.tokens.is(open - 1, "on") && self.tokens.is(open - 2, "distinct"))
+        let distinct = open > 1 && self.tokens.is(open - 1, "on") && self.tokens.is(open - 2, "distinct");
+        !(distinct || open > 0 && self.tokens.is(open - 1, "operator"))
     }
 
     /// A name of one or more parts that begins at `start`; returns the index after it.
@@ -191,6 +195,9 @@ impl<'a> Scanner<'a, '_> {
             "insert" | "update" | "delete" | "merge" => self.modification(i),
             _ => {}
         }
+        if self.facts.catalogue.has_operator_hazards() {
+            keywords::operators_behind(word).iter().for_each(|name| self.operator(None, name));
+        }
     }
 
     fn modification(&mut self, i: usize) {
@@ -209,6 +216,7 @@ impl<'a> Scanner<'a, '_> {
     /// `schema.name (`, whose parenthesis is at `open`.
     fn call(&mut self, schema: Option<&str>, name: &str, start: usize, open: usize) {
         let Facts { catalogue, overrides, .. } = *self.facts;
+        self.type_name(schema, name);
         let plain = schema.is_none() && self.tokens.get(start).is_some_and(|t| t.kind == Kind::Word);
         let previous = Lower::new(if start > 0 { self.tokens.raw(start - 1) } else { "" });
         match keywords::before_parenthesis(name, previous.as_str()) {
@@ -242,39 +250,46 @@ impl<'a> Scanner<'a, '_> {
                 }
             }
         }
-        self.type_name(schema, name);
     }
 
-    fn operator(&mut self, i: usize) {
-        let (catalogue, path, tokens) = (self.facts.catalogue, self.facts.asker.path, self.tokens);
-        let name = tokens.raw(i);
-        // `OPERATOR(schema.+)`
-        let is_qualified = i > 1 && tokens.is_punctuation(i - 1, b'.');
-        let schema = is_qualified.then(|| tokens.name(i - 2)).flatten();
-        if !catalogue.is_operator_hazard(schema.as_deref(), name, None) {
+    fn operator(&mut self, schema: Option<&str>, name: &str) {
+        let (catalogue, path) = (self.facts.catalogue, self.facts.asker.path);
+        if catalogue.operator_hazard(schema, name, None).is_none() {
             return;
         }
         if schema.is_none() {
             self.found.depends |= Depends::PATH;
         }
-        if catalogue.is_operator_hazard(schema.as_deref(), name, path) {
-            let object = format!("operator {name}");
-            self.cause(Cause::about(Reason::PrimaryFunction, object).with(Effects::SETTINGS));
+        if let Some(effects) = catalogue.operator_hazard(schema, name, path) {
+            self.hidden_call(format!("operator {name}"), effects);
         }
     }
 
     /// A name that may be a type's.
     fn type_name(&mut self, schema: Option<&str>, name: &str) {
         let (catalogue, path) = (self.facts.catalogue, self.facts.asker.path);
-        if !catalogue.is_type_hazard(schema, name, None) {
+        if !catalogue.has_type_hazards() {
+            return;
+        }
+        if schema.is_none() {
+            let meant = keywords::types_behind(name).iter();
+            for effects in meant.filter_map(|meant| catalogue.type_hazard(Some("pg_catalog"), meant, None)) {
+                self.hidden_call(format!("type {name}"), effects);
+            }
+        }
+        if catalogue.type_hazard(schema, name, None).is_none() {
             return;
         }
         if schema.is_none() {
             self.found.depends |= Depends::PATH;
         }
-        if catalogue.is_type_hazard(schema, name, path) {
-            self.cause(Cause::about(Reason::PrimaryFunction, format!("type {name}")).with(Effects::SETTINGS));
+        if let Some(effects) = catalogue.type_hazard(schema, name, path) {
+            self.hidden_call(format!("type {name}"), effects);
         }
+    }
+
+    fn hidden_call(&mut self, object: String, effects: Effects) {
+        self.cause(Cause::about(Reason::PrimaryFunction, object).with(effects | Effects::SETTINGS));
     }
 
     /// `set_config('name', value, is_local)`: local ones are gone at the end of the transaction; others leave a
@@ -326,10 +341,19 @@ impl<'a> Scanner<'a, '_> {
                 let object = full_name(Some(&name), &self.name(following).unwrap_or_default());
                 return self.cause(Cause::about(Reason::PrimaryRelation, object));
             }
-            if !is_first && following.is_none() && catalogue.is_field_hazard(&name) {
-                self.cause(Cause::about(Reason::PrimaryFunction, &*name).with(Effects::SETTINGS));
+            if !is_first
+                && following.is_none()
+                && let Some(effects) = catalogue.field_hazard(&name)
+            {
+                self.hidden_call(name.clone().into_owned(), effects);
             }
             self.type_name(schema.as_deref(), &name);
+            if following.is_none()
+                && let Some(effects) = catalogue.row_hazard(schema.as_deref(), &name)
+                && self.is_type_here(parts)
+            {
+                self.hidden_call(format!("type {name}"), effects);
+            }
             // `a.b` may be schema and relation, or relation and column; the relation is then named in FROM as well.
             let alone = is_first && parts.len() == 1;
             if (alone || schema.is_some()) && catalogue.relation(schema.as_deref(), &name, None).is_some() {
@@ -337,6 +361,14 @@ impl<'a> Scanner<'a, '_> {
             }
             schema = Some(name);
         }
+    }
+
+    /// Whether the name stands where that of a type may stand, not that of a relation: `::name`, `AS name`, `name ''`.
+    fn is_type_here(&self, parts: &[usize]) -> bool {
+        let (Some(&first), Some(&last)) = (parts.first(), parts.last()) else { return false };
+        let tokens = self.tokens;
+        let is_cast = first > 0 && (tokens.is_operator(first - 1, "::") || tokens.is(first - 1, "as"));
+        is_cast || tokens.get(tokens.after_name(last)).is_some_and(|token| token.kind == Kind::Text)
     }
 
     /// A name that may be that of a relation which only the primary answers rightly.

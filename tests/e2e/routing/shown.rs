@@ -50,26 +50,36 @@ async fn shapes_are_counted_where_they_run() {
 
 #[tokio::test]
 async fn a_refusal_is_learnt_for_the_shape_and_told() {
-    // What only the replica's refusal can tell: dynamic SQL in a function that promises not to write.
+    let kept = "CREATE SEQUENCE IF NOT EXISTS sly_counter";
+    learns_of("sly", kept, "SELECT next' || 'val(''sly_counter'')").await;
+    // Refused with another code, that of what is not supported.
+    let kept = "CREATE UNLOGGED TABLE IF NOT EXISTS sly_scratch (a int)";
+    learns_of("shifty", kept, "SELECT count(*) FROM sly_' || 'scratch").await;
+}
+
+/// What only the replica's refusal can tell: dynamic SQL in a function that promises not to write.
+async fn learns_of(function: &str, object: &str, query: &str) {
     let proxy = Proxy::shared("").await;
     let client = proxy.connect().await;
-    let function = "CREATE OR REPLACE FUNCTION sly(int) RETURNS bigint LANGUAGE plpgsql STABLE AS \
-                    $$ DECLARE n bigint; BEGIN EXECUTE 'SELECT next' || 'val(''sly_counter'')' INTO n; RETURN n + $1; END $$";
-    client.batch_execute("CREATE SEQUENCE IF NOT EXISTS sly_counter").await.unwrap();
-    client.batch_execute(function).await.unwrap();
+    client.batch_execute(object).await.unwrap();
+    let definition = format!(
+        "CREATE OR REPLACE FUNCTION {function}(int) RETURNS bigint LANGUAGE plpgsql STABLE AS \
+         $$ DECLARE n bigint; BEGIN EXECUTE '{query}' INTO n; RETURN n + $1; END $$"
+    );
+    client.batch_execute(&definition).await.unwrap();
     wait_for("the function to be known", crate::support::LIMIT, async || {
         let verdicts = proxy.app.shared().verdicts(&"shop".into());
-        verdicts.of(b"SELECT sly(0)").statements[0].reason == Reason::PlainRead
+        verdicts.of(format!("SELECT {function}(0)").as_bytes()).statements[0].reason == Reason::PlainRead
     })
     .await;
     wait_for("a refusal to be learnt", crate::support::LIMIT, async || {
-        ask(&client, "SELECT sly(1)").await;
+        ask(&client, &format!("SELECT {function}(1)")).await;
         proxy.count_of(Reason::Learned) > 0
     })
     .await;
     let learned = proxy.count_of(Reason::Learned);
-    ask(&client, "SELECT sly(2)").await;
+    ask(&client, &format!("SELECT {function}(2)")).await;
     assert_eq!(proxy.count_of(Reason::Learned), learned + 1);
     let told = proxy.app.shared().cluster.journal().entries();
-    assert!(told.iter().any(|entry| entry.text.contains("SELECT sly (0)")), "{told:?}");
+    assert!(told.iter().any(|entry| entry.text.contains(&format!("SELECT {function} (0)"))), "{told:?}");
 }

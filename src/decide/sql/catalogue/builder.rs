@@ -65,8 +65,9 @@ impl CatalogueBuilder {
                 let of = Of::Operator { schema: schema.into(), name: name.into() };
                 self.definitions.add(Definition::query(of, query));
             }
-            (CatalogueQuery::Types, &[Some(schema), Some(name), Some(query)]) => {
-                let of = Of::Type { schema: schema.into(), name: name.into() };
+            (CatalogueQuery::Types, &[Some(schema), Some(name), Some(kind), Some(query)]) => {
+                let (schema, name) = (schema.into(), name.into());
+                let of = if kind == "row" { Of::Row { schema, name } } else { Of::Type { schema, name } };
                 self.definitions.add(Definition::query(of, query));
             }
             (CatalogueQuery::Schemas, &[Some(name), Some(owner), Some(public)]) => {
@@ -117,14 +118,23 @@ impl CatalogueBuilder {
                 });
                 Nature::Safe
             }
+            // What it does is not known, nor whether it tells of the node: its version is newer than the lists.
+            (None, None)
+                if schema == BUILTIN_SCHEMA && origin.extension.is_none() && !origin.signature.is_internal() =>
+            {
+                if !catalogue.unlisted.iter().any(|known| **known == *name) {
+                    catalogue.unlisted.push(name.into());
+                }
+                Nature::Primary(Effects::empty())
+            }
             (None, None) => match origin.promise {
                 Promise::NoWrites => Nature::Safe,
                 // A function in C changes no settings on its own; those that do are listed.
                 Promise::Nothing => Nature::Primary(Effects::empty()),
             },
         };
-        if is_field && nature != Nature::Safe {
-            catalogue.fields.insert(name.into());
+        if is_field && let Nature::Primary(effects) = nature {
+            *catalogue.fields.entry(name.into()).or_default() |= effects;
         }
         overloads.push(Function { schema: schema.into(), signature: origin.signature, nature });
     }
@@ -133,9 +143,12 @@ impl CatalogueBuilder {
         let why = match (kind, definition) {
             ("sequence", _) => "a sequence runs ahead on replicas",
             ("unlogged", _) => "an unlogged table is empty on a replica",
-            ("file", _) => "a file of the node",
+            ("foreign", _) => "a foreign table may be another one on each node",
             ("policy", Some(text)) => {
                 return self.defined(schema, name, text, "its row-security policy needs the primary");
+            }
+            ("cast", Some(text)) => {
+                return self.defined(schema, name, text, "the cast of a column needs the primary");
             }
             (_, Some(text)) => return self.defined(schema, name, text, "the view needs the primary"),
             (_, None) => "of a kind that pgpilot does not know",

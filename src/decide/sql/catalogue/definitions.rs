@@ -48,6 +48,11 @@ pub(super) enum Of {
         schema: Box<str>,
         name: Box<str>,
     },
+    /// The row type of a table.
+    Row {
+        schema: Box<str>,
+        name: Box<str>,
+    },
 }
 
 impl Definition {
@@ -61,7 +66,8 @@ impl Definition {
             Of::Function { name, .. }
             | Of::Relation { name, .. }
             | Of::Operator { name, .. }
-            | Of::Type { name, .. } => name,
+            | Of::Type { name, .. }
+            | Of::Row { name, .. } => name,
         }
     }
 
@@ -76,8 +82,8 @@ impl Definition {
 
     /// What it leaves behind, if it needs the primary.
     fn hazard(&self, facts: &Facts<'_>) -> Option<Effects> {
-        let is_hazard = |name: &str| facts.catalogue.is_type_hazard(None, name, None);
-        let by_type = self.types.iter().any(|name| is_hazard(name)).then_some(Effects::SETTINGS);
+        let by_type = self.types.iter().filter_map(|name| facts.catalogue.type_hazard(None, name, None));
+        let by_type = by_type.reduce(|all, effects| all | effects).map(|effects| effects | Effects::SETTINGS);
         let by_text = match self.of {
             Of::Function { .. } => body::hazard(&self.text, self.language, self.promise, facts),
             _ => body::query_hazard(&self.text, facts),
@@ -146,19 +152,21 @@ impl Catalogue {
                     function.nature = Nature::Primary(before | effects);
                 }
                 if *is_field {
-                    self.fields.insert(name.clone());
+                    *self.fields.entry(name.clone()).or_default() |= effects;
                 }
             }
             Of::Relation { schema, name, why } => self.add_relation(schema, name, Hazard { why, effects }),
-            Of::Operator { schema, name } => add_home(&mut self.operators, schema, name),
-            Of::Type { schema, name } => add_home(&mut self.types, schema, name),
+            Of::Operator { schema, name } => add_home(&mut self.operators, schema, name, effects),
+            Of::Type { schema, name } => add_home(&mut self.types, schema, name, effects),
+            Of::Row { schema, name } => add_home(&mut self.rows, schema, name, effects),
         }
     }
 }
 
-fn add_home(homes: &mut Homes, schema: &str, name: &str) {
+fn add_home(homes: &mut Homes, schema: &str, name: &str, effects: Effects) {
     let homes = homes.entry(name.into()).or_default();
-    if homes.iter().all(|home| **home != *schema) {
-        homes.push(schema.into());
+    match homes.iter_mut().find(|(home, _)| **home == *schema) {
+        Some((_, known)) => *known |= effects,
+        None => homes.push((schema.into(), effects)),
     }
 }

@@ -18,7 +18,7 @@ mod select;
 mod signature;
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use builder::{BadRow, CatalogueBuilder};
@@ -43,12 +43,16 @@ pub struct Catalogue {
     functions: HashMap<Box<str>, Vec<Function>>,
     /// Only those that need the primary; by name.
     relations: HashMap<Box<str>, Vec<Relation>>,
-    /// Operators that some volatile function of the user's stands behind: by name, their schemas.
+    /// Operators that a function which needs the primary stands behind: by name, their schemas.
     operators: Homes,
     /// Types whose casts, input functions or domain constraints need the primary.
     types: Homes,
+    /// Row types of tables for which the same holds: their names are those of the tables.
+    rows: Homes,
     /// Names of hazardous functions that can be called as `row.function`.
-    fields: HashSet<Box<str>>,
+    fields: HashMap<Box<str>, Effects>,
+    /// Functions in `pg_catalog` that none of pgpilot's lists has.
+    unlisted: Vec<Box<str>>,
     schemas: HashMap<Box<str>, Schema>,
     scalars: Scalars,
     defaults: Defaults,
@@ -56,8 +60,8 @@ pub struct Catalogue {
     earlier: Option<Vec<Defaults>>,
 }
 
-/// The schemas of what has a name.
-type Homes = HashMap<Box<str>, Vec<Box<str>>>;
+/// Of what has a name, the schemas, and what using it may leave behind.
+type Homes = HashMap<Box<str>, Vec<(Box<str>, Effects)>>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Function {
@@ -107,7 +111,9 @@ impl Catalogue {
             relations: HashMap::new(),
             operators: HashMap::new(),
             types: HashMap::new(),
-            fields: HashSet::new(),
+            rows: HashMap::new(),
+            fields: HashMap::new(),
+            unlisted: Vec::new(),
             schemas: HashMap::new(),
             scalars: Scalars::default(),
             defaults: Defaults::default(),
@@ -174,19 +180,34 @@ impl Catalogue {
         })
     }
 
-    /// Whether an operator of this name may call a function that needs the primary.
-    pub fn is_operator_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> bool {
-        !self.operators.is_empty() && reaches(&self.operators, schema, name, path)
+    /// Whether an operator of this name may call a function that needs the primary, and what that leaves behind.
+    pub fn operator_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
+        reach(&self.operators, schema, name, path)
     }
 
     /// Whether a cast to a type of this name may.
-    pub fn is_type_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> bool {
-        !self.types.is_empty() && reaches(&self.types, schema, name, path)
+    pub fn type_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
+        reach(&self.types, schema, name, path)
+    }
+
+    /// Whether a cast to the row type of a table of this name may.
+    pub fn row_hazard(&self, schema: Option<&str>, name: &str) -> Option<Effects> {
+        reach(&self.rows, schema, name, None)
+    }
+
+    /// Whether there are such operators at all.
+    pub fn has_operator_hazards(&self) -> bool {
+        !self.operators.is_empty()
+    }
+
+    /// Whether there are such types at all.
+    pub fn has_type_hazards(&self) -> bool {
+        !self.types.is_empty()
     }
 
     /// Whether `row.name` may.
-    pub fn is_field_hazard(&self, name: &str) -> bool {
-        !self.fields.is_empty() && self.fields.contains(name)
+    pub fn field_hazard(&self, name: &str) -> Option<Effects> {
+        if self.fields.is_empty() { None } else { self.fields.get(name).copied() }
     }
 
     /// Whether every verdict under this catalogue is the same as under the other one.
@@ -198,7 +219,13 @@ impl Catalogue {
             && self.relations == other.relations
             && self.operators == other.operators
             && self.types == other.types
+            && self.rows == other.rows
             && self.fields == other.fields
+    }
+
+    /// Functions of the server itself that nothing is known of: they go to the primary.
+    pub fn unlisted(&self) -> &[Box<str>] {
+        &self.unlisted
     }
 
     /// What it holds, and about how much memory that takes.
@@ -215,7 +242,8 @@ impl Catalogue {
         let of_relations = self.relations.iter().map(|(name, all)| {
             ENTRY + name.len() + all.iter().map(|r| size_of::<Relation>() + r.schema.len()).sum::<usize>()
         });
-        let names = self.operators.keys().chain(self.types.keys()).chain(&self.fields).chain(self.schemas.keys());
+        let homes = [&self.operators, &self.types, &self.rows].into_iter().flat_map(HashMap::keys);
+        let names = homes.chain(self.fields.keys()).chain(self.schemas.keys());
         let bytes = of_functions.chain(of_relations).chain(names.map(|name| ENTRY + name.len())).sum();
         CatalogueSize { functions, relations, bytes }
     }
@@ -256,8 +284,12 @@ fn is_reached(schema: Option<&str>, home: &str, path: Option<&SearchPath>) -> bo
     }
 }
 
-fn reaches(homes: &Homes, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> bool {
-    homes.get(name).is_some_and(|homes| homes.iter().any(|home| is_reached(schema, home, path)))
+fn reach(homes: &Homes, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
+    if homes.is_empty() {
+        return None;
+    }
+    let homes = homes.get(name)?.iter().filter(|(home, _)| is_reached(schema, home, path));
+    homes.map(|&(_, effects)| effects).reduce(|all, effects| all | effects)
 }
 
 const BUILTIN_SCHEMA: &str = "pg_catalog";

@@ -78,30 +78,52 @@ WHERE (p.pronargs > 0 OR p.prorettype NOT IN (
   AND n.nspname !~ '^pg_(temp|toast)'
 ORDER BY p.oid";
 
-/// schema, name, kind, definition. Kinds: `sequence`, `unlogged`, `file` (a foreign table over a file of the node),
-/// `view` (its query), `policy` (an expression of a row-security policy; one row each).
+/// schema, name, kind, definition. Kinds: `sequence`, `unlogged`, `foreign` (by a wrapper that may answer otherwise on each
+/// node), `view` (its query), `policy` (an expression of a row-security policy; one row each), `cast` (a query that does what
+/// a cast does that happens by itself, of a column; one row each).
+///
+/// A table is also what the tables are that inherit from it, and its partitions. Some foreign-data wrappers are known to ask
+/// the same server whichever node they run on; but not if that is one on the node itself (postgres_fdw's default).
 const RELATIONS: &str = r"
-SELECT n.nspname::text, c.relname::text,
-       CASE WHEN c.relkind = 'S' THEN 'sequence' WHEN c.relpersistence = 'u' THEN 'unlogged'
-            WHEN c.relkind = 'f' THEN 'file' ELSE 'view' END,
-       CASE WHEN c.relkind = 'v' THEN pg_catalog.pg_get_viewdef(c.oid) END
-FROM pg_catalog.pg_class c
+WITH RECURSIVE bound (relation, kind) AS (
+    SELECT c.oid, CASE WHEN c.relkind = 'S' THEN 'sequence' WHEN c.relpersistence = 'u' THEN 'unlogged' ELSE 'foreign' END
+    FROM pg_catalog.pg_class c
+    LEFT JOIN pg_catalog.pg_foreign_table t ON t.ftrelid = c.oid
+    LEFT JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
+    LEFT JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
+    WHERE c.relkind = 'S' OR c.relkind IN ('r', 'm', 'p') AND c.relpersistence = 'u'
+       OR w.fdwname NOT IN ('postgres_fdw', 'mysql_fdw', 'oracle_fdw', 'tds_fdw', 'mongo_fdw', 'redis_fdw')
+       OR w.fdwname = 'postgres_fdw' AND NOT EXISTS (
+            SELECT FROM pg_catalog.unnest(s.srvoptions) o (text)
+            WHERE o.text ~ '^host(addr)?=' AND o.text !~ '^[a-z]+=(localhost|127[.]|::1|/|@|$)')
+    UNION
+    SELECT i.inhparent, b.kind FROM bound b JOIN pg_catalog.pg_inherits i ON i.inhrelid = b.relation
+), found (relation, kind, definition) AS (
+    SELECT b.relation, b.kind, NULL FROM bound b
+    UNION ALL
+    SELECT c.oid, 'view', pg_catalog.pg_get_viewdef(c.oid) FROM pg_catalog.pg_class c WHERE c.relkind = 'v'
+    UNION ALL
+    SELECT p.polrelid, 'policy', 'SELECT ' || pg_catalog.pg_get_expr(p.polqual, p.polrelid)
+    FROM pg_catalog.pg_policy p
+    WHERE p.polqual IS NOT NULL AND p.polcmd IN ('r', '*')
+    UNION
+    SELECT a.attrelid, 'cast',
+           'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
+    FROM pg_catalog.pg_cast k
+    JOIN pg_catalog.pg_proc p ON p.oid = k.castfunc
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_catalog.pg_type t ON k.castsource IN (t.oid, t.typbasetype)
+    JOIN pg_catalog.pg_attribute a ON a.atttypid = t.oid
+    WHERE k.castcontext = 'i' AND k.oid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
+)
+SELECT n.nspname::text, c.relname::text, f.kind, f.definition
+FROM found f
+JOIN pg_catalog.pg_class c ON c.oid = f.relation
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(temp|toast)'
-  AND c.relkind IN ('r', 'm', 'p', 'v', 'f', 'S')
-  AND (c.relkind IN ('S', 'v') OR c.relpersistence = 'u' OR EXISTS (
-        SELECT FROM pg_catalog.pg_foreign_table t
-        JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver
-        JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = s.srvfdw
-        WHERE t.ftrelid = c.oid AND w.fdwname = 'file_fdw'))
-UNION ALL
-SELECT n.nspname::text, c.relname::text, 'policy', 'SELECT ' || pg_catalog.pg_get_expr(p.polqual, p.polrelid)
-FROM pg_catalog.pg_policy p
-JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE p.polqual IS NOT NULL AND p.polcmd IN ('r', '*')";
+  AND c.relkind IN ('r', 'm', 'p', 'v', 'f', 'S')";
 
-/// schema, name, a query that calls its function. Only of functions that are not built in.
+/// schema, name, a query that calls its function. Only where the operator or the function is not built in.
 const OPERATORS: &str = r"
 SELECT DISTINCT s.nspname::text, o.oprname::text,
        'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
@@ -109,33 +131,62 @@ FROM pg_catalog.pg_operator o
 JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
 JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname <> 'pg_catalog'";
+WHERE n.nspname <> 'pg_catalog' OR s.nspname <> 'pg_catalog'";
 
-/// schema, name, a query that does what reading a constant of the type does, or a cast to it: calls its input function or the
-/// cast's, or checks the domain's constraint. Only where a function that is not built in may be called.
+/// schema, name, kind, a query that does what reading a constant of the type does, or a cast to it: calls its input
+/// function or the cast's, checks the domain's constraint, or does so for a type of which it is made. Only where a function
+/// that is not built in may be called, or a cast is not built in (its OID is that of a user's object).
+///
+/// Kinds: `row` (a table's row type, whose name mostly means the table), `type` (any other). A cast that happens by itself
+/// counts for its source as well.
 const TYPES: &str = r"
+WITH RECURSIVE own (type, query) AS (
+    SELECT f.type, 'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
+    FROM (SELECT t.oid, t.typinput, false FROM pg_catalog.pg_type t
+          UNION ALL
+          SELECT c.casttarget, c.castfunc, c.oid >= 16384 FROM pg_catalog.pg_cast c
+          UNION ALL
+          SELECT c.castsource, c.castfunc, c.oid >= 16384 FROM pg_catalog.pg_cast c WHERE c.castcontext = 'i'
+         ) f (type, function, is_own)
+    JOIN pg_catalog.pg_proc p ON p.oid = f.function
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE f.is_own OR n.nspname <> 'pg_catalog'
+    UNION
+    SELECT k.contypid, 'SELECT ' || pg_catalog.pg_get_expr(k.conbin, 0)
+    FROM pg_catalog.pg_constraint k
+    WHERE k.contypid <> 0 AND k.conbin IS NOT NULL
+), parts (type, part) AS (
+    SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t WHERE t.typbasetype <> 0
+    UNION ALL
+    SELECT t.oid, t.typelem FROM pg_catalog.pg_type t WHERE t.typelem <> 0
+    UNION ALL
+    SELECT r.rngtypid, r.rngsubtype FROM pg_catalog.pg_range r
+    UNION ALL
+    SELECT r.rngmultitypid, r.rngtypid FROM pg_catalog.pg_range r
+    UNION ALL
+    SELECT c.reltype, a.atttypid
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND c.reltype <> 0
+      AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(temp|toast)'
+), made (type, part) AS (
+    SELECT p.type, p.part FROM parts p WHERE p.part IN (SELECT type FROM own)
+    UNION
+    SELECT p.type, p.part FROM made m JOIN parts p ON p.part = m.type
+)
 SELECT s.nspname::text, t.typname::text,
-       'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
-FROM pg_catalog.pg_type t
+       CASE WHEN r.relkind <> 'c' THEN 'row' ELSE 'type' END, q.query
+FROM (SELECT type, query FROM own
+      UNION ALL
+      SELECT m.type, 'SELECT NULL::' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.typname)
+      FROM made m
+      JOIN pg_catalog.pg_type p ON p.oid = m.part
+      JOIN pg_catalog.pg_namespace n ON n.oid = p.typnamespace
+     ) q
+JOIN pg_catalog.pg_type t ON t.oid = q.type
 JOIN pg_catalog.pg_namespace s ON s.oid = t.typnamespace
-JOIN pg_catalog.pg_proc p ON p.oid = t.typinput
-JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname <> 'pg_catalog'
-UNION
-SELECT s.nspname::text, t.typname::text,
-       'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
-FROM pg_catalog.pg_cast c
-JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc
-JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-JOIN pg_catalog.pg_type t ON t.oid = c.casttarget
-JOIN pg_catalog.pg_namespace s ON s.oid = t.typnamespace
-WHERE n.nspname <> 'pg_catalog'
-UNION
-SELECT s.nspname::text, t.typname::text, 'SELECT ' || pg_catalog.pg_get_expr(k.conbin, 0)
-FROM pg_catalog.pg_constraint k
-JOIN pg_catalog.pg_type t ON t.oid = k.contypid
-JOIN pg_catalog.pg_namespace s ON s.oid = t.typnamespace
-WHERE k.contypid <> 0 AND k.conbin IS NOT NULL";
+LEFT JOIN pg_catalog.pg_class r ON r.oid = t.typrelid";
 
 /// name, owner, whether everybody may use it.
 const SCHEMAS: &str = r"

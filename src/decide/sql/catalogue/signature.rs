@@ -36,6 +36,12 @@ impl Signature {
         (usize::from(self.least)..=usize::from(self.most)).contains(&arguments)
     }
 
+    /// Whether no query can call it: nothing that SQL can name has the type `internal`.
+    pub(super) fn is_internal(&self) -> bool {
+        const INTERNAL: u32 = 2281;
+        self.types.iter().flatten().any(|&oid| oid == INTERNAL)
+    }
+
     /// What a call with so many arguments is declared to take, one type for each; `None`: that is not known.
     pub(super) fn types(&self, arguments: usize) -> Option<impl Iterator<Item = u32>> {
         let types = self.types.as_deref()?;

@@ -11,7 +11,9 @@ pub(super) fn read(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     let Scan { cause, doubts, effects, depends, settings } = scan(tokens, facts);
     let confirmed = parse::judge(tokens, &doubts, facts);
     let effects = effects | confirmed.iter().fold(Effects::empty(), |all, cause| all | cause.effects);
-    let mut verdict = match cause.or_else(|| confirmed.into_iter().next()) {
+    // What is known of says more than what is not.
+    let is_guess = |cause: &Cause| matches!(cause.reason, Reason::UnknownFunction | Reason::Unparsable);
+    let mut verdict = match cause.or_else(|| confirmed.into_iter().min_by_key(is_guess)) {
         None => Verdict::new(Intent::Read, Reason::PlainRead),
         Some(Cause { reason, object, .. }) => Verdict { object, ..Verdict::new(Intent::Write, reason) },
     };

@@ -21,6 +21,11 @@ static HAZARDS: LazyLock<Vec<Hazard>> = LazyLock::new(|| {
         "SELECT * FROM pg_stat_activity",
         "SELECT a FROM pg_catalog.pg_locks",
         "TABLE pg_sequences",
+        "TABLE pg_catalog.pg_settings",
+        "TABLE ONLY pg_locks",
+        "SELECT * FROM ONLY (pg_stat_activity)",
+        "SELECT * FROM ONLY pg_locks",
+        "SELECT a.* FROM t, pg_stat_activity * AS a",
         "SELECT 1 FROM u JOIN pg_settings s ON true",
         "SELECT unknown_function(1)",
         "SELECT current_setting('port')",
@@ -37,7 +42,7 @@ enum Hazard {
 }
 
 /// Where an expression may stand.
-const EXPRESSIONS: [&str; 26] = [
+const EXPRESSIONS: [&str; 29] = [
     "SELECT {}",
     "SELECT 1, {} AS update, 2",
     "SELECT DISTINCT ON ({}) 1 FROM t",
@@ -64,10 +69,13 @@ const EXPRESSIONS: [&str; 26] = [
     "SELECT string_agg(a, ',' ORDER BY {}) WITHIN GROUP (ORDER BY b) FROM t",
     "SELECT * FROM ROWS FROM (generate_series(1, 2), {}) AS f(a, b)",
     "SELECT * FROM t, LATERAL {} AS f",
+    "SELECT a OPERATOR(pg_catalog.||) {} FROM t",
+    "SELECT 1 WHERE a OPERATOR (public.=) {}",
+    "SELECT (a) OPERATOR(\"pg_catalog\" . +) {} AS x (y)",
 ];
 
 /// Where a query may stand.
-const QUERIES: [&str; 13] = [
+const QUERIES: [&str; 16] = [
     "{}",
     "({})",
     "SELECT * FROM ({}) AS s",
@@ -79,6 +87,9 @@ const QUERIES: [&str; 13] = [
     "WITH RECURSIVE c (a, b) AS NOT MATERIALIZED ({}) TABLE c",
     "WITH a AS (SELECT 1), b AS MATERIALIZED ({}) SELECT * FROM a",
     "SELECT 1 UNION ALL ({})",
+    "SELECT 1 UNION ALL {}",
+    "VALUES (1) INTERSECT (SELECT 2 EXCEPT {})",
+    "SELECT * FROM (SELECT 1 UNION {}) AS s",
     "({}) EXCEPT SELECT 2 ORDER BY 1",
     "SELECT (SELECT (SELECT a FROM ({}) s WHERE 'for' = 'update'))",
 ];
