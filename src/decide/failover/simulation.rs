@@ -200,7 +200,7 @@ impl Simulation {
     fn trouble(&mut self) {
         let node = self.dice.usize(..self.servers.len());
         let server = &mut self.servers[node];
-        match self.dice.u8(..14) {
+        match self.dice.u8(..15) {
             0 | 1 => server.state = State::Dead,
             2 => server.state = State::Frozen,
             3..=6 => server.state = State::Running,
@@ -208,6 +208,11 @@ impl Simulation {
             8 => server.linked = !server.linked,
             9 => self.pilot = None,
             10..=12 => (server.reached, server.linked) = (true, true),
+            13 => {
+                // An operator who is sure that a candidate will not come back, and may be wrong.
+                let order = Order::Failover { to: None, waived: Guards::FENCE, run: Run::Real };
+                self.tell(Event::Ordered { order, ticket: 0 });
+            }
             _ => {
                 let order = Order::Switchover { to: Some(id(node)), run: Run::Real };
                 self.tell(Event::Ordered { order, ticket: 0 });

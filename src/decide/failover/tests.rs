@@ -7,6 +7,9 @@ use crate::config::NodeName;
 use crate::decide::position::{Fork, Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
+#[path = "giving_up.rs"]
+mod giving_up;
+
 const UNIX: u64 = 1_800_000_000;
 
 fn rules() -> Rules {
