@@ -242,7 +242,7 @@ impl Director {
         let work = async move {
             info!(?job, "begins");
             let hooks = match job {
-                Job::Rejoin { .. } | Job::Resume { .. } => REJOIN,
+                Job::Rejoin { .. } => REJOIN,
                 _ => facts.hook_limit,
             };
             // Each part has its limit; this one is for what has none.
