@@ -368,15 +368,17 @@ impl Machine {
     }
 
     fn undone(&mut self, job: Job, outcome: Outcome, now: Instant, actions: &mut Actions) {
-        if let Err(error) = outcome {
-            match job {
-                Job::Unseal { node } => self.repairs.want(node, Way::Follow, now),
-                Job::Resume { node } => {
-                    actions.alarm(Some(node), format!("is still read-only: {error}"));
-                    self.repairs.want(node, Way::Resume, now);
-                }
-                _ => {}
+        if let Job::Resume { node } = job {
+            // What an earlier change had left to be done is done with it, or begins anew.
+            self.repairs.done(node);
+        }
+        match (job, outcome) {
+            (Job::Unseal { node }, Err(_)) => self.repairs.want(node, Way::Follow, now),
+            (Job::Resume { node }, Err(error)) => {
+                actions.alarm(Some(node), format!("is still read-only, or shut down: {error}"));
+                self.repairs.want(node, Way::Resume, now);
             }
+            _ => {}
         }
         let Phase::Changing(change) = &self.phase else { return };
         if matches!(&change.step, Step::Undoing { waiting, .. } if waiting.is_empty()) {

@@ -7,7 +7,7 @@ use super::clock::WallClock;
 use super::elect::{Choice, Terms, Unelectable, elect};
 use super::event::{Actions, Ended, Event, Job, Outcome, Purpose, Routing, Writing};
 use super::follow::Obedience;
-use super::repair::Repairs;
+use super::repair::{Repairs, Scope};
 use super::suspicion::{Refusal, Suspicion, Testimony, testimony};
 use super::world::{Contact, Log, Member, World};
 use super::{Guards, Maintenance, Progress, Record, Tail};
@@ -315,10 +315,9 @@ impl Machine {
                 }
                 self.phase = Phase::Steady;
                 self.look_after_abandoned(primary, now, actions);
-                self.repairs.look(&self.world, primary, &self.rules, now, actions);
-                if self.record.maintenance == Maintenance::Off {
-                    self.repairs.begin(primary, now, actions);
-                }
+                let scope = self.scope();
+                self.repairs.look(&self.world, primary, scope, now, actions);
+                self.repairs.begin(primary, scope, now, actions);
             }
             (Contact::Unknown, _) => {}
             (_, Phase::Suspect(suspicion)) if suspicion.primary == primary => {
@@ -328,6 +327,16 @@ impl Machine {
             }
             (_, phase) => *phase = Phase::Suspect(Suspicion::new(primary, now)),
         }
+    }
+
+    /// What is repaired while nothing else is to be done.
+    fn scope(&self) -> Scope {
+        if self.acts_alone() { Scope::Everything } else { Scope::Decided }
+    }
+
+    /// Without an order.
+    fn acts_alone(&self) -> bool {
+        self.rules.automatic && self.record.maintenance == Maintenance::Off
     }
 
     /// The primary has been out of reach for long enough.
@@ -340,7 +349,11 @@ impl Machine {
             }
             Some(why) => why,
         };
-        let wanted = self.rules.automatic && self.record.maintenance == Maintenance::Off;
+        let wanted = self.acts_alone();
+        if !wanted {
+            // Nobody takes its place.
+            self.repairs.begin(primary, Scope::Primary, now, actions);
+        }
         let Phase::Suspect(suspicion) = &mut self.phase else { return };
         if wanted && suspicion.counts(&self.rules, now) {
             actions.ended = Some((Purpose::Failover, Ended::Refused));
@@ -410,7 +423,9 @@ impl Machine {
             Phase::Asleep | Phase::Waking | Phase::Steady | Phase::Following(_) => now + IDLE_LOOK,
             Phase::Suspect(_) | Phase::Changing(_) => now + LOOK,
         };
-        [Some(own), self.repairs.next(), self.unsaved].into_iter().flatten().min().unwrap_or(own).max(now + LOOK / 10)
+        let steady = matches!(self.phase, Phase::Steady);
+        let repair = self.repairs.next(self.scope()).filter(|_| steady);
+        [Some(own), repair, self.unsaved].into_iter().flatten().min().unwrap_or(own).max(now + LOOK / 10)
     }
 
     /// The attempt is over: the old primary stays.

@@ -17,6 +17,8 @@ impl Machine {
             Order::Maintenance(_) if matches!(self.phase, Phase::Following(_)) => Err(ELSEWHERE.to_owned()),
             Order::Maintenance(maintenance) => {
                 self.record.maintenance = maintenance;
+                // What was held back is done now, or the other way round.
+                self.repairs.tell_again();
                 actions.record = Some(Writing::Also(self.record.clone()));
                 Ok(match maintenance {
                     Maintenance::On => "automatic failover is off until maintenance ends".to_owned(),

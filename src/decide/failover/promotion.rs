@@ -8,7 +8,7 @@ use super::change::Step;
 use super::elect::{Choice, Terms};
 use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
 use super::machine::{Machine, Phase};
-use super::repair::Way;
+use super::repair::{Scope, Way};
 use super::world::{Contact, Hearing};
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
@@ -30,7 +30,7 @@ impl Machine {
         let adopted = change.purpose == Purpose::Adoption;
         let others: Vec<NodeId> = self.eligible().map(|node| node.id).filter(|&id| id != choice.candidate).collect();
         others.into_iter().filter(|_| !adopted).for_each(|id| self.repairs.want(id, Way::Follow, now));
-        self.repairs.begin(choice.candidate, now, actions);
+        self.repairs.begin(choice.candidate, Scope::Decided, now, actions);
     }
 
     pub(super) fn promotion_ended(&mut self, outcome: Outcome, now: Instant, actions: &mut Actions) {
