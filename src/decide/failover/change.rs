@@ -100,9 +100,9 @@ impl Step {
 
 impl Change {
     /// One that an earlier pgpilot has begun.
-    pub(super) fn resumed(old: NodeId, now: Instant, step: Step) -> Self {
+    pub(super) fn resumed(purpose: Purpose, old: NodeId, now: Instant, step: Step) -> Self {
         let terms = Terms { waived: Guards::empty(), to: None, max_data_loss: 0 };
-        let (purpose, proof, treatment) = (Purpose::Failover, Proof::Attempted, Treatment::Stopped);
+        let (proof, treatment) = (Proof::Attempted, Treatment::Stopped);
         Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, given_up: None }
     }
 
@@ -182,9 +182,12 @@ impl Machine {
                 let what = change.step.label();
                 self.undo(format!("it was still {what} when its time was over"), now, actions);
             }
-            Step::Promoting { choice, retry_at, .. } if retry_at.is_some_and(|at| at <= now) => {
-                *retry_at = None;
-                actions.jobs.push(Job::Promote { node: choice.candidate });
+            Step::Promoting { choice, retry_at, .. } => {
+                let node = choice.candidate;
+                if retry_at.take_if(|at| *at <= now).is_some() {
+                    actions.jobs.push(Job::Promote { node });
+                }
+                self.welcome(node, now, actions);
             }
             _ => {}
         }

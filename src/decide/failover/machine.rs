@@ -198,7 +198,8 @@ impl Machine {
             Progress::Steady => self.phase = Phase::Steady,
             Progress::Preparing => {
                 actions.alarm(None, "a change of primary had been begun: it is called off");
-                self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, Step::Approving)));
+                self.phase =
+                    Phase::Changing(Box::new(Change::resumed(self.record.purpose, primary, now, Step::Approving)));
                 let all = self.world.nodes.iter().map(|node| node.id).filter(|id| *id != primary);
                 let mut jobs: Vec<Job> = all.map(|node| Job::Unseal { node }).collect();
                 jobs.push(Job::Resume { node: primary });
@@ -215,8 +216,12 @@ impl Machine {
                 actions.alarm(Some(candidate), "a promotion had been begun: it goes on");
                 let log = Log { timeline: self.world.timeline, end: decided, replayed: decided, tail: Tail::There };
                 let step = Step::promoting(Choice { candidate, log }, now);
-                self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, step)));
+                self.phase = Phase::Changing(Box::new(Change::resumed(self.record.purpose, primary, now, step)));
                 actions.jobs.push(Job::Promote { node: candidate });
+                if self.record.purpose != Purpose::Adoption {
+                    self.expect_others(candidate);
+                    self.welcome(candidate, now, actions);
+                }
             }
         }
     }

@@ -27,10 +27,24 @@ impl Machine {
         actions.jobs.push(Job::Promote { node: choice.candidate });
         // Those that follow already when the promotion comes go over to the new timeline by themselves.
         self.repairs.forget();
-        let adopted = change.purpose == Purpose::Adoption;
-        let others: Vec<NodeId> = self.eligible().map(|node| node.id).filter(|&id| id != choice.candidate).collect();
-        others.into_iter().filter(|_| !adopted).for_each(|id| self.repairs.want(id, Way::Follow, now));
-        self.repairs.begin(choice.candidate, Scope::Decided, now, actions);
+        if change.purpose != Purpose::Adoption {
+            self.expect_others(choice.candidate);
+        }
+        self.welcome(choice.candidate, now, actions);
+    }
+
+    /// All but the candidate and those that come back another way, if they do, have to be told whom to follow.
+    pub(super) fn expect_others(&mut self, candidate: NodeId) {
+        let old = self.record.primary.as_ref();
+        let others = self.world.nodes.iter().filter(|node| {
+            node.id != candidate && Some(&node.name) != old && !self.record.abandoned.contains_key(&node.name)
+        });
+        self.repairs.expect(others.map(|node| node.id));
+    }
+
+    pub(super) fn welcome(&mut self, candidate: NodeId, now: Instant, actions: &mut Actions) {
+        self.repairs.welcome(&self.world, now);
+        self.repairs.begin(candidate, Scope::Decided, now, actions);
     }
 
     pub(super) fn promotion_ended(&mut self, outcome: Outcome, now: Instant, actions: &mut Actions) {

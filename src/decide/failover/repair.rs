@@ -19,6 +19,8 @@ pub(super) struct Repairs {
     nodes: BTreeMap<NodeId, Repair>,
     /// Since when replicas have had no sender.
     alone: BTreeMap<NodeId, Instant>,
+    /// Nodes that have to be told whom to follow as soon as they are seen to be replicas.
+    expected: BTreeSet<NodeId>,
     /// Nodes with writes of their own that have been told of.
     strays: BTreeSet<NodeId>,
 }
@@ -52,6 +54,10 @@ pub(super) enum Scope {
 }
 
 impl Repair {
+    fn new(way: Way, cause: Cause, now: Instant) -> Self {
+        Self { way, cause, running: Running::No, due: now, pause: FIRST }
+    }
+
     fn is_within(&self, scope: Scope) -> bool {
         match scope {
             Scope::Everything => true,
@@ -90,7 +96,20 @@ impl Repairs {
     }
 
     fn add(&mut self, node: NodeId, way: Way, cause: Cause, now: Instant) {
-        self.nodes.entry(node).or_insert(Repair { way, cause, running: Running::No, due: now, pause: FIRST });
+        self.nodes.entry(node).or_insert(Repair::new(way, cause, now));
+    }
+
+    /// They may have been cut off from the old primary, and nothing is known of them yet.
+    pub(super) fn expect(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.expected.extend(nodes);
+    }
+
+    /// Replicas that have turned up among those that were expected are to be told whom to follow.
+    pub(super) fn welcome(&mut self, world: &World, now: Instant) {
+        for node in world.replicas().filter(|node| self.expected.contains(&node.id)) {
+            self.nodes.entry(node.id).or_insert(Repair::new(Way::Follow, Cause::Decided, now));
+        }
+        self.expected.retain(|node| !self.nodes.contains_key(node));
     }
 
     /// What is wrong is told anew.
@@ -110,6 +129,7 @@ impl Repairs {
     /// Looks who needs help, and who needs it no more.
     pub(super) fn look(&mut self, world: &World, primary: NodeId, scope: Scope, now: Instant, actions: &mut Actions) {
         let all = scope == Scope::Everything;
+        self.welcome(world, now);
         for node in world.nodes.iter().filter(|node| node.id != primary) {
             let stray = node.contact == Contact::Up && node.role == Role::Stray;
             let diverged = node.contact == Contact::Up && node.history == History::OfItsOwn;
