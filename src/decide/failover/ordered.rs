@@ -11,10 +11,14 @@ use super::world::Contact;
 use super::{Guards, Maintenance, Order, Run};
 use crate::decide::route::NodeId;
 
+/// Why nothing can be ordered yet.
+const UNKNOWN: &str = "it is not known yet what was decided last: is etcd within reach?";
+
 impl Machine {
     pub(super) fn ordered(&mut self, order: Order, ticket: Ticket, now: Instant, actions: &mut Actions) {
         let answer = match order {
             Order::Maintenance(_) if matches!(self.phase, Phase::Following(_)) => Err(ELSEWHERE.to_owned()),
+            Order::Maintenance(_) if matches!(self.phase, Phase::Asleep) => Err(UNKNOWN.to_owned()),
             Order::Maintenance(maintenance) => {
                 self.record.maintenance = maintenance;
                 // What was held back is done now, or the other way round.
@@ -135,7 +139,8 @@ impl Machine {
                     stuck.map(|name| format!(": allow-unfenced gives {name} up for another")).unwrap_or_default();
                 Err(format!("a change of primary is still running ({step}), epoch {epoch}{remedy}"))
             }
-            Phase::Asleep | Phase::Waking => Err("pgpilot has only just started".to_owned()),
+            Phase::Asleep => Err(UNKNOWN.to_owned()),
+            Phase::Waking => Err("pgpilot has only just started".to_owned()),
             Phase::Following(_) => Err(ELSEWHERE.to_owned()),
         }
     }

@@ -194,3 +194,21 @@ fn a_promotion_that_is_resumed_tells_the_other_replicas_whom_to_follow() {
         assert_eq!(told.jobs, [follow], "{turns_up}");
     }
 }
+
+#[test]
+fn nothing_can_be_ordered_before_it_is_known_what_was_decided() {
+    let now = Instant::now();
+    let mut machine = Machine::new(rules(), WallClock { unix: UNIX, at: now });
+    machine.on(Event::Seen(world(Contact::Up)), now);
+    let run = Run::Real;
+    for order in [
+        Order::Maintenance(Maintenance::On),
+        Order::Switchover { to: None, run },
+        Order::Failover { to: None, waived: Guards::all(), run },
+    ] {
+        let refused = machine.on(Event::Ordered { order, ticket: 1 }, now);
+        let why = refused.answers[0].1.clone().unwrap_err();
+        assert!(why.contains("not known yet") && refused.record.is_none(), "{refused:?}");
+    }
+    assert_eq!(machine.record().maintenance, Maintenance::Off);
+}
