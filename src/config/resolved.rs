@@ -149,7 +149,7 @@ pub struct AuthQuery {
     pub user: String,
     pub password: Option<Secret>,
     pub database: String,
-    /// One parameter, the user's name; one row of (name, verifier). Default `SELECT usename, passwd FROM pg_catalog.pg_shadow WHERE usename = $1`.
+    /// One parameter, the user's name; one row of (name, verifier). Its default lets nobody in whose password has expired (`VALID UNTIL`).
     pub sql: String,
 }
 

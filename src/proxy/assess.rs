@@ -13,7 +13,7 @@ use super::names::SessionStatement;
 use super::session::{Texts, Transaction};
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin, Statement};
-use crate::decide::sql::{Classified, Effects, Intent, Reason, TransactionEnd};
+use crate::decide::sql::{Classified, Effects, Intent, Reason, SessionCommand, TransactionEnd};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, Header};
 
@@ -25,6 +25,8 @@ pub(super) struct Assessed {
     pub executes: bool,
     /// It does something that lasts, if nothing rolls it back.
     pub writes: bool,
+    /// RESET ALL or DISCARD ALL is among it.
+    pub resets: bool,
     /// It ends a transaction.
     pub ends: Option<TransactionEnd>,
     /// It has statements of pgpilot's own, or such as pgpilot may answer.
@@ -309,6 +311,7 @@ impl Client {
                 }
                 Intent::Deallocate { .. } if !is_tracked => assessed.needs.effects |= Effects::UNPINS,
                 Intent::Own(_) => assessed.own = true,
+                Intent::Session(SessionCommand::ResetAll | SessionCommand::DiscardAll) => assessed.resets = true,
                 _ => {}
             }
             assessed.writes |= match &verdict.intent {

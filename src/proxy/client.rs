@@ -93,8 +93,9 @@ impl Client {
         };
         self.flush_output().await?;
         if self.transaction.is_idle() {
-            self.session.uncover_own_settings();
+            self.session.settle_own_settings();
         }
+        self.foresee_own_settings(&assessed);
         if let Some(report) = self.session.untold.take() {
             return self.refuse(batch, &report);
         }

@@ -13,7 +13,6 @@ use super::cancel;
 use super::fault::End;
 use super::logins::Permit;
 use super::shared::Shared;
-use super::verifiers::Age;
 use super::welcome;
 use crate::config::{ADMIN_DATABASE, AuthMethod, SslMode};
 use crate::decide::auth::{
@@ -260,15 +259,9 @@ async fn authenticate(visitor: &mut Visitor, packet: &[u8], shared: &Shared) -> 
         return Ok((Request { user: OPERATOR.to_owned(), ..request }, Credential::Absent));
     }
     let method = rule_for(visitor, &request, shared)?;
-    match prove(visitor, &request, method, Age::AsConfigured, shared).await? {
+    match prove(visitor, &request, method, shared).await? {
         Ok(credential) => Ok((request, credential)),
-        Err(error) => {
-            // The password may have been changed since the verifier was read: the next try finds the new one.
-            if method != AuthMethod::Reject {
-                let _ = shared.verifiers.of(&request.user, Age::New, shared).await;
-            }
-            Err(auth_failed(&error))
-        }
+        Err(error) => Err(auth_failed(&error)),
     }
 }
 
@@ -297,10 +290,9 @@ async fn prove(
     visitor: &mut Visitor,
     request: &Request,
     method: AuthMethod,
-    age: Age,
     shared: &Shared,
 ) -> Result<Result<Credential, AuthError>, End> {
-    let verifier: Option<Arc<Verifier>> = match shared.verifiers.of(&request.user, age, shared).await {
+    let verifier: Option<Arc<Verifier>> = match shared.verifiers.of(&request.user, shared).await {
         Ok(verifier) => verifier,
         // Such a login needs none.
         Err(_) if matches!(method, AuthMethod::Trust | AuthMethod::Cert) => None,

@@ -142,7 +142,12 @@ impl Client {
 
     fn forward_large_bind(&mut self, header: Header) -> Result<bool, End> {
         let body = self.side.fresh()[HEADER_LEN..].to_vec();
-        let head = BindHead::parse(&body)?;
+        let head = match BindHead::parse(&body) {
+            Ok(head) => head,
+            // The names are still to come.
+            Err(_) if self.side.fresh().len() < CLIENT_INPUT_MAX => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
         let Client { session, link, side, .. } = self;
         let Some(link) = link.as_mut() else { return Ok(false) };
         forward_bind(link, session, head, header.body - head.rest_at);

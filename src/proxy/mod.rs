@@ -24,6 +24,7 @@ mod loss;
 mod lost_writes;
 mod names;
 mod own;
+mod own_settings;
 mod recent;
 mod recipe;
 mod registry;

@@ -9,6 +9,7 @@ use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::fault::End;
 use super::judged::Judged;
+use super::own_settings::OwnSettings;
 use super::session::{Deferred, Transaction};
 use super::vigil::Denied;
 use crate::config::Consistency;
@@ -26,6 +27,14 @@ struct Answer {
 }
 
 const NO_TRANSACTION: &str = "there is no transaction in progress";
+
+/// One that may be set.
+#[derive(Debug, Clone, Copy)]
+enum Setting {
+    Consistency,
+    Route,
+    MinLsn,
+}
 
 impl Client {
     /// Answers the batch if no server is needed for it. Returns whether it did.
@@ -168,6 +177,7 @@ impl Client {
             }
             (Intent::End(end), Transaction::Deferred(_)) => {
                 if *end != TransactionEnd::Chain {
+                    self.session.will_end(*end);
                     self.transaction = Transaction::Idle;
                 }
                 let commit = *end == TransactionEnd::Commit
@@ -201,17 +211,19 @@ impl Client {
                 Ok(Answer { column: Some((column, value)), tag: "SHOW" })
             }
             OwnCommand::Set { name, value, scope } => {
-                if *scope == SetScope::Local {
-                    if self.transaction.is_idle() {
+                let change = self.change(name, value.as_deref())?;
+                if self.transaction.is_idle() {
+                    if *scope == SetScope::Local {
                         let text = "SET LOCAL can only be used in transaction blocks";
                         let mut warning = Report::error(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
                         warning.severity = Severity::Warning;
                         warning.put(&mut self.side.output);
                         return Ok(Answer { column: None, tag: "SET" });
                     }
-                    self.session.keep_own_settings();
+                    self.session.change_own_settings(change);
+                } else {
+                    self.session.change_own_settings_within(*scope, change);
                 }
-                self.set(name, value.as_deref())?;
                 Ok(Answer { column: None, tag: "SET" })
             }
         }
@@ -227,10 +239,15 @@ impl Client {
                     None if self.session.has_run => None,
                     known => known.or_else(newest),
                 };
-                let Some(position) = position else {
+                // A token that was handed on is handed on.
+                let Some(position) = later(position, self.session.freshness.required()) else {
                     return Err(Report::error(SqlState::CANNOT_CONNECT_NOW, "the primary does not tell its position"));
                 };
                 ("pgpilot.lsn", position.to_string())
+            }
+            "min_lsn" => {
+                let required = self.session.freshness.required();
+                ("pgpilot.min_lsn", required.map(|position| position.to_string()).unwrap_or_default())
             }
             "consistency" => ("pgpilot.consistency", self.session.policy.consistency.name().to_owned()),
             "route" => ("pgpilot.route", hint_name(self.session.hint).to_owned()),
@@ -243,37 +260,43 @@ impl Client {
         })
     }
 
-    fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), Report> {
-        match name {
+    /// What setting one of them changes; `None` is its default.
+    fn change(&self, name: &str, value: Option<&str>) -> Result<impl Fn(&mut OwnSettings) + use<>, Report> {
+        let (configured, mut new) = (self.session.configured.consistency, self.session.own_settings());
+        let setting = match name {
             "consistency" => {
-                self.session.policy.consistency = match value {
-                    None => self.session.configured.consistency,
-                    Some(value) => parse_consistency(value).ok_or_else(|| invalid(name, value))?,
-                };
+                let given = value.map(|value| parse_consistency(value).ok_or_else(|| invalid(name, value)));
+                new.consistency = given.transpose()?.unwrap_or(configured);
+                Setting::Consistency
             }
             "route" => {
-                self.session.hint = match value {
+                new.hint = match value {
                     None | Some("auto" | "") => None,
                     Some("primary") => Some(Hint::Primary),
                     Some("replica") => Some(Hint::Replica),
                     Some(value) => return Err(invalid(name, value)),
                 };
+                Setting::Route
             }
-            "min_lsn" => match value {
-                None | Some("") => self.session.freshness.require_nothing(),
-                Some(value) => {
-                    let position: Position = value.parse().map_err(|_| invalid(name, value))?;
-                    self.session.freshness.require(position);
-                }
-            },
+            "min_lsn" => {
+                let given = value.filter(|value| !value.is_empty());
+                new.required = given.map(|value| value.parse().map_err(|_| invalid(name, value))).transpose()?;
+                Setting::MinLsn
+            }
             _ => return Err(unknown(name)),
-        }
-        Ok(())
+        };
+        Ok(move |own: &mut OwnSettings| match setting {
+            Setting::Consistency => own.consistency = new.consistency,
+            Setting::Route => own.hint = new.hint,
+            Setting::MinLsn => own.required = new.required,
+        })
     }
 
     /// Applies one of the client's start-up settings that are pgpilot's own.
     pub(super) fn set_at_startup(&mut self, name: &str, value: &str) -> Result<(), Report> {
-        self.set(name, Some(value))
+        let change = self.change(name, Some(value))?;
+        self.session.change_own_settings(change);
+        Ok(())
     }
 
     /// An extended batch, or a part of one, of which nothing needs a server: only Close and Sync, or one statement of pgpilot's own.
@@ -432,6 +455,12 @@ fn describe(out: &mut BytesMut, command: Option<&OwnCommand>) {
 
 fn parse_consistency(text: &str) -> Option<Consistency> {
     Consistency::ALL.into_iter().find(|consistency| consistency.name().eq_ignore_ascii_case(text))
+}
+
+/// On a newer timeline, everything is later.
+fn later(one: Option<Position>, other: Option<Position>) -> Option<Position> {
+    let order = |position: &Position| (position.timeline, position.lsn);
+    [one, other].into_iter().flatten().max_by_key(order)
 }
 
 fn hint_name(hint: Option<Hint>) -> &'static str {

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::names::{Names, SessionStatement};
+use super::own_settings::Afterwards;
 use super::sequences::Place;
-use crate::config::Consistency;
-use crate::decide::position::Position;
 use crate::decide::route::{Freshness, Policy};
 use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings};
-use crate::decide::sql::{Effects, Hint, Hints, TransactionMode};
+use crate::decide::sql::{Effects, Hint, TransactionMode};
 use crate::wire::backend::Report;
 
 pub(super) struct Session {
@@ -34,20 +33,14 @@ pub(super) struct Session {
     pub configured: Policy,
     /// From `pgpilot.route`.
     pub hint: Option<Hint>,
-    /// What `SET LOCAL` of pgpilot's own settings has covered up for the time of a transaction.
-    covered: Option<Box<OwnSettings>>,
+    /// If pgpilot's own settings have been changed in the transaction at hand: what becomes of them.
+    pub(super) afterwards: Option<Box<Afterwards>>,
     pub pins: Vec<Pin>,
     /// Pins that are the session's own ways, and not something that the server knows of.
     pub standing_pins: Vec<Pin>,
     pub left: Leftovers,
     /// Where it last wrote.
     pub sequences_at: Option<Place>,
-}
-
-struct OwnSettings {
-    consistency: Consistency,
-    hint: Option<Hint>,
-    required: Option<Position>,
 }
 
 /// Whether a statement's bytes can be taken for what they look like.
@@ -111,7 +104,7 @@ impl Session {
             configured: policy.clone(),
             policy,
             hint: None,
-            covered: None,
+            afterwards: None,
             pins: Vec::new(),
             standing_pins: Vec::new(),
             left: Leftovers::default(),
@@ -156,35 +149,6 @@ impl Session {
             context.extend([name, "=", value, "\0"]);
         }
         context
-    }
-
-    /// The values of pgpilot's own settings come back when the transaction at hand has ended.
-    pub(super) fn keep_own_settings(&mut self) {
-        if self.covered.is_none() {
-            let (consistency, required) = (self.policy.consistency, self.freshness.required());
-            self.covered = Some(Box::new(OwnSettings { consistency, hint: self.hint, required }));
-        }
-    }
-
-    /// What the comments of a BEGIN say holds for its transaction, as if it had been set there.
-    pub(super) fn heed(&mut self, hints: Hints) {
-        if hints == Hints::default() {
-            return;
-        }
-        self.keep_own_settings();
-        self.hint = hints.route.or(self.hint);
-        self.policy.consistency = hints.consistency.unwrap_or(self.policy.consistency);
-    }
-
-    /// There is no transaction: what was set for one alone holds no longer.
-    pub(super) fn uncover_own_settings(&mut self) {
-        let Some(covered) = self.covered.take() else { return };
-        self.policy.consistency = covered.consistency;
-        self.hint = covered.hint;
-        match covered.required {
-            Some(position) => self.freshness.require(position),
-            None => self.freshness.require_nothing(),
-        }
     }
 
     /// From now on the session keeps its connection.

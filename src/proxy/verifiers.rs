@@ -33,14 +33,6 @@ struct Known {
     read_at: Instant,
 }
 
-/// Whether a verifier that was read a while ago will do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Age {
-    AsConfigured,
-    /// A login has just failed: the password may have been changed.
-    New,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub(super) enum VerifierError {
     #[error("no node can be asked for verifiers")]
@@ -53,7 +45,7 @@ pub(super) enum VerifierError {
     TimedOut,
 }
 
-/// A wrong password does not make pgpilot ask more often than this.
+/// For so long nothing is asked again: a flood of logins is no flood of questions.
 const NEW: Duration = Duration::from_secs(1);
 /// Names that are tried do not fill the memory.
 const MAX_KNOWN: usize = 10_000;
@@ -62,22 +54,22 @@ const LIMIT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 impl Verifiers {
-    /// What `user`'s password is checked against; `None` if there is nothing, which the client must not learn.
-    pub(super) async fn of(
-        &self,
-        user: &str,
-        age: Age,
-        shared: &Shared,
-    ) -> Result<Option<Arc<Verifier>>, VerifierError> {
+    /// What `user`'s password is checked against; `None` if there is nothing, which the client must not learn. One that
+    /// was read before serves as long as `auth.verifier_ttl` while no node can be asked.
+    pub(super) async fn of(&self, user: &str, shared: &Shared) -> Result<Option<Arc<Verifier>>, VerifierError> {
         let config = shared.config.load_full();
-        let limit = match age {
-            Age::AsConfigured => config.auth.verifier_ttl,
-            Age::New => NEW,
-        };
-        if let Some(known) = self.known(user).filter(|known| known.read_at.elapsed() < limit) {
-            return Ok(known.verifier);
+        let known = self.known(user);
+        if let Some(known) = known.as_ref().filter(|known| known.read_at.elapsed() < NEW) {
+            return Ok(known.verifier.clone());
         }
-        let verifier = self.read(user, &config, shared).await?.map(Arc::new);
+        let verifier = match self.read(user, &config, shared).await {
+            Ok(verifier) => verifier.map(Arc::new),
+            Err(error) if error.is_the_servers_word() => return Err(error),
+            Err(error) => {
+                let known = known.filter(|known| known.read_at.elapsed() < config.auth.verifier_ttl);
+                return known.map(|known| known.verifier).ok_or(error);
+            }
+        };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN {
             known.clear();

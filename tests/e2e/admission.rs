@@ -39,7 +39,7 @@ fn reload(proxy: &Proxy, change: impl FnOnce(&mut Config)) -> Result<(), String>
 
 #[tokio::test]
 async fn sessions_from_before_a_change_of_password_bring_no_old_one_along() {
-    let proxy = Proxy::with("").await;
+    let proxy = Proxy::with("[routing]\nconsistency = \"eventual\"\n").await;
     let old = proxy.connect().await;
     ask(&old, PRIMARY).await;
     proxy.node("pg1").sql("ALTER ROLE app PASSWORD 'another'").await.unwrap();
@@ -240,4 +240,16 @@ async fn a_client_that_leaves_before_it_is_greeted_frees_its_place() {
         tokio::time::timeout(Duration::from_millis(500), log_in()).await.is_err()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_password_counts_as_long_as_it_is_valid_and_a_new_one_soon() {
+    let proxy = Proxy::with("").await;
+    drop(log_in(&proxy, PASSWORD, "shop").await.unwrap());
+    let primary = proxy.node("pg1");
+    primary.sql("ALTER ROLE app VALID UNTIL '2020-01-01'").await.unwrap();
+    wait_for("it to expire", Duration::from_secs(10), async || log_in(&proxy, PASSWORD, "shop").await.is_err()).await;
+    primary.sql("ALTER ROLE app VALID UNTIL 'infinity' PASSWORD 'another'").await.unwrap();
+    wait_for("the new one", Duration::from_secs(10), async || log_in(&proxy, "another", "shop").await.is_ok()).await;
+    assert!(log_in(&proxy, PASSWORD, "shop").await.is_err());
 }

@@ -1,5 +1,7 @@
 //! `synchronous_standby_names`, held against the nodes that there are.
 
+use std::collections::BTreeSet;
+
 use crate::decide::failover::{Synchronous, conninfo};
 
 /// What is wrong with the setting on a primary. `own`: the name under which it would follow itself; `others`: those of the
@@ -16,6 +18,17 @@ pub(super) fn trouble(rule: &Synchronous, own: &str, others: &[Option<String>]) 
         if !strangers.is_empty() {
             trouble.push(format!("it lists {}, under which no node follows", strangers.join(", ")));
         }
+    }
+    if rule.listed().any(|listed| listed == "*") {
+        trouble.push(
+            "it counts any standby, also one that is not in the topology file, such as pg_receivewal: list the nodes"
+                .to_owned(),
+        );
+    }
+    let bearers = |name: &&str| others.iter().flatten().filter(|other| other.eq_ignore_ascii_case(name)).count();
+    let shared: BTreeSet<&str> = rule.listed().filter(|name| bearers(name) > 1).collect();
+    for name in shared {
+        trouble.push(format!("several nodes follow as {name}: set their cluster_name, and list each"));
     }
     let listed = others.iter().filter(|name| name.as_deref().is_none_or(|name| rule.lists(name))).count();
     let (count, away) = (rule.quorum, listed.saturating_sub(rule.quorum));
@@ -54,11 +67,13 @@ mod tests {
         let name = |name: &str| Some(name.to_owned());
         let three = [name("pg2"), name("pg3")];
         let four = [name("pg2"), name("pg3"), name("pg4")];
+        let alike = [name("walreceiver"), name("walreceiver")];
         let hidden = [name("pg2"), None];
         for (setting, others, expected) in [
             ("ANY 1 (pg1, pg2, pg3)", &three[..], None),
             ("ANY 1 (PG2, pg3)", &three, None),
-            ("ANY 1 (*)", &three, None),
+            ("ANY 1 (*)", &three, Some("it counts any standby")),
+            ("ANY 1 (walreceiver)", &alike, Some("several nodes follow as walreceiver")),
             ("ANY 1 (pg1, pg2, pg3, pg9)", &three, Some("it lists pg9, under which no node follows")),
             ("ANY 3 (pg1, pg2, pg3)", &three, Some("a commit waits for 3 replicas, and 2 can answer")),
             ("ANY 2 (pg2, pg3)", &three, Some("a commit waits for all of 2 replicas")),

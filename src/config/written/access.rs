@@ -28,8 +28,8 @@ section! {
 section! {
     /// How clients authenticate.
     Auth [query: Option<AuthQuery>, rules: Vec<Rule>] {
-        /// How long a verifier read by `auth.query` is used before it is read again. A failed login reads it again at
-        /// once.
+        /// How long a verifier that `auth.query` has read serves while no node can be asked. While one can, no verifier is
+        /// older than a second.
         verifier_ttl: Duration, default "\"1m\"";
     }
 }
@@ -49,7 +49,7 @@ section! {
         /// Where it asks.
         database: String, default "\"postgres\"";
         /// The question, with the user's name as $1. It returns one row: the name and the verifier.
-        sql: LookUp, default "\"SELECT usename, passwd FROM pg_catalog.pg_shadow WHERE usename = $1\"";
+        sql: LookUp, default "\"SELECT usename, CASE WHEN valuntil < now() THEN NULL ELSE passwd END FROM pg_catalog.pg_shadow WHERE usename = $1\"";
     }
 }
 

@@ -154,6 +154,7 @@ impl Machine {
     fn prepare(&mut self, purpose: Purpose, actions: &mut Actions) {
         self.record.epoch += 1;
         (self.record.purpose, self.record.progress) = (purpose, Progress::Preparing);
+        self.record.written = self.world.written;
         actions.record = Some(Writing::First(self.record.clone()));
         actions.routing = Some(Routing::Hold);
     }

@@ -36,6 +36,10 @@ pub enum Unelectable {
         "acknowledged commits could be lost: a commit waits for {quorum} of {listed} standbys, and only {sealed} of those can be asked"
     )]
     Quorum { quorum: usize, listed: usize, sealed: usize },
+    #[error(
+        "acknowledged commits could be lost: the primary has not been heard since pgpilot was started, so nobody knows how far its log goes"
+    )]
+    Unheard,
     #[error("acknowledged commits could be lost: {name} lacks {missing} bytes of the log ({allowed} allowed)")]
     Behind { name: String, missing: u64, allowed: u64 },
 }
@@ -114,11 +118,16 @@ fn guard(
     let same_history = sealed.iter().filter(|(_, log)| log.timeline == world.timeline);
     let most = same_history.map(|(_, log)| log.end).max().unwrap_or_default();
     if rule.is_asynchronous() {
-        return behind(most.max(world.written.unwrap_or_default()), terms.max_data_loss);
+        return match world.written {
+            Some(written) => behind(most.max(written), terms.max_data_loss),
+            None if terms.max_data_loss == u64::MAX => Ok(()),
+            None => Err(Unelectable::Unheard),
+        };
     }
     let primary = world.primary.and_then(|id| world.node(id));
-    let others = world.nodes.len().saturating_sub(1);
-    let listed = rule.candidates(primary.map_or("", |node| &node.standby_name), others);
+    let others = world.nodes.iter().filter(|node| Some(node.id) != world.primary);
+    let others: Vec<&str> = others.map(|node| node.standby_name.as_str()).collect();
+    let listed = rule.candidates(primary.map_or("", |node| &node.standby_name), &others);
     let counted = |(id, _): &&(NodeId, Log)| world.node(*id).is_some_and(|node| rule.lists(&node.standby_name));
     let sealed = sealed.iter().filter(counted).count();
     if sealed + rule.quorum <= listed {

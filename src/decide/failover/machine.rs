@@ -177,6 +177,9 @@ impl Machine {
         if self.world.synchronous.is_none() {
             self.world.synchronous = Some(self.record.synchronous.clone());
         }
+        if self.world.written.is_none() {
+            self.world.written = self.record.written;
+        }
     }
 
     /// Goes on with what the last pgpilot left.
@@ -238,6 +241,8 @@ impl Machine {
             primary: Some(primary.name.clone()),
             timeline: self.world.timeline,
             synchronous: self.world.synchronous.clone().unwrap_or_default(),
+            // It goes on writing.
+            written: None,
             ..self.record.clone()
         };
         if record == self.record {

@@ -23,6 +23,16 @@ impl Machine {
         self.record.progress = Progress::Promoting { candidate: node.name.clone(), decided: choice.log.replayed };
         actions.record = Some(Writing::First(self.record.clone()));
         actions.inform(Some(choice.candidate), format!("is promoted, with the log up to {}", choice.log.end));
+        if change.purpose == Purpose::Failover && self.world.rule().is_asynchronous() {
+            let missing = self.world.written.map_or_else(
+                || "nobody knows how much that is".to_owned(),
+                |written| format!("of what was seen of it, {} bytes", written.since(choice.log.end)),
+            );
+            actions.alarm(
+                Some(change.old),
+                format!("commits are not replicated synchronously: what it had written behind that is lost: {missing}"),
+            );
+        }
         change.step = Step::promoting(choice, now);
         actions.jobs.push(Job::Promote { node: choice.candidate });
         // Those that follow already when the promotion comes go over to the new timeline by themselves.
@@ -178,6 +188,7 @@ impl Machine {
         let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
         self.record.primary = self.world.node(node).map(|node| node.name.clone());
         self.record.timeline = timeline;
+        self.record.written = None;
         self.record.progress = Progress::Steady;
         self.record.changed_at = Some(self.clock.unix_at(now));
         self.record.fork(timeline, switched_at);

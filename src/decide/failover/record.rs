@@ -25,6 +25,9 @@ pub struct Record {
     #[serde(default)]
     pub purpose: Purpose,
     pub progress: Progress,
+    /// While the primary is being changed: how far its log was known to go. Whoever goes on from here may not hear it.
+    #[serde(default)]
+    pub written: Option<Lsn>,
     /// Candidates that were given up, and on which timeline the cluster was then. They may have been promoted: none is a
     /// candidate, or the primary's successor, until it follows the primary.
     #[serde(default)]

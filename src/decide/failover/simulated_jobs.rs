@@ -74,7 +74,12 @@ impl Simulation {
         let server = self.at(node)?;
         if self.servers[server].role == Role::Replica {
             let (end, alone) = (self.servers[server].log.len(), !self.synchronous);
-            assert!(!alone || end >= self.sampled, "promoted beyond the guard: {}", self.describe());
+            let known = self.sampled.or(self.record.written.map(|written| usize::try_from(written.0).unwrap()));
+            assert!(
+                !alone || known.is_some_and(|known| end >= known),
+                "promoted beyond the guard: {}",
+                self.describe()
+            );
             if self.synchronous {
                 let lost = self.acknowledged.iter().find(|write| !self.servers[server].has(**write));
                 assert_eq!(lost, None, "an acknowledged commit is lost: {}", self.describe());

@@ -73,7 +73,7 @@ struct Simulation {
     routed: BTreeMap<u64, usize>,
     promotions: u32,
     /// The end of the primary's log when it was last seen.
-    sampled: usize,
+    sampled: Option<usize>,
     trace: bool,
 }
 
@@ -131,7 +131,7 @@ impl Simulation {
             acknowledged: Vec::new(),
             routed: BTreeMap::new(),
             promotions: 0,
-            sampled: 0,
+            sampled: None,
             trace: false,
             dice,
         }
@@ -200,7 +200,7 @@ impl Simulation {
     fn trouble(&mut self) {
         let node = self.dice.usize(..self.servers.len());
         let server = &mut self.servers[node];
-        match self.dice.u8(..15) {
+        match self.dice.u8(..14) {
             0 | 1 => server.state = State::Dead,
             2 => server.state = State::Frozen,
             3..=6 => server.state = State::Running,
@@ -208,13 +208,14 @@ impl Simulation {
             8 => server.linked = !server.linked,
             9 => self.pilot = None,
             10..=12 => (server.reached, server.linked) = (true, true),
-            13 => {
-                // An operator who is sure that a candidate will not come back, and may be wrong.
-                let order = Order::Failover { to: None, waived: Guards::FENCE, run: Run::Real };
-                self.tell(Event::Ordered { order, ticket: 0 });
-            }
             _ => {
-                let order = Order::Switchover { to: Some(id(node)), run: Run::Real };
+                let promotes = self.record.progress != Progress::Steady && self.dice.bool();
+                let order = if promotes {
+                    // An operator who is sure that a candidate will not come back, and may be wrong.
+                    Order::Failover { to: None, waived: Guards::FENCE, run: Run::Real }
+                } else {
+                    Order::Switchover { to: Some(id(node)), run: Run::Real }
+                };
                 self.tell(Event::Ordered { order, ticket: 0 });
             }
         }
@@ -255,6 +256,8 @@ impl Simulation {
             epoch: 0,
         };
         pilot.epoch = self.record.epoch;
+        // It has heard nobody yet.
+        self.sampled = None;
         self.pilot = Some(pilot);
         self.tell(Event::Restored(self.record.clone()));
     }
@@ -335,7 +338,7 @@ impl Simulation {
         let primary = pilot.primary;
         // What comes to light when the choice has been made is too late for it.
         if self.is_reached(primary) && !pilot.held {
-            self.sampled = self.servers[primary].log.len();
+            self.sampled = Some(self.servers[primary].log.len());
         }
         let member = |node: usize| {
             let server = &self.servers[node];
@@ -373,7 +376,7 @@ impl Simulation {
             timeline: Timeline(pilot.timeline),
             system: Some(SYSTEM),
             nodes: (0..self.servers.len()).map(member).collect(),
-            written: Some(Lsn(self.sampled as u64)),
+            written: self.sampled.map(|log| Lsn(log as u64)),
             synchronous: Some(if self.synchronous { "ANY 1 (pg1, pg2, pg3)" } else { "" }.to_owned()),
         }
     }

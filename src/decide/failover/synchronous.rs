@@ -1,5 +1,7 @@
 //! Which standbys have to have a commit before it is acknowledged.
 
+use std::collections::BTreeSet;
+
 /// The value of `synchronous_standby_names`. Source: PostgreSQL's documentation, "Replication", and syncrep_gram.y.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Synchronous {
@@ -40,15 +42,25 @@ impl Synchronous {
         self.listed.iter().any(|name| name == "*" || *name == standby)
     }
 
-    /// How many standbys of a primary called `primary` may count, when the cluster has `others` of them.
+    /// How many standbys of a primary called `primary` may count, when the cluster's `others` have these names; an empty
+    /// one is not known.
     ///
-    /// A name that no node has counts as well: some standby that nobody else knows may have it.
-    pub fn candidates(&self, primary: &str, others: usize) -> usize {
+    /// Several may share a name: unless they are told otherwise, all standbys are called `walreceiver`. A name that no node
+    /// has counts as well: some standby that nobody else knows may have it.
+    pub fn candidates(&self, primary: &str, others: &[&str]) -> usize {
         if self.listed.iter().any(|name| name == "*") {
-            return others.max(self.quorum);
+            return others.len().max(self.quorum);
         }
         let primary = primary.to_lowercase();
-        self.listed.iter().filter(|name| **name != primary).count()
+        let unknown = others.iter().filter(|other| other.is_empty()).count();
+        let (mut bearers, mut missing) = (0, 0);
+        for name in self.listed.iter().collect::<BTreeSet<_>>() {
+            match others.iter().filter(|other| other.to_lowercase() == *name).count() {
+                0 => missing += usize::from(*name != primary),
+                count => bearers += count,
+            }
+        }
+        bearers + missing.max(unknown)
     }
 }
 
@@ -111,8 +123,14 @@ mod tests {
     #[test]
     fn the_primary_is_not_its_own_standby() {
         let all = Synchronous::parse("ANY 1 (pg1, pg2, pg3)");
-        assert_eq!((all.candidates("pg1", 2), all.candidates("pg9", 2)), (2, 3));
-        assert_eq!(Synchronous::parse("ANY 1 (*)").candidates("pg1", 2), 2);
+        assert_eq!((all.candidates("pg1", &["pg2", "pg3"]), all.candidates("pg9", &["pg2", "pg3"])), (2, 3));
+        assert_eq!((all.candidates("pg1", &["pg2", ""]), all.candidates("pg1", &["", "pg9"])), (2, 2));
+        assert_eq!(Synchronous::parse("ANY 1 (*)").candidates("pg1", &["pg2", "pg3"]), 2);
+        // What standbys are called that have not been told a name.
+        let alike = Synchronous::parse("walreceiver");
+        let standbys = ["walreceiver", "walreceiver"];
+        assert_eq!((alike.candidates("pg1", &standbys), alike.candidates("walreceiver", &standbys)), (2, 2));
+        assert_eq!(alike.candidates("walreceiver", &["walreceiver", ""]), 2);
         assert!(all.lists("PG2") && !all.lists("pg4"));
     }
 }

@@ -7,9 +7,7 @@ use crate::config::NodeName;
 use crate::decide::position::{Fork, Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
-#[path = "giving_up.rs"]
 mod giving_up;
-#[path = "maintained.rs"]
 mod maintained;
 
 const UNIX: u64 = 1_800_000_000;

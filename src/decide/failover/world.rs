@@ -23,7 +23,8 @@ pub struct World {
     pub system: Option<u64>,
     /// Indexed by `NodeId`.
     pub nodes: Vec<Member>,
-    /// How far the primary is known to have flushed its log: no commit behind it was acknowledged by then.
+    /// How far the primary is known to have flushed its log: no commit behind it was acknowledged by then. `None`: it has
+    /// not been heard since pgpilot was started.
     pub written: Option<Lsn>,
     /// The primary's rule for commits, by its last answer.
     pub synchronous: Option<String>,

@@ -15,6 +15,8 @@ pub(super) struct Record {
     pub(super) spec: NodeSpec,
     standing: Standing,
     answer: Option<Answer>,
+    /// What a replica had replayed when it told its timeline: later samples of its position do not tell that.
+    replayed: Option<Lsn>,
     position: Option<Sample>,
     incarnation: u32,
     lag: Lag,
@@ -50,6 +52,7 @@ impl Record {
             spec,
             standing: Standing::Unproven,
             answer: None,
+            replayed: None,
             position: None,
             incarnation: 0,
             lag: Lag::default(),
@@ -100,8 +103,8 @@ impl Record {
 
     /// The fork behind which a replica has replayed an older timeline's log: it can follow nobody any more.
     pub(super) fn left_at(&self, forks: &[Fork]) -> Option<Fork> {
-        let Some(Answer { timeline, stage: Stage::Recovering(recovery), .. }) = &self.answer else { return None };
-        let replayed = recovery.replay?;
+        let Some(Answer { timeline, stage: Stage::Recovering(_), .. }) = &self.answer else { return None };
+        let replayed = self.replayed?;
         forks.iter().copied().find(|fork| fork.timeline > *timeline && replayed > fork.at)
     }
 
@@ -158,6 +161,10 @@ impl Record {
             Stage::Recovering(recovery) => recovery.replay,
         };
         let timeline = answer.timeline;
+        self.replayed = match &answer.stage {
+            Stage::Recovering(recovery) => recovery.replay,
+            Stage::Writable { .. } => None,
+        };
         self.answer = Some(answer);
         if let Some(lsn) = lsn {
             self.at(Sample { asked_at, timeline, lsn });

@@ -119,3 +119,35 @@ async fn a_conflict_in_the_middle_of_a_reply_is_told_as_what_may_be_tried_again(
     disturb(&writer, || reading.is_finished()).await;
     reading.await.unwrap();
 }
+
+/// pgpilot's own settings end where a server's would.
+#[tokio::test]
+async fn own_settings_are_undone_by_a_rollback_and_by_discard_all() {
+    let proxy = Proxy::shared("").await;
+    let client = proxy.connect().await;
+    let now = async || {
+        let mode = ask(&client, "SHOW pgpilot.consistency").await;
+        format!("{mode} {} {}", ask(&client, "SHOW pgpilot.route").await, ask(&client, "SHOW pgpilot.min_lsn").await)
+    };
+    let before = now().await;
+    let set = "SET pgpilot.consistency = 'eventual'; SET pgpilot.route = 'primary'; SET pgpilot.min_lsn = '1:0/1'";
+    for (end, after) in [
+        ("ROLLBACK", before.as_str()),
+        ("SELECT 1 / 0; COMMIT", &before),
+        ("SET LOCAL pgpilot.consistency = 'strong'; ROLLBACK", &before),
+        ("COMMIT", "eventual primary 1:0/1"),
+        ("SET LOCAL pgpilot.consistency = 'strong'; COMMIT", "eventual primary 1:0/1"),
+    ] {
+        for begin in ["BEGIN", "BEGIN; SELECT 1 FROM pg_class LIMIT 1"] {
+            for statement in [begin, set, end].iter().flat_map(|part| part.split("; ")) {
+                let _ = client.batch_execute(statement).await;
+            }
+            assert_eq!(now().await, after, "{begin}; ..; {end}");
+            client.batch_execute("DISCARD ALL").await.unwrap();
+            assert_eq!(now().await, before, "DISCARD ALL");
+        }
+    }
+    client.batch_execute("SET pgpilot.consistency = 'eventual'").await.unwrap();
+    client.batch_execute("RESET ALL").await.unwrap();
+    assert_eq!(now().await, before, "RESET ALL");
+}

@@ -1,8 +1,10 @@
 //! Tokens by every protocol, alone and within a pipeline.
 
+use pgpilot::decide::position::Position;
+
 use super::connection::{Connection, Reply};
 use crate::support::plain::TRUST;
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, ask};
 
 fn values(replies: &[Reply]) -> Vec<&str> {
     replies
@@ -47,5 +49,23 @@ async fn a_token_is_told_and_taken_by_every_protocol() {
         }
         let replies = put.exchange().await.unwrap();
         assert_eq!(values(&replies), [written], "way {way}");
+    }
+}
+
+/// One that only passes tokens on hands out none that is older.
+#[tokio::test]
+async fn a_token_is_handed_on() {
+    let proxy = Proxy::shared("").await;
+    let (writer, between) = (proxy.connect().await, proxy.connect().await);
+    writer.batch_execute("CREATE TABLE handed (n int)").await.unwrap();
+    ask(&between, "SELECT 1").await;
+    for _ in 0..3 {
+        writer.batch_execute("INSERT INTO handed VALUES (1)").await.unwrap();
+        let token = ask(&writer, "SHOW pgpilot.lsn").await;
+        between.batch_execute(&format!("SET pgpilot.min_lsn = '{token}'")).await.unwrap();
+        assert_eq!(ask(&between, "SHOW pgpilot.min_lsn").await, token);
+        let (given, told): (Position, Position) =
+            (token.parse().unwrap(), ask(&between, "SHOW pgpilot.lsn").await.parse().unwrap());
+        assert!(told.lsn >= given.lsn, "{told} of {given}");
     }
 }

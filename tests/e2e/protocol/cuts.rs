@@ -1,6 +1,7 @@
 //! Bytes come in whatever pieces the network makes of them: every message is cut at every byte.
 
 use bytes::BytesMut;
+use pgpilot::wire::backend;
 use pgpilot::wire::startup::{PROTOCOL_3_0, put_startup};
 
 use super::play::{Delivery, SHOP, found, play_on, show};
@@ -65,6 +66,31 @@ async fn every_message_may_be_cut_anywhere() {
     }
     // Byte by byte.
     assert_eq!(play_on(&mut client, &segments, Delivery::Pieces(1)).await, whole);
+}
+
+/// Of a message that is larger than the buffer, the beginning alone is looked at.
+#[tokio::test]
+async fn a_large_message_may_be_cut_within_its_head() {
+    let proxy = Proxy::shared("").await;
+    let mut client = Raw::connect(proxy.port(), SHOP).await;
+    let message = |tag: u8, body: &[u8]| {
+        let length = i32::try_from(body.len() + 4).unwrap();
+        [&[tag][..], &length.to_be_bytes(), body].concat()
+    };
+    let parse = message(b'P', b"measured\0SELECT length($1::text)\0\0\0");
+    client.send(&[parse, message(b'S', b"")].concat()).await;
+    client.until(backend::READY_FOR_QUERY).await;
+    let value = vec![b'x'; 400_000];
+    let length = 400_000_i32.to_be_bytes();
+    let bind = message(b'B', &[&b"\0measured\0\0\0\0\x01"[..], &length, &value, &b"\0\0"[..]].concat());
+    let rest = [message(b'E', b"\0\0\0\0\0"), message(b'S', b"")].concat();
+    for at in 1..24 {
+        client.send_taken(&bind[..at]).await;
+        client.send(&bind[at..]).await;
+        client.send(&rest).await;
+        let shown = show(&client.until(backend::READY_FOR_QUERY).await);
+        assert!(shown.iter().any(|line| line.contains("400000")), "cut at {at}: {shown:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Where the log of an earlier primary was left.
 
 use super::*;
+use crate::decide::position::Fork;
 use crate::decide::route::EndedLog;
 
 /// A has written up to 1800.
@@ -69,4 +70,21 @@ fn the_last_logs_are_kept() {
     }
     let epochs: Vec<_> = ended(&world).iter().map(|log| log.0).collect();
     assert_eq!(epochs, (21..29).collect::<Vec<_>>());
+}
+
+/// A sample of its position may be of the new timeline, though the replica was last asked when it was on the old one.
+#[test]
+fn a_replica_has_left_the_history_only_by_what_it_said_with_its_timeline() {
+    let mut world = written();
+    world.fails(A, Failure::Refused);
+    world.answers(B, promoted(2, 1900, Some(1800)));
+    let forks = vec![Fork { timeline: Timeline(2), at: Lsn(1800) }];
+    world.health.on(Event::Forked(forks), world.now);
+    let (asked_at, progress) = (world.now, Progress::Replayed(Lsn(1900)));
+    world.health.on(Event::Sampled { node: C, asked_at, progress }, world.now);
+    assert_eq!(world.view(C).state, State::Up);
+    world.answers(C, replica(1, 1900));
+    assert_eq!(world.view(C).state, State::Quarantined);
+    world.answers(C, replica(2, 1900));
+    assert_eq!(world.view(C).state, State::Up);
 }
