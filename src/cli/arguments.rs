@@ -144,7 +144,7 @@ pub(super) struct FailoverArguments {
     /// Even if acknowledged commits may be lost
     #[arg(long)]
     pub(super) allow_data_loss: bool,
-    /// Even if the old primary is not proven to be fenced
+    /// Even if the old primary, or a candidate that died half-way, is not proven to be fenced
     #[arg(long)]
     pub(super) allow_unfenced: bool,
     /// Even if the primary still answers, or a replica still hears it

@@ -103,6 +103,7 @@ mod tests {
             system: Some(u64::MAX),
             primary: Some(candidate.clone()),
             progress: Progress::Promoting { candidate, decided: Lsn(0x1_0000_0028) },
+            abandoned: [(NodeName::new("pg9").unwrap(), Default::default())].into(),
             ..Record::default()
         };
         file.store(&record).unwrap();

@@ -155,6 +155,8 @@ impl Director {
                 if let Seat::Member(_) = self.seat {
                     // It may be there all the same, or somebody else's is: what is there counts.
                     self.give_up(&error);
+                    // Also if it has not decided before: what they ask for is not done.
+                    self.dismiss(&format!("it cannot be written down: {error}"));
                     break;
                 }
                 let required = matches!(writing, Writing::First(_));
@@ -242,7 +244,7 @@ impl Director {
         let work = async move {
             info!(?job, "begins");
             let hooks = match job {
-                Job::Rejoin { .. } | Job::Resume { .. } => REJOIN,
+                Job::Rejoin { .. } => REJOIN,
                 _ => facts.hook_limit,
             };
             // Each part has its limit; this one is for what has none.

@@ -184,9 +184,14 @@ impl Director {
         member.rests_until = Some(Instant::now() + REST);
         self.note(format!("this instance decides no longer: {why}"));
         self.abandon_jobs();
+        self.dismiss("this instance decides no longer; SHOW FAILOVER of the one that does tells how it goes on");
+    }
+
+    /// Nobody waits any longer for what becomes of an order.
+    pub(super) fn dismiss(&mut self, why: &str) {
         for (_, waiting) in self.waiting.drain() {
-            let gone = "this instance decides no longer; SHOW FAILOVER of the one that does tells how it goes on";
-            let _ = waiting.send(Err(gone.to_owned()));
+            // Who does not wait any more does not need it.
+            let _ = waiting.send(Err(why.to_owned()));
         }
     }
 

@@ -201,8 +201,20 @@ impl Facts {
         }
     }
 
-    /// Runs a hook about `node`. One that is not set approves of everything.
     async fn hook(&self, hook: Hook, node: NodeId, old: NodeId, primary: Option<NodeId>) -> Outcome {
+        let limit = if hook == Hook::Rejoin { REJOIN } else { self.hook_limit };
+        self.hook_within(limit, hook, node, old, primary).await
+    }
+
+    /// Runs a hook about `node`. One that is not set approves of everything.
+    async fn hook_within(
+        &self,
+        limit: Duration,
+        hook: Hook,
+        node: NodeId,
+        old: NodeId,
+        primary: Option<NodeId>,
+    ) -> Outcome {
         if !self.has(hook) {
             return Ok(Fact::Done);
         }
@@ -225,10 +237,6 @@ impl Facts {
             facts.push(("PGPILOT_PRIMARY_HOST", profile.host));
             facts.push(("PGPILOT_PRIMARY_PORT", profile.port.to_string()));
         }
-        let limit = match hook {
-            Hook::Rejoin => REJOIN,
-            _ => self.hook_limit,
-        };
         hook::run(hook, self.command(hook), &facts, limit).await.map(|()| Fact::Done)
     }
 
@@ -292,12 +300,20 @@ impl Facts {
         Ok(Fact::Stopped(stopped))
     }
 
-    /// One that a hook has shut down is started again by the hook that makes it a replica: of nobody, in this case.
+    /// One that a hook has shut down is started again by the hook that makes it a replica: of nobody, in this case. There
+    /// is nothing to be copied, and the clients' writes wait for it.
     async fn resume(&self, node: NodeId) -> Outcome {
+        let mut deadline = self.deadline;
         if self.has(Hook::Demote) && self.has(Hook::Rejoin) && self.contact(node) != Contact::Up {
-            self.hook(Hook::Rejoin, node, node, Some(node)).await?;
+            self.hook_within(self.hook_limit, Hook::Rejoin, node, node, Some(node)).await?;
+            // A time limit of its own: the hook may have taken longer than the one that was given.
+            deadline = Instant::now() + self.settings.failover.step_timeout;
         }
-        self.server(node).await?.allow_writes().await.map(|()| Fact::Done)
+        Server::connect(&self.settings, self.node(node)?, Deadline(deadline))
+            .await?
+            .allow_writes()
+            .await
+            .map(|()| Fact::Done)
     }
 
     async fn follow(&self, node: NodeId, primary: NodeId) -> Outcome {

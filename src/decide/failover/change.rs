@@ -1,19 +1,15 @@
 //! A change of primary, step by step.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::elect::{Choice, Terms, elect};
+use super::elect::{Choice, Terms};
 use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
 use super::machine::{Machine, Phase, Rules};
 use super::repair::Way;
-use super::world::Contact;
+use super::world::{Contact, World};
 use super::{Guards, Log, Progress};
-use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
-
-/// Between two tries to promote a candidate that does not answer.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// A change of primary that is under way.
 #[derive(Debug)]
@@ -27,8 +23,8 @@ pub(super) struct Change {
     pub(super) ticket: Option<Ticket>,
     proof: Proof,
     treatment: Treatment,
-    /// Candidates that were given up, and are proven to be fenced.
-    abandoned: BTreeSet<NodeId>,
+    /// The candidate that was given up last, as long as it may turn out that this cannot be written down.
+    pub(super) given_up: Option<Choice>,
 }
 
 /// What may have been done to the old primary.
@@ -67,6 +63,8 @@ pub(super) enum Step {
         choice: Choice,
         since: Instant,
         retry_at: Option<Instant>,
+        /// So many tries have failed.
+        failures: u32,
     },
     /// The candidate cannot be promoted, and may be replaced once it is fenced.
     Abandoning {
@@ -80,7 +78,7 @@ pub(super) enum Step {
 
 impl Step {
     pub(super) fn promoting(choice: Choice, now: Instant) -> Self {
-        Self::Promoting { choice, since: now, retry_at: None }
+        Self::Promoting { choice, since: now, retry_at: None, failures: 0 }
     }
 
     /// Stable: a metric label.
@@ -102,11 +100,10 @@ impl Step {
 
 impl Change {
     /// One that an earlier pgpilot has begun.
-    pub(super) fn resumed(old: NodeId, now: Instant, step: Step) -> Self {
+    pub(super) fn resumed(purpose: Purpose, old: NodeId, now: Instant, step: Step) -> Self {
         let terms = Terms { waived: Guards::empty(), to: None, max_data_loss: 0 };
-        let (purpose, proof, abandoned) = (Purpose::Failover, Proof::Attempted, BTreeSet::new());
-        let treatment = Treatment::Stopped;
-        Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, abandoned }
+        let (proof, treatment) = (Proof::Attempted, Treatment::Stopped);
+        Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, given_up: None }
     }
 
     pub(super) fn deadline(&self, rules: &Rules) -> Option<Instant> {
@@ -115,6 +112,13 @@ impl Change {
             Step::Approving | Step::Readying | Step::Quiescing { .. } | Step::Stopping | Step::CatchingUp
         );
         (self.purpose == Purpose::Switchover && before_promotion).then(|| self.begun + rules.switchover_timeout)
+    }
+
+    /// Whether a failover is called off because its primary answers again, and nothing keeps that from taking writes.
+    pub(super) fn yields(&self, world: &World, waived: Guards) -> bool {
+        let old = world.node(self.old);
+        let live = old.is_some_and(|node| node.contact == Contact::Up && node.role == Role::Primary);
+        live && self.proof == Proof::Attempted && !waived.contains(Guards::LIVE_PRIMARY)
     }
 
     pub(super) fn candidate(&self) -> Option<NodeId> {
@@ -139,10 +143,10 @@ impl Machine {
             self.prepare(purpose, actions);
         }
         actions.jobs.push(Job::Approve { old, candidate: terms.to });
-        let (step, proof, abandoned) = (Step::Approving, Proof::Attempted, BTreeSet::new());
+        let (step, proof, given_up) = (Step::Approving, Proof::Attempted, None);
         // An earlier switchover may have left it read-only, and that is not undone yet.
         let treatment = if self.repairs.wants(old) { Treatment::Stopped } else { Treatment::Nothing };
-        let change = Change { purpose, old, terms, begun: now, step, ticket, proof, treatment, abandoned };
+        let change = Change { purpose, old, terms, begun: now, step, ticket, proof, treatment, given_up };
         self.phase = Phase::Changing(Box::new(change));
     }
 
@@ -168,23 +172,23 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         // The jobs of the other steps end by this time themselves, and say why they did not succeed.
         let overdue = change.deadline(&self.rules).is_some_and(|at| at <= now);
+        let yields = change.purpose != Purpose::Switchover && change.yields(&self.world, change.terms.waived);
         match &mut change.step {
-            Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if change.purpose != Purpose::Switchover => {
-                let live = self
-                    .world
-                    .node(change.old)
-                    .is_some_and(|node| node.contact == Contact::Up && node.role == Role::Primary);
-                if live && change.proof == Proof::Attempted && !change.terms.waived.contains(Guards::LIVE_PRIMARY) {
-                    self.undo("the primary answers again".to_owned(), now, actions);
-                }
+            Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if yields => {
+                self.undo("the primary answers again".to_owned(), now, actions);
             }
+            // There was nobody to be sealed when a candidate was given up.
+            Step::Sealing { waiting, .. } if waiting.is_empty() => self.sealed(now, actions),
             Step::Quiescing { .. } | Step::CatchingUp if overdue => {
                 let what = change.step.label();
                 self.undo(format!("it was still {what} when its time was over"), now, actions);
             }
-            Step::Promoting { choice, retry_at, .. } if retry_at.is_some_and(|at| at <= now) => {
-                *retry_at = None;
-                actions.jobs.push(Job::Promote { node: choice.candidate });
+            Step::Promoting { choice, retry_at, .. } => {
+                let node = choice.candidate;
+                if retry_at.take_if(|at| *at <= now).is_some() {
+                    actions.jobs.push(Job::Promote { node });
+                }
+                self.welcome(node, now, actions);
             }
             _ => {}
         }
@@ -241,8 +245,11 @@ impl Machine {
                     self.sealed(now, actions);
                 }
             }
-            (Step::Promoting { .. }, Job::Promote { .. }) => self.promotion_ended(outcome, now, actions),
-            (Step::Abandoning { choice }, Job::Fence { .. }) => {
+            // Not that of a candidate which was given up meanwhile.
+            (Step::Promoting { choice, .. }, Job::Promote { node }) if choice.candidate == node => {
+                self.promotion_ended(outcome, now, actions);
+            }
+            (Step::Abandoning { choice }, Job::Fence { node }) if choice.candidate == node => {
                 let choice = *choice;
                 self.candidate_fenced(choice, &outcome, now, actions);
             }
@@ -301,10 +308,9 @@ impl Machine {
         self.seal(now, actions);
     }
 
-    fn seal(&mut self, now: Instant, actions: &mut Actions) {
+    pub(super) fn seal(&mut self, now: Instant, actions: &mut Actions) {
+        let waiting: BTreeSet<NodeId> = self.eligible().map(|node| node.id).collect();
         let Phase::Changing(change) = &mut self.phase else { return };
-        let replicas = self.world.replicas().map(|node| node.id).filter(|id| !change.abandoned.contains(id));
-        let waiting: BTreeSet<NodeId> = replicas.collect();
         if waiting.is_empty() {
             return self.undo("no replica answers any more".to_owned(), now, actions);
         }
@@ -313,117 +319,14 @@ impl Machine {
     }
 
     fn sealed(&mut self, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        change.given_up = None;
         let Phase::Changing(change) = &self.phase else { return };
         let Step::Sealing { sealed, .. } = &change.step else { return };
-        match elect(&self.world, &self.world.rule(), sealed, &change.terms) {
+        match self.choose(sealed, &change.terms) {
             Ok(choice) => self.promote(choice, now, actions),
             Err(why) => self.undo(why.to_string(), now, actions),
         }
-    }
-
-    fn promote(&mut self, choice: Choice, now: Instant, actions: &mut Actions) {
-        let Phase::Changing(change) = &mut self.phase else { return };
-        let Some(node) = self.world.node(choice.candidate) else { return };
-        self.record.progress = Progress::Promoting { candidate: node.name.clone(), decided: choice.log.replayed };
-        actions.record = Some(Writing::First(self.record.clone()));
-        actions.inform(Some(choice.candidate), format!("is promoted, with the log up to {}", choice.log.end));
-        if change.purpose == Purpose::Failover && self.world.rule().is_asynchronous() {
-            let missing = self.world.written.map_or_else(
-                || "nobody knows how much that is".to_owned(),
-                |written| format!("of what was seen of it, {} bytes", written.since(choice.log.end)),
-            );
-            actions.alarm(
-                Some(change.old),
-                format!("commits are not replicated synchronously: what it had written behind that is lost: {missing}"),
-            );
-        }
-        change.step = Step::promoting(choice, now);
-        actions.jobs.push(Job::Promote { node: choice.candidate });
-        // Those that follow already when the promotion comes go over to the new timeline by themselves.
-        self.repairs.forget();
-        let others = self.world.replicas().map(|node| node.id).filter(|&id| id != choice.candidate);
-        let others: Vec<_> = if change.purpose == Purpose::Adoption { Vec::new() } else { others.collect() };
-        others.into_iter().for_each(|id| self.repairs.want(id, Way::Follow, now));
-        self.repairs.begin(choice.candidate, now, actions);
-    }
-
-    fn promotion_ended(&mut self, outcome: Outcome, now: Instant, actions: &mut Actions) {
-        let Phase::Changing(change) = &mut self.phase else { return };
-        let Step::Promoting { choice, since, retry_at } = &mut change.step else { return };
-        let choice = *choice;
-        let why = match outcome {
-            Ok(Fact::Promoted { system, timeline, switched_at }) => {
-                match verify(choice, self.record.system, system, timeline, switched_at) {
-                    Ok(()) => return self.open(choice.candidate, timeline, switched_at, now, actions),
-                    Err(why) => why,
-                }
-            }
-            Ok(_) => return,
-            Err(why) => why,
-        };
-        if now.saturating_duration_since(*since) < self.rules.start_timeout {
-            *retry_at = Some(now + RETRY);
-            actions.inform(Some(choice.candidate), format!("is not promoted yet: {why}"));
-            return;
-        }
-        actions.alarm(Some(choice.candidate), format!("cannot be promoted: {why}"));
-        change.step = Step::Abandoning { choice };
-        actions.jobs.push(Job::Fence { node: choice.candidate });
-    }
-
-    fn candidate_fenced(&mut self, choice: Choice, outcome: &Outcome, now: Instant, actions: &mut Actions) {
-        let Phase::Changing(change) = &mut self.phase else { return };
-        if *outcome != Ok(Fact::Fenced(Proof::Proven)) {
-            actions.alarm(
-                Some(choice.candidate),
-                "is not proven to be fenced, so nobody else may be promoted: it is tried again",
-            );
-            change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY) };
-            return;
-        }
-        change.abandoned.insert(choice.candidate);
-        change.terms.to = change.terms.to.filter(|&to| to != choice.candidate);
-        self.record.epoch += 1;
-        self.record.progress = Progress::Preparing;
-        actions.record = Some(Writing::First(self.record.clone()));
-        self.repairs.forget();
-        self.seal(now, actions);
-    }
-
-    fn open(&mut self, node: NodeId, timeline: Timeline, switched_at: Lsn, now: Instant, actions: &mut Actions) {
-        let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
-        self.record.primary = self.world.node(node).map(|node| node.name.clone());
-        self.record.timeline = timeline;
-        self.record.written = None;
-        self.record.progress = Progress::Steady;
-        self.record.changed_at = Some(self.clock.unix_at(now));
-        self.record.fork(timeline, switched_at);
-        actions.record = Some(Writing::Also(self.record.clone()));
-        let epoch = self.record.epoch;
-        actions.routing = Some(Routing::Appoint { node, epoch, timeline });
-        actions.jobs.push(Job::Announce { old: change.old, primary: node });
-        let took = now.saturating_duration_since(change.begun);
-        let text = format!(
-            "{} is the primary of epoch {epoch}, timeline {} from {switched_at}, after {} ms",
-            self.world.name(node),
-            timeline.0,
-            took.as_millis()
-        );
-        actions.alarm(Some(node), text.clone());
-        if change.purpose != Purpose::Adoption {
-            self.repairs.want(change.old, Way::Rejoin, now);
-        }
-        change.abandoned.iter().for_each(|&id| self.repairs.want(id, Way::Rejoin, now));
-        self.world.primary = Some(node);
-        self.world.timeline = timeline;
-        if let Some(member) = self.world.nodes.get_mut(usize::from(node.0)) {
-            (member.contact, member.role) = (Contact::Up, Role::Primary);
-        }
-        actions.ended = Some((change.purpose, Ended::Done));
-        self.changed_at = Some(now);
-        self.not_before = None;
-        self.last = Some(text.clone());
-        actions.answers.extend(change.ticket.map(|ticket| (ticket, Ok(text))));
     }
 
     /// Calls the change off.
@@ -442,6 +345,14 @@ impl Machine {
             }
             _ => Vec::new(),
         };
+        if self.record.is_bereft() {
+            // They were to follow the candidate that was given up.
+            self.eligible()
+                .map(|node| node.id)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|id| self.repairs.want(id, Way::Follow, now));
+        }
         if treatment == Treatment::Stopped {
             jobs.push(Job::Resume { node: old });
         }
@@ -461,15 +372,17 @@ impl Machine {
     }
 
     fn undone(&mut self, job: Job, outcome: Outcome, now: Instant, actions: &mut Actions) {
-        if let Err(error) = outcome {
-            match job {
-                Job::Unseal { node } => self.repairs.want(node, Way::Follow, now),
-                Job::Resume { node } => {
-                    actions.alarm(Some(node), format!("is still read-only: {error}"));
-                    self.repairs.want(node, Way::Resume, now);
-                }
-                _ => {}
+        if let Job::Resume { node } = job {
+            // What an earlier change had left to be done is done with it, or begins anew.
+            self.repairs.done(node);
+        }
+        match (job, outcome) {
+            (Job::Unseal { node }, Err(_)) => self.repairs.want(node, Way::Follow, now),
+            (Job::Resume { node }, Err(error)) => {
+                actions.alarm(Some(node), format!("is still read-only, or shut down: {error}"));
+                self.repairs.want(node, Way::Resume, now);
             }
+            _ => {}
         }
         let Phase::Changing(change) = &self.phase else { return };
         if matches!(&change.step, Step::Undoing { waiting, .. } if waiting.is_empty()) {
@@ -494,18 +407,4 @@ impl Machine {
         actions.answers.extend(change.ticket.map(|ticket| (ticket, Err(why))));
         self.back_to_steady(now);
     }
-}
-
-/// The candidate is what it should be: this cluster's, on a new timeline, with everything that was decided about.
-fn verify(choice: Choice, known: Option<u64>, system: u64, timeline: Timeline, switched_at: Lsn) -> Result<(), String> {
-    if known.is_some_and(|known| known != system) {
-        return Err(format!("it belongs to another cluster ({system})"));
-    }
-    if timeline <= choice.log.timeline {
-        return Err(format!("it writes timeline {}, which is not a new one", timeline.0));
-    }
-    if switched_at < choice.log.replayed {
-        return Err(format!("its timeline begins at {switched_at}, before {}", choice.log.replayed));
-    }
-    Ok(())
 }

@@ -84,7 +84,10 @@ impl Machine {
         let old = self.record.primary.as_ref().and_then(|name| self.world.find(name))?;
         let newer = self.world.nodes.iter().filter(|node| {
             let timeline = node.log.map(|log| log.timeline);
+            // One that was given up is none once another has become the primary.
+            let given_up = self.record.abandoned.get(&node.name).is_some_and(|&at| at != self.record.timeline);
             node.id != old
+                && !given_up
                 && node.contact == Contact::Up
                 && node.role == Role::Stray
                 && timeline.is_some_and(|timeline| timeline > self.record.timeline)

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use super::change::{Change, Step};
 use super::clock::WallClock;
 use super::elect::{Choice, Terms, Unelectable, elect};
-use super::event::{Actions, Ended, Event, Job, Outcome, Purpose, Routing, Ticket, Writing};
-use super::follow::{ELSEWHERE, Obedience};
-use super::repair::Repairs;
+use super::event::{Actions, Ended, Event, Job, Outcome, Purpose, Routing, Writing};
+use super::follow::Obedience;
+use super::repair::{Repairs, Scope};
 use super::suspicion::{Refusal, Suspicion, Testimony, testimony};
-use super::world::{Contact, World};
-use super::{Guards, Log, Maintenance, Order, Progress, Record, Run, Tail};
+use super::world::{Contact, Log, Member, World};
+use super::{Guards, Maintenance, Progress, Record, Tail};
 use crate::decide::route::{NodeId, Role};
 
 /// After an attempt that was called off, the next one has to wait for so long.
@@ -201,7 +201,8 @@ impl Machine {
             Progress::Steady => self.phase = Phase::Steady,
             Progress::Preparing => {
                 actions.alarm(None, "a change of primary had been begun: it is called off");
-                self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, Step::Approving)));
+                self.phase =
+                    Phase::Changing(Box::new(Change::resumed(self.record.purpose, primary, now, Step::Approving)));
                 let all = self.world.nodes.iter().map(|node| node.id).filter(|id| *id != primary);
                 let mut jobs: Vec<Job> = all.map(|node| Job::Unseal { node }).collect();
                 jobs.push(Job::Resume { node: primary });
@@ -218,8 +219,12 @@ impl Machine {
                 actions.alarm(Some(candidate), "a promotion had been begun: it goes on");
                 let log = Log { timeline: self.world.timeline, end: decided, replayed: decided, tail: Tail::There };
                 let step = Step::promoting(Choice { candidate, log }, now);
-                self.phase = Phase::Changing(Box::new(Change::resumed(primary, now, step)));
+                self.phase = Phase::Changing(Box::new(Change::resumed(self.record.purpose, primary, now, step)));
                 actions.jobs.push(Job::Promote { node: candidate });
+                if self.record.purpose != Purpose::Adoption {
+                    self.expect_others(candidate);
+                    self.welcome(candidate, now, actions);
+                }
             }
         }
     }
@@ -257,9 +262,14 @@ impl Machine {
 
     fn not_recorded(&mut self, writing: &Writing, why: &str, now: Instant, actions: &mut Actions) {
         actions.alarm(None, format!("what was decided cannot be written down: {why}"));
-        match writing {
-            Writing::First(_) => self.undo(format!("it cannot be written down: {why}"), now, actions),
-            Writing::Also(_) => self.unsaved = Some(now + AFTER_UNDOING),
+        let given_up = match &mut self.phase {
+            Phase::Changing(change) => change.given_up.take(),
+            _ => None,
+        };
+        match (writing, given_up) {
+            (Writing::First(_), Some(choice)) => self.reinstate(choice, why, now, actions),
+            (Writing::First(_), None) => self.undo(format!("it cannot be written down: {why}"), now, actions),
+            (Writing::Also(_), _) => self.unsaved = Some(now + AFTER_UNDOING),
         }
     }
 
@@ -314,10 +324,10 @@ impl Machine {
                     }
                 }
                 self.phase = Phase::Steady;
-                self.repairs.look(&self.world, primary, &self.rules, now, actions);
-                if self.record.maintenance == Maintenance::Off {
-                    self.repairs.begin(primary, now, actions);
-                }
+                self.look_after_abandoned(primary, now, actions);
+                let scope = self.scope();
+                self.repairs.look(&self.world, primary, scope, now, actions);
+                self.repairs.begin(primary, scope, now, actions);
             }
             (Contact::Unknown, _) => {}
             (_, Phase::Suspect(suspicion)) if suspicion.primary == primary => {
@@ -327,6 +337,16 @@ impl Machine {
             }
             (_, phase) => *phase = Phase::Suspect(Suspicion::new(primary, now)),
         }
+    }
+
+    /// What is repaired while nothing else is to be done.
+    fn scope(&self) -> Scope {
+        if self.acts_alone() { Scope::Everything } else { Scope::Decided }
+    }
+
+    /// Without an order.
+    fn acts_alone(&self) -> bool {
+        self.rules.automatic && self.record.maintenance == Maintenance::Off
     }
 
     /// The primary has been out of reach for long enough.
@@ -339,7 +359,11 @@ impl Machine {
             }
             Some(why) => why,
         };
-        let wanted = self.rules.automatic && self.record.maintenance == Maintenance::Off;
+        let wanted = self.acts_alone();
+        if !wanted {
+            // Nobody takes its place.
+            self.repairs.begin(primary, Scope::Primary, now, actions);
+        }
         let Phase::Suspect(suspicion) = &mut self.phase else { return };
         if wanted && suspicion.counts(&self.rules, now) {
             actions.ended = Some((Purpose::Failover, Ended::Refused));
@@ -371,108 +395,37 @@ impl Machine {
         self.too_soon(now).then(|| "the last change of primary was a moment ago".to_owned())
     }
 
-    fn too_soon(&self, now: Instant) -> bool {
+    pub(super) fn too_soon(&self, now: Instant) -> bool {
         self.changed_at.is_some_and(|at| now.saturating_duration_since(at) < self.rules.min_interval)
     }
 
     /// Who would be promoted, if what the replicas said last is true.
     pub(super) fn preview(&self, terms: &Terms) -> Result<Choice, Unelectable> {
-        let logs: Vec<_> = self.world.replicas().filter_map(|node| Some((node.id, node.log?))).collect();
-        elect(&self.world, &self.world.rule(), &logs, terms)
+        let logs: Vec<_> = self.eligible().filter_map(|node| Some((node.id, node.log?))).collect();
+        self.choose(&logs, terms)
     }
 
-    fn ordered(&mut self, order: Order, ticket: Ticket, now: Instant, actions: &mut Actions) {
-        let answer = match order {
-            Order::Maintenance(_) if matches!(self.phase, Phase::Following(_)) => Err(ELSEWHERE.to_owned()),
-            Order::Maintenance(maintenance) => {
-                self.record.maintenance = maintenance;
-                actions.record = Some(Writing::Also(self.record.clone()));
-                Ok(match maintenance {
-                    Maintenance::On => "automatic failover is off until maintenance ends".to_owned(),
-                    Maintenance::Off => "maintenance has ended".to_owned(),
-                })
-            }
-            Order::Switchover { to, run } => match self.plan_switchover(to) {
-                Ok((old, terms, plan)) => match run {
-                    Run::Dry => Ok(plan),
-                    Run::Real => return self.begin(Purpose::Switchover, old, terms, Some(ticket), now, actions),
-                },
-                Err(error) => Err(error),
-            },
-            Order::Failover { to, waived, run } => match self.plan_failover(to, waived, now) {
-                Ok((old, terms, plan)) => match run {
-                    Run::Dry => Ok(plan),
-                    Run::Real => return self.begin(Purpose::Failover, old, terms, Some(ticket), now, actions),
-                },
-                Err(error) => Err(error),
-            },
-        };
-        if answer.is_err() {
-            actions.ended = match order {
-                Order::Switchover { run: Run::Real, .. } => Some((Purpose::Switchover, Ended::Refused)),
-                Order::Failover { run: Run::Real, .. } => Some((Purpose::Failover, Ended::Refused)),
-                _ => None,
-            };
-        }
-        actions.answers.push((ticket, answer));
+    /// Replicas that answer, but for those that may be none any more.
+    pub(super) fn eligible(&self) -> impl Iterator<Item = &Member> {
+        let stuck = self.stuck_candidate().map(|choice| choice.candidate);
+        self.world
+            .replicas()
+            .filter(move |node| Some(node.id) != stuck && !self.record.abandoned.contains_key(&node.name))
     }
 
-    /// The primary, what counts for the choice, and what would be done in words.
-    fn plan_switchover(&self, to: Option<NodeId>) -> Result<(NodeId, Terms, String), String> {
-        let old = self.idle_with_primary()?;
-        if self.world.primary_contact() != Some(Contact::Up) {
-            return Err("the primary does not answer: a switchover needs one that does".to_owned());
+    pub(super) fn choose(&self, logs: &[(NodeId, Log)], terms: &Terms) -> Result<Choice, Unelectable> {
+        let to = terms.to.and_then(|id| self.world.node(id));
+        if let Some(to) = to.filter(|to| self.record.abandoned.contains_key(&to.name)) {
+            let why = "it was given up as a candidate, and does not follow the primary yet";
+            return Err(Unelectable::Unfit(to.name.to_string(), why));
         }
-        // It gets everything before it is promoted: how far it is now does not matter.
-        let mut terms = Terms { waived: Guards::DATA_LOSS, to, max_data_loss: u64::MAX };
-        let choice = self.preview(&terms).map_err(|error| error.to_string())?;
-        terms.to = Some(choice.candidate);
-        let plan = format!("{} would hand over to {}", self.world.name(old), self.world.name(choice.candidate));
-        Ok((old, terms, plan))
-    }
-
-    fn plan_failover(
-        &self,
-        to: Option<NodeId>,
-        waived: Guards,
-        now: Instant,
-    ) -> Result<(NodeId, Terms, String), String> {
-        let old = self.idle_with_primary()?;
-        if !waived.contains(Guards::LIVE_PRIMARY) {
-            if self.world.primary_contact() == Some(Contact::Up) {
-                return Err(
-                    "the primary answers: hand over by a switchover, or waive that with allow-live-primary".to_owned()
-                );
-            }
-            if let Testimony::Alive(witness) = testimony(&self.world) {
-                let name = self.world.name(witness);
-                return Err(format!("replica {name} hears the primary: waive that with allow-live-primary"));
-            }
+        if !self.record.is_bereft() && self.stuck_candidate().is_none() {
+            return elect(&self.world, &self.world.rule(), logs, terms);
         }
-        if !waived.contains(Guards::INTERVAL) && self.too_soon(now) {
-            return Err("the last change of primary was a moment ago: waive that with ignore-interval".to_owned());
-        }
-        let terms = Terms { waived, to, max_data_loss: self.rules.max_data_loss };
-        // While the primary writes, its replicas are always behind what is known of it: what counts is where it stops.
-        let writes = self.world.primary_contact() == Some(Contact::Up);
-        let outlook = Terms { waived: if writes { waived | Guards::DATA_LOSS } else { waived }, ..terms };
-        let choice = self.preview(&outlook).map_err(|error| error.to_string())?;
-        let plan =
-            format!("{} would be promoted with the log up to {}", self.world.name(choice.candidate), choice.log.end);
-        Ok((old, terms, plan))
-    }
-
-    fn idle_with_primary(&self) -> Result<NodeId, String> {
-        match &self.phase {
-            Phase::Steady | Phase::Suspect(_) => self.world.primary.ok_or_else(|| "there is no primary".to_owned()),
-            Phase::Changing(change) => Err(format!(
-                "a change of primary is still running ({}), epoch {}",
-                change.step.label(),
-                self.record.epoch
-            )),
-            Phase::Asleep | Phase::Waking => Err("pgpilot has only just started".to_owned()),
-            Phase::Following(_) => Err(ELSEWHERE.to_owned()),
-        }
+        // Some may have followed the candidate that is given up to its timeline: that one goes on then.
+        let newest = logs.iter().map(|(_, log)| log.timeline).max().unwrap_or_default();
+        let world = World { timeline: newest.max(self.world.timeline), ..self.world.clone() };
+        elect(&world, &world.rule(), logs, terms)
     }
 
     fn next_look(&self, now: Instant) -> Instant {
@@ -480,7 +433,9 @@ impl Machine {
             Phase::Asleep | Phase::Waking | Phase::Steady | Phase::Following(_) => now + IDLE_LOOK,
             Phase::Suspect(_) | Phase::Changing(_) => now + LOOK,
         };
-        [Some(own), self.repairs.next(), self.unsaved].into_iter().flatten().min().unwrap_or(own).max(now + LOOK / 10)
+        let steady = matches!(self.phase, Phase::Steady);
+        let repair = self.repairs.next(self.scope()).filter(|_| steady);
+        [Some(own), repair, self.unsaved].into_iter().flatten().min().unwrap_or(own).max(now + LOOK / 10)
     }
 
     /// The attempt is over: the old primary stays.

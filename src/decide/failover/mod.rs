@@ -13,6 +13,8 @@ mod event;
 mod follow;
 mod machine;
 mod order;
+mod ordered;
+mod promotion;
 mod record;
 mod repair;
 #[cfg(test)]

@@ -37,7 +37,7 @@ bitflags! {
     pub struct Guards: u8 {
         /// Acknowledged commits may be lost: `--allow-data-loss`.
         const DATA_LOSS = 1;
-        /// The old primary is not proven to be fenced: `--allow-unfenced`.
+        /// The old primary, or a candidate that died while it was promoted, is not proven to be fenced: `--allow-unfenced`.
         const FENCE = 1 << 1;
         /// The primary still answers, or a replica still hears it: `--allow-live-primary`.
         const LIVE_PRIMARY = 1 << 2;

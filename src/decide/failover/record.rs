@@ -1,5 +1,7 @@
 //! What is written down before it is acted upon.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Maintenance, Purpose};
@@ -26,6 +28,10 @@ pub struct Record {
     /// While the primary is being changed: how far its log was known to go. Whoever goes on from here may not hear it.
     #[serde(default)]
     pub written: Option<Lsn>,
+    /// Candidates that were given up, and on which timeline the cluster was then. They may have been promoted: none is a
+    /// candidate, or the primary's successor, until it follows the primary.
+    #[serde(default)]
+    pub abandoned: BTreeMap<NodeName, Timeline>,
     /// When the last change of primary ended: seconds since 1970, by the clock of whoever carried it out.
     #[serde(default)]
     pub changed_at: Option<u64>,
@@ -38,6 +44,11 @@ pub struct Record {
 const FORKS: usize = 16;
 
 impl Record {
+    /// Whether a candidate was given up, and nobody has become the primary since.
+    pub(super) fn is_bereft(&self) -> bool {
+        self.abandoned.values().any(|&timeline| timeline == self.timeline)
+    }
+
     pub(super) fn fork(&mut self, timeline: Timeline, at: Lsn) {
         self.forks.retain(|fork| fork.timeline < timeline);
         self.forks.push(Fork { timeline, at });

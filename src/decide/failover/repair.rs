@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::event::{Actions, Job};
-use super::machine::Rules;
 use super::world::{Contact, Hearing, History, World};
 use crate::decide::route::{NodeId, Role};
 
@@ -20,6 +19,8 @@ pub(super) struct Repairs {
     nodes: BTreeMap<NodeId, Repair>,
     /// Since when replicas have had no sender.
     alone: BTreeMap<NodeId, Instant>,
+    /// Nodes that have to be told whom to follow as soon as they are seen to be replicas.
+    expected: BTreeSet<NodeId>,
     /// Nodes with writes of their own that have been told of.
     strays: BTreeSet<NodeId>,
 }
@@ -27,9 +28,43 @@ pub(super) struct Repairs {
 #[derive(Debug, Clone, Copy)]
 struct Repair {
     way: Way,
+    cause: Cause,
     running: Running,
     due: Instant,
     pause: Duration,
+}
+
+/// Why it is to be repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// A change of primary takes it.
+    Decided,
+    /// It was found like that.
+    Found,
+}
+
+/// What is repaired at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    Everything,
+    /// What changes of primary take: nothing else is done without an order.
+    Decided,
+    /// The primary, which was left shut down by a switchover that was called off.
+    Primary,
+}
+
+impl Repair {
+    fn new(way: Way, cause: Cause, now: Instant) -> Self {
+        Self { way, cause, running: Running::No, due: now, pause: FIRST }
+    }
+
+    fn is_within(&self, scope: Scope) -> bool {
+        match scope {
+            Scope::Everything => true,
+            Scope::Decided => self.cause == Cause::Decided,
+            Scope::Primary => self.way == Way::Resume,
+        }
+    }
 }
 
 /// How a node is brought back.
@@ -55,8 +90,31 @@ impl Repairs {
         *self = Self::default();
     }
 
+    /// As a change of primary takes it.
     pub(super) fn want(&mut self, node: NodeId, way: Way, now: Instant) {
-        self.nodes.entry(node).or_insert(Repair { way, running: Running::No, due: now, pause: FIRST });
+        self.add(node, way, Cause::Decided, now);
+    }
+
+    fn add(&mut self, node: NodeId, way: Way, cause: Cause, now: Instant) {
+        self.nodes.entry(node).or_insert(Repair::new(way, cause, now));
+    }
+
+    /// They may have been cut off from the old primary, and nothing is known of them yet.
+    pub(super) fn expect(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.expected.extend(nodes);
+    }
+
+    /// Replicas that have turned up among those that were expected are to be told whom to follow.
+    pub(super) fn welcome(&mut self, world: &World, now: Instant) {
+        for node in world.replicas().filter(|node| self.expected.contains(&node.id)) {
+            self.nodes.entry(node.id).or_insert(Repair::new(Way::Follow, Cause::Decided, now));
+        }
+        self.expected.retain(|node| !self.nodes.contains_key(node));
+    }
+
+    /// What is wrong is told anew.
+    pub(super) fn tell_again(&mut self) {
+        self.strays.clear();
     }
 
     pub(super) fn wants(&self, node: NodeId) -> bool {
@@ -69,7 +127,9 @@ impl Repairs {
     }
 
     /// Looks who needs help, and who needs it no more.
-    pub(super) fn look(&mut self, world: &World, primary: NodeId, rules: &Rules, now: Instant, actions: &mut Actions) {
+    pub(super) fn look(&mut self, world: &World, primary: NodeId, scope: Scope, now: Instant, actions: &mut Actions) {
+        let all = scope == Scope::Everything;
+        self.welcome(world, now);
         for node in world.nodes.iter().filter(|node| node.id != primary) {
             let stray = node.contact == Contact::Up && node.role == Role::Stray;
             let diverged = node.contact == Contact::Up && node.history == History::OfItsOwn;
@@ -83,34 +143,49 @@ impl Repairs {
                     self.nodes.remove(&node.id);
                     actions.inform(Some(node.id), "follows the primary");
                 }
-            } else if stray && rules.automatic && self.strays.insert(node.id) {
-                actions.alarm(
-                    Some(node.id),
-                    "is writable and not the primary: it is fenced and quarantined, and gets no statement",
-                );
-                // At once, however often it was tried while it was away.
-                self.nodes.retain(|id, repair| *id != node.id || repair.running == Running::Yes);
-                self.want(node.id, Way::Rejoin, now);
+            } else if stray {
+                self.stray(node.id, scope, now, actions);
             } else if diverged {
                 if self.strays.insert(node.id) {
                     actions.alarm(Some(node.id), "is quarantined: its log has another history than the primary's");
                 }
                 let since = *self.alone.entry(node.id).or_insert(now);
-                if rules.automatic && now.saturating_duration_since(since) >= ALONE {
-                    self.want(node.id, Way::Rejoin, now);
+                if all && now.saturating_duration_since(since) >= ALONE {
+                    self.add(node.id, Way::Rejoin, Cause::Found, now);
                 }
-            } else if node.role == Role::Replica && node.hearing == Hearing::Nothing && rules.automatic {
+            } else if node.role == Role::Replica && node.hearing == Hearing::Nothing {
                 let since = *self.alone.entry(node.id).or_insert(now);
-                if now.saturating_duration_since(since) >= ALONE {
-                    self.want(node.id, Way::Follow, now);
+                if all && now.saturating_duration_since(since) >= ALONE {
+                    self.add(node.id, Way::Follow, Cause::Found, now);
                 }
             }
         }
     }
 
+    fn stray(&mut self, node: NodeId, scope: Scope, now: Instant, actions: &mut Actions) {
+        let news = self.strays.insert(node);
+        if scope == Scope::Everything {
+            self.add(node, Way::Rejoin, Cause::Found, now);
+        }
+        let repair = self.nodes.get_mut(&node).filter(|repair| repair.is_within(scope));
+        if news {
+            let fenced = if repair.is_some() {
+                "fenced and"
+            } else {
+                "not fenced (nothing is done without an order at present), but"
+            };
+            let text = format!("is writable and not the primary: it is {fenced} quarantined, and gets no statement");
+            actions.alarm(Some(node), text);
+        }
+        if let Some(repair) = repair.filter(|repair| news && repair.running == Running::No) {
+            // At once, however often it was tried while it was away.
+            (repair.way, repair.due, repair.pause) = (Way::Rejoin, now, FIRST);
+        }
+    }
+
     /// Gives out the jobs that are due.
-    pub(super) fn begin(&mut self, primary: NodeId, now: Instant, actions: &mut Actions) {
-        for (&node, repair) in &mut self.nodes {
+    pub(super) fn begin(&mut self, primary: NodeId, scope: Scope, now: Instant, actions: &mut Actions) {
+        for (&node, repair) in self.nodes.iter_mut().filter(|(_, repair)| repair.is_within(scope)) {
             if repair.running == Running::No && repair.due <= now {
                 repair.running = Running::Yes;
                 actions.jobs.push(match repair.way {
@@ -137,7 +212,8 @@ impl Repairs {
         }
     }
 
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.nodes.values().filter(|repair| repair.running == Running::No).map(|repair| repair.due).min()
+    pub(super) fn next(&self, scope: Scope) -> Option<Instant> {
+        let waiting = |repair: &&Repair| repair.running == Running::No && repair.is_within(scope);
+        self.nodes.values().filter(waiting).map(|repair| repair.due).min()
     }
 }

@@ -209,7 +209,13 @@ impl Simulation {
             9 => self.pilot = None,
             10..=12 => (server.reached, server.linked) = (true, true),
             _ => {
-                let order = Order::Switchover { to: Some(id(node)), run: Run::Real };
+                let promotes = self.record.progress != Progress::Steady && self.dice.bool();
+                let order = if promotes {
+                    // An operator who is sure that a candidate will not come back, and may be wrong.
+                    Order::Failover { to: None, waived: Guards::FENCE, run: Run::Real }
+                } else {
+                    Order::Switchover { to: Some(id(node)), run: Run::Real }
+                };
                 self.tell(Event::Ordered { order, ticket: 0 });
             }
         }

@@ -7,6 +7,9 @@ use crate::config::NodeName;
 use crate::decide::position::{Fork, Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
+mod giving_up;
+mod maintained;
+
 const UNIX: u64 = 1_800_000_000;
 
 fn rules() -> Rules {
@@ -159,4 +162,51 @@ fn a_replica_with_a_history_of_its_own_is_no_candidate_and_has_to_be_brought_bac
     let later = now + Duration::from_secs(4);
     let jobs = machine.on(Event::Seen(split), later).jobs;
     assert_eq!(jobs, [Job::Rejoin { node: NodeId(1), primary: NodeId(0) }]);
+}
+
+#[test]
+fn a_promotion_that_is_resumed_tells_the_other_replicas_whom_to_follow() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(1);
+    let follow = Job::Follow { node: NodeId(2), primary: NodeId(1) };
+    let promoted = Fact::Promoted { system: 7, timeline: Timeline(2), switched_at: Lsn(100) };
+    let promoted = Event::Ended { job: Job::Promote { node: NodeId(1) }, outcome: Ok(promoted) };
+    let mut seen = world(Contact::Refused);
+    let known = seen.clone();
+    // Nobody has asked it yet.
+    (seen.nodes[2].contact, seen.nodes[2].role) = (Contact::Unknown, Role::Unknown);
+    let mut opened = known.clone();
+    (opened.primary, opened.timeline, opened.nodes[1].role) = (Some(NodeId(1)), Timeline(2), Role::Primary);
+    for turns_up in ["while it is promoted", "later"] {
+        let mut machine = Machine::new(Rules { automatic: false, ..rules() }, WallClock { unix: UNIX, at: now });
+        let progress = Progress::Promoting { candidate: name(1), decided: Lsn(100) };
+        machine.on(Event::Restored(Record { progress, ..record(None) }), now);
+        let resumed = machine.on(Event::Seen(seen.clone()), now);
+        assert_eq!(resumed.jobs, [Job::Promote { node: NodeId(1) }]);
+        let told = if turns_up == "later" {
+            machine.on(promoted.clone(), now);
+            machine.on(Event::Seen(opened.clone()), later)
+        } else {
+            machine.on(Event::Seen(known.clone()), later)
+        };
+        assert_eq!(told.jobs, [follow], "{turns_up}");
+    }
+}
+
+#[test]
+fn nothing_can_be_ordered_before_it_is_known_what_was_decided() {
+    let now = Instant::now();
+    let mut machine = Machine::new(rules(), WallClock { unix: UNIX, at: now });
+    machine.on(Event::Seen(world(Contact::Up)), now);
+    let run = Run::Real;
+    for order in [
+        Order::Maintenance(Maintenance::On),
+        Order::Switchover { to: None, run },
+        Order::Failover { to: None, waived: Guards::all(), run },
+    ] {
+        let refused = machine.on(Event::Ordered { order, ticket: 1 }, now);
+        let why = refused.answers[0].1.clone().unwrap_err();
+        assert!(why.contains("not known yet") && refused.record.is_none(), "{refused:?}");
+    }
+    assert_eq!(machine.record().maintenance, Maintenance::Off);
 }

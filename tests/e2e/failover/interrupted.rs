@@ -73,6 +73,31 @@ async fn a_hook_that_hangs_does_not_hold_up_writes_for_longer_than_a_switchover_
     }
 }
 
+/// The old primary has been shut down when the hook hangs, and so does the one that is to start it again.
+#[tokio::test]
+async fn a_hook_that_hangs_while_a_switchover_is_undone_does_not_hold_up_writes_either() {
+    let proxy = without_hooks(plain(), "").await;
+    table(&proxy).await;
+    let servers = proxy.servers.clone();
+    drop(proxy);
+    let file = servers.node("pg1").unwrap().data_directory().join("postmaster.pid");
+    let stops = format!("kill -INT $(head -n 1 '{}'); exec tail -f /dev/null", file.display());
+    let hangs = format!(
+        "hook_timeout = \"1s\"\ndemote_command = [\"sh\", \"-c\", {stops:?}]\n\
+         rejoin_command = [\"tail\", \"-f\", \"/dev/null\"]\n"
+    );
+    let proxy = successor(&servers, &format!("{}automatic = true\n{hangs}", section(&servers))).await;
+    proxy.wait_for_replicas(2).await;
+    let client = client_of(&proxy).await;
+    let ordered = tokio::time::timeout(LIMIT, proxy.order(SWITCHOVER)).await.expect("an answer in time");
+    let error = ordered.unwrap_err().to_string();
+    assert!(error.contains("took longer"), "{error}");
+    assert_eq!(proxy.count(Count::Switchover(Ending::Failed)), 1, "{:#?}", proxy.events());
+    // What is left is a primary that is lost.
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    assert_ne!(proxy.primary().as_deref(), Some("pg1"), "{:#?}", proxy.events());
+}
+
 /// The record cannot be written when the candidate has been chosen: then nobody is promoted.
 #[tokio::test]
 async fn what_cannot_be_written_down_is_not_done() {

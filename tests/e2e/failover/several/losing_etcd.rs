@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgpilot::decide::failover::{Maintenance, Order, Run};
 use pgpilot::demo::{LocalCluster, Scope};
+use tokio::time::timeout;
 
 use super::super::{table, until_written};
 use super::{Lease, instance, section, servers, two, wait_to_agree};
@@ -101,4 +103,15 @@ async fn an_instance_that_is_cut_off_from_etcd_stops_writing_before_the_others_p
     assert_eq!(ask(&first, "SELECT sum(n) FROM t").await, "3");
     let lease = a.app.operations().lease().unwrap();
     assert!(lease > Duration::ZERO && lease <= Duration::from_secs(3), "{lease:?}");
+}
+
+#[tokio::test]
+async fn an_instance_that_has_not_reached_etcd_yet_refuses_orders() {
+    let (servers, mut etcd) = (servers().await, Etcd::start().await);
+    etcd.kill();
+    let a = instance(&servers, "a", etcd.port(), Lease::Short).await;
+    for order in [Order::Maintenance(Maintenance::On), Order::Switchover { to: None, run: Run::Real }] {
+        let error = timeout(LIMIT, a.order(order)).await.expect("an answer in time").unwrap_err().to_string();
+        assert!(error.contains("it is not known yet what was decided"), "{error}");
+    }
 }

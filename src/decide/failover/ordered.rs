@@ -1,0 +1,147 @@
+//! What becomes of an order: refused, told what it would do, or begun.
+
+use std::time::Instant;
+
+use super::elect::{Choice, Terms};
+use super::event::{Actions, Ended, Purpose, Ticket, Writing};
+use super::follow::ELSEWHERE;
+use super::machine::{Machine, Phase};
+use super::suspicion::{Testimony, testimony};
+use super::world::Contact;
+use super::{Guards, Maintenance, Order, Run};
+use crate::decide::route::NodeId;
+
+/// Why nothing can be ordered yet.
+const UNKNOWN: &str = "it is not known yet what was decided last: is etcd within reach?";
+
+impl Machine {
+    pub(super) fn ordered(&mut self, order: Order, ticket: Ticket, now: Instant, actions: &mut Actions) {
+        let answer = match order {
+            Order::Maintenance(_) if matches!(self.phase, Phase::Following(_)) => Err(ELSEWHERE.to_owned()),
+            Order::Maintenance(_) if matches!(self.phase, Phase::Asleep) => Err(UNKNOWN.to_owned()),
+            Order::Maintenance(maintenance) => {
+                self.record.maintenance = maintenance;
+                // What was held back is done now, or the other way round.
+                self.repairs.tell_again();
+                actions.record = Some(Writing::Also(self.record.clone()));
+                Ok(match maintenance {
+                    Maintenance::On => "automatic failover is off until maintenance ends".to_owned(),
+                    Maintenance::Off => "maintenance has ended".to_owned(),
+                })
+            }
+            Order::Switchover { to, run } => match self.plan_switchover(to) {
+                Ok((old, terms, plan)) => match run {
+                    Run::Dry => Ok(plan),
+                    Run::Real => return self.begin(Purpose::Switchover, old, terms, Some(ticket), now, actions),
+                },
+                Err(error) => Err(error),
+            },
+            Order::Failover { to, waived, run }
+                if waived.contains(Guards::FENCE) && self.stuck_candidate().is_some() =>
+            {
+                match self.plan_replacement(to, waived) {
+                    Ok((choice, terms, plan)) => match run {
+                        Run::Dry => Ok(plan),
+                        Run::Real => return self.replace_candidate(choice, terms, ticket, actions),
+                    },
+                    Err(error) => Err(error),
+                }
+            }
+            Order::Failover { to, waived, run } => match self.plan_failover(to, waived, now) {
+                Ok((old, terms, plan)) => match run {
+                    Run::Dry => Ok(plan),
+                    Run::Real => return self.begin(Purpose::Failover, old, terms, Some(ticket), now, actions),
+                },
+                Err(error) => Err(error),
+            },
+        };
+        if answer.is_err() {
+            actions.ended = match order {
+                Order::Switchover { run: Run::Real, .. } => Some((Purpose::Switchover, Ended::Refused)),
+                Order::Failover { run: Run::Real, .. } => Some((Purpose::Failover, Ended::Refused)),
+                _ => None,
+            };
+        }
+        actions.answers.push((ticket, answer));
+    }
+
+    /// The primary, what counts for the choice, and what would be done in words.
+    fn plan_switchover(&self, to: Option<NodeId>) -> Result<(NodeId, Terms, String), String> {
+        let old = self.idle_with_primary()?;
+        if self.world.primary_contact() != Some(Contact::Up) {
+            return Err("the primary does not answer: a switchover needs one that does".to_owned());
+        }
+        // It gets everything before it is promoted: how far it is now does not matter.
+        let mut terms = Terms { waived: Guards::DATA_LOSS, to, max_data_loss: u64::MAX };
+        let choice = self.preview(&terms).map_err(|error| error.to_string())?;
+        terms.to = Some(choice.candidate);
+        let plan = format!("{} would hand over to {}", self.world.name(old), self.world.name(choice.candidate));
+        Ok((old, terms, plan))
+    }
+
+    fn plan_failover(
+        &self,
+        to: Option<NodeId>,
+        waived: Guards,
+        now: Instant,
+    ) -> Result<(NodeId, Terms, String), String> {
+        let old = self.idle_with_primary()?;
+        if !waived.contains(Guards::LIVE_PRIMARY) {
+            if self.world.primary_contact() == Some(Contact::Up) {
+                return Err(
+                    "the primary answers: hand over by a switchover, or waive that with allow-live-primary".to_owned()
+                );
+            }
+            if let Testimony::Alive(witness) = testimony(&self.world) {
+                let name = self.world.name(witness);
+                return Err(format!("replica {name} hears the primary: waive that with allow-live-primary"));
+            }
+        }
+        if !waived.contains(Guards::INTERVAL) && self.too_soon(now) {
+            return Err("the last change of primary was a moment ago: waive that with ignore-interval".to_owned());
+        }
+        let terms = Terms { waived, to, max_data_loss: self.rules.max_data_loss };
+        // While the primary writes, its replicas are always behind what is known of it: what counts is where it stops.
+        let writes = self.world.primary_contact() == Some(Contact::Up);
+        let outlook = Terms { waived: if writes { waived | Guards::DATA_LOSS } else { waived }, ..terms };
+        let choice = self.preview(&outlook).map_err(|error| error.to_string())?;
+        let plan =
+            format!("{} would be promoted with the log up to {}", self.world.name(choice.candidate), choice.log.end);
+        Ok((old, terms, plan))
+    }
+
+    /// Another candidate, for one whose promotion does not end and which nobody can prove to be fenced.
+    fn plan_replacement(&self, to: Option<NodeId>, waived: Guards) -> Result<(Choice, Terms, String), String> {
+        let (Phase::Changing(change), Some(stuck)) = (&self.phase, self.stuck_candidate()) else {
+            return Err("nobody is being promoted".to_owned());
+        };
+        let name = self.world.name(stuck.candidate);
+        if to == Some(stuck.candidate) {
+            return Err(format!("{name} is the candidate that does not come to be the primary"));
+        }
+        let terms = Terms { waived, to, max_data_loss: self.rules.max_data_loss };
+        if change.yields(&self.world, waived) {
+            let old = self.world.name(change.old);
+            return Ok((stuck, terms, format!("{name} would be given up, and {old}, which answers, stay the primary")));
+        }
+        let choice = self.preview(&terms).map_err(|error| error.to_string())?;
+        let (other, end) = (self.world.name(choice.candidate), choice.log.end);
+        Ok((stuck, terms, format!("{name} would be given up, and {other} promoted with the log up to {end}")))
+    }
+
+    fn idle_with_primary(&self) -> Result<NodeId, String> {
+        match &self.phase {
+            Phase::Steady | Phase::Suspect(_) => self.world.primary.ok_or_else(|| "there is no primary".to_owned()),
+            Phase::Changing(change) => {
+                let (step, epoch) = (change.step.label(), self.record.epoch);
+                let stuck = self.stuck_candidate().map(|choice| self.world.name(choice.candidate));
+                let remedy =
+                    stuck.map(|name| format!(": allow-unfenced gives {name} up for another")).unwrap_or_default();
+                Err(format!("a change of primary is still running ({step}), epoch {epoch}{remedy}"))
+            }
+            Phase::Asleep => Err(UNKNOWN.to_owned()),
+            Phase::Waking => Err("pgpilot has only just started".to_owned()),
+            Phase::Following(_) => Err(ELSEWHERE.to_owned()),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The promotion: of the candidate that was written down, or of another once that one is given up.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::Progress;
+use super::change::Step;
+use super::elect::{Choice, Terms};
+use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
+use super::machine::{Machine, Phase};
+use super::repair::{Scope, Way};
+use super::world::{Contact, Hearing};
+use crate::decide::position::{Lsn, Timeline};
+use crate::decide::route::{NodeId, Role};
+
+/// Between two tries to promote a candidate that does not answer.
+const RETRY: Duration = Duration::from_millis(500);
+
+impl Machine {
+    pub(super) fn promote(&mut self, choice: Choice, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let Some(node) = self.world.node(choice.candidate) else { return };
+        self.record.progress = Progress::Promoting { candidate: node.name.clone(), decided: choice.log.replayed };
+        actions.record = Some(Writing::First(self.record.clone()));
+        actions.inform(Some(choice.candidate), format!("is promoted, with the log up to {}", choice.log.end));
+        if change.purpose == Purpose::Failover && self.world.rule().is_asynchronous() {
+            let missing = self.world.written.map_or_else(
+                || "nobody knows how much that is".to_owned(),
+                |written| format!("of what was seen of it, {} bytes", written.since(choice.log.end)),
+            );
+            actions.alarm(
+                Some(change.old),
+                format!("commits are not replicated synchronously: what it had written behind that is lost: {missing}"),
+            );
+        }
+        change.step = Step::promoting(choice, now);
+        actions.jobs.push(Job::Promote { node: choice.candidate });
+        // Those that follow already when the promotion comes go over to the new timeline by themselves.
+        self.repairs.forget();
+        if change.purpose != Purpose::Adoption {
+            self.expect_others(choice.candidate);
+        }
+        self.welcome(choice.candidate, now, actions);
+    }
+
+    /// All but the candidate and those that come back another way, if they do, have to be told whom to follow.
+    pub(super) fn expect_others(&mut self, candidate: NodeId) {
+        let old = self.record.primary.as_ref();
+        let others = self.world.nodes.iter().filter(|node| {
+            node.id != candidate && Some(&node.name) != old && !self.record.abandoned.contains_key(&node.name)
+        });
+        self.repairs.expect(others.map(|node| node.id));
+    }
+
+    pub(super) fn welcome(&mut self, candidate: NodeId, now: Instant, actions: &mut Actions) {
+        self.repairs.welcome(&self.world, now);
+        self.repairs.begin(candidate, Scope::Decided, now, actions);
+    }
+
+    pub(super) fn promotion_ended(&mut self, outcome: Outcome, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let Step::Promoting { choice, since, retry_at, failures } = &mut change.step else { return };
+        let choice = *choice;
+        let why = match outcome {
+            Ok(Fact::Promoted { system, timeline, switched_at }) => {
+                match verify(choice, self.record.system, system, timeline, switched_at) {
+                    Ok(()) => return self.open(choice.candidate, timeline, switched_at, now, actions),
+                    Err(why) => why,
+                }
+            }
+            Ok(_) => return,
+            Err(why) => why,
+        };
+        *failures += 1;
+        if now.saturating_duration_since(*since) < self.rules.start_timeout {
+            *retry_at = Some(now + RETRY);
+            actions.inform(Some(choice.candidate), format!("is not promoted yet: {why}"));
+            return;
+        }
+        actions.alarm(Some(choice.candidate), format!("cannot be promoted: {why}"));
+        change.step = Step::Abandoning { choice };
+        actions.jobs.push(Job::Fence { node: choice.candidate });
+    }
+
+    pub(super) fn candidate_fenced(&mut self, choice: Choice, outcome: &Outcome, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        if *outcome != Ok(Fact::Fenced(Proof::Proven)) {
+            actions.alarm(
+                Some(choice.candidate),
+                "is not proven to be fenced, so nobody else may be promoted: it is tried again, until a forced \
+                 failover with allow-unfenced gives it up",
+            );
+            change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY), failures: 1 };
+            return;
+        }
+        change.terms.to = change.terms.to.filter(|&to| to != choice.candidate);
+        self.give_up(choice, actions);
+    }
+
+    /// The candidate of a promotion that does not come to its end.
+    pub(super) fn stuck_candidate(&self) -> Option<Choice> {
+        let Phase::Changing(change) = &self.phase else { return None };
+        match &change.step {
+            Step::Promoting { choice, failures, .. } => {
+                let contact = self.world.node(choice.candidate).map(|node| node.contact);
+                (*failures > 0 || contact != Some(Contact::Up)).then_some(*choice)
+            }
+            Step::Abandoning { choice } => Some(*choice),
+            _ => None,
+        }
+    }
+
+    /// By an order that says that nobody has to be sure of the candidate's fence.
+    pub(super) fn replace_candidate(&mut self, choice: Choice, terms: Terms, ticket: Ticket, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let (purpose, node) = (Purpose::Failover, choice.candidate);
+        let earlier = change.ticket.replace(ticket);
+        let why = format!("{} was given up by another order", self.world.name(node));
+        actions.answers.extend(earlier.map(|earlier| (earlier, Err(why))));
+        if !matches!(change.step, Step::Abandoning { .. }) {
+            // What can be done is done, and nobody waits for it.
+            actions.jobs.push(Job::Fence { node });
+        }
+        (change.purpose, self.record.purpose, change.terms) = (purpose, purpose, terms);
+        actions.alarm(Some(node), "is given up, though it may have been promoted: it gets no statement");
+        self.give_up(choice, actions);
+    }
+
+    /// Another candidate is chosen. Nobody knows whether this one has become a primary, so that is written down.
+    fn give_up(&mut self, choice: Choice, actions: &mut Actions) {
+        let Some(name) = self.world.node(choice.candidate).map(|node| node.name.clone()) else { return };
+        self.record.abandoned.insert(name, self.record.timeline);
+        self.record.epoch += 1;
+        self.record.progress = Progress::Preparing;
+        actions.record = Some(Writing::First(self.record.clone()));
+        self.repairs.forget();
+        let waiting: BTreeSet<NodeId> = self.eligible().map(|node| node.id).collect();
+        actions.jobs.extend(waiting.iter().map(|&node| Job::Seal { node }));
+        let Phase::Changing(change) = &mut self.phase else { return };
+        change.step = Step::Sealing { waiting, sealed: Vec::new() };
+        change.given_up = Some(choice);
+    }
+
+    /// It could not be written down that the candidate is given up: whoever reads the record goes on with it, so does
+    /// this one.
+    pub(super) fn reinstate(&mut self, choice: Choice, why: &str, now: Instant, actions: &mut Actions) {
+        let Phase::Changing(change) = &mut self.phase else { return };
+        let Some(node) = self.world.node(choice.candidate) else { return };
+        let why = format!("{} remains the candidate: it cannot be written down that it is given up: {why}", node.name);
+        self.record.abandoned.remove(&node.name);
+        self.record.progress = Progress::Promoting { candidate: node.name.clone(), decided: choice.log.replayed };
+        change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY), failures: 1 };
+        actions.alarm(Some(choice.candidate), why.clone());
+        actions.answers.extend(change.ticket.take().map(|ticket| (ticket, Err(why))));
+    }
+
+    /// Candidates that were given up are brought back, and remembered until they follow the primary.
+    pub(super) fn look_after_abandoned(&mut self, primary: NodeId, now: Instant, actions: &mut Actions) {
+        if self.record.abandoned.is_empty() {
+            return;
+        }
+        let before = self.record.abandoned.len();
+        let (world, repairs, timeline) = (&self.world, &mut self.repairs, self.record.timeline);
+        self.record.abandoned.retain(|name, _| {
+            let Some(node) = world.find(name).and_then(|id| world.node(id)) else { return true };
+            let heard = matches!(node.hearing, Hearing::Primary | Hearing::Replica(_));
+            let replica = node.contact == Contact::Up && node.role == Role::Replica;
+            let follows = replica && heard && node.log.is_some_and(|log| log.timeline == timeline);
+            let comes_back = node.id != primary && !follows;
+            if comes_back {
+                repairs.want(node.id, Way::Rejoin, now);
+            }
+            comes_back
+        });
+        if self.record.abandoned.len() < before {
+            actions.record = Some(Writing::Also(self.record.clone()));
+        }
+    }
+
+    pub(super) fn open(
+        &mut self,
+        node: NodeId,
+        timeline: Timeline,
+        switched_at: Lsn,
+        now: Instant,
+        actions: &mut Actions,
+    ) {
+        let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
+        self.record.primary = self.world.node(node).map(|node| node.name.clone());
+        self.record.timeline = timeline;
+        self.record.written = None;
+        self.record.progress = Progress::Steady;
+        self.record.changed_at = Some(self.clock.unix_at(now));
+        self.record.fork(timeline, switched_at);
+        actions.record = Some(Writing::Also(self.record.clone()));
+        let epoch = self.record.epoch;
+        actions.routing = Some(Routing::Appoint { node, epoch, timeline });
+        actions.jobs.push(Job::Announce { old: change.old, primary: node });
+        let took = now.saturating_duration_since(change.begun);
+        let text = format!(
+            "{} is the primary of epoch {epoch}, timeline {} from {switched_at}, after {} ms",
+            self.world.name(node),
+            timeline.0,
+            took.as_millis()
+        );
+        actions.alarm(Some(node), text.clone());
+        // It may be the same one: a hook had made it a replica before its successor was given up.
+        if change.purpose != Purpose::Adoption && change.old != node {
+            self.repairs.want(change.old, Way::Rejoin, now);
+        }
+        self.world.primary = Some(node);
+        self.world.timeline = timeline;
+        if let Some(member) = self.world.nodes.get_mut(usize::from(node.0)) {
+            (member.contact, member.role) = (Contact::Up, Role::Primary);
+        }
+        actions.ended = Some((change.purpose, Ended::Done));
+        self.changed_at = Some(now);
+        self.not_before = None;
+        self.last = Some(text.clone());
+        actions.answers.extend(change.ticket.map(|ticket| (ticket, Ok(text))));
+    }
+}
+
+/// The candidate is what it should be: this cluster's, on a new timeline, with everything that was decided about.
+fn verify(choice: Choice, known: Option<u64>, system: u64, timeline: Timeline, switched_at: Lsn) -> Result<(), String> {
+    if known.is_some_and(|known| known != system) {
+        return Err(format!("it belongs to another cluster ({system})"));
+    }
+    if timeline <= choice.log.timeline {
+        return Err(format!("it writes timeline {}, which is not a new one", timeline.0));
+    }
+    if switched_at < choice.log.replayed {
+        return Err(format!("its timeline begins at {switched_at}, before {}", choice.log.replayed));
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! A candidate that dies while it is promoted, and whose fence nobody can prove.
+
+use std::time::{Duration, Instant};
+
+use super::super::*;
+use super::{machine, name, record, rules, world};
+use crate::decide::position::{Lsn, Timeline};
+use crate::decide::route::{NodeId, Role};
+
+const OLD: NodeId = NodeId(0);
+const STUCK: NodeId = NodeId(1);
+const OTHER: NodeId = NodeId(2);
+
+fn log(timeline: u32) -> Log {
+    Log { timeline: Timeline(timeline), end: Lsn(100), replayed: Lsn(100), tail: Tail::There }
+}
+
+/// pg1 is lost, and pg2, which was to be promoted, too.
+fn both_lost() -> World {
+    let mut world = world(Contact::Refused);
+    world.nodes[1].contact = Contact::Refused;
+    world
+}
+
+fn ended(machine: &mut Machine, job: Job, fact: Fact, now: Instant) -> Actions {
+    machine.on(Event::Ended { job, outcome: Ok(fact) }, now)
+}
+
+/// A machine that has asked for pg2's promotion, just when pg2 dies.
+fn stuck() -> (Machine, Instant) {
+    let mut now = Instant::now();
+    let mut machine = machine(record(None), now);
+    while machine.status().state != "approving" {
+        now += Duration::from_millis(100);
+        machine.on(Event::Seen(world(Contact::Refused)), now);
+    }
+    for (job, fact) in [
+        (Job::Approve { old: OLD, candidate: None }, Fact::Done),
+        (Job::Sever { node: OLD }, Fact::Done),
+        (Job::Agree { node: OLD }, Fact::Done),
+        (Job::Fence { node: OLD }, Fact::Fenced(Proof::Attempted)),
+        (Job::Seal { node: STUCK }, Fact::Sealed(log(1))),
+        (Job::Seal { node: OTHER }, Fact::Sealed(log(1))),
+    ] {
+        ended(&mut machine, job, fact, now);
+    }
+    assert_eq!((machine.status().state, machine.status().candidate), ("promoting", Some(STUCK)));
+    machine.on(Event::Seen(both_lost()), now);
+    (machine, now)
+}
+
+fn force(machine: &mut Machine, waived: Guards, run: Run, now: Instant) -> Actions {
+    machine.on(Event::Ordered { order: Order::Failover { to: None, waived, run }, ticket: 9 }, now)
+}
+
+fn answer(actions: &Actions) -> &Result<String, String> {
+    &actions.answers.iter().find(|(ticket, _)| *ticket == 9).unwrap().1
+}
+
+fn promoted(timeline: u32) -> Fact {
+    Fact::Promoted { system: 7, timeline: Timeline(timeline), switched_at: Lsn(100) }
+}
+
+#[test]
+fn an_order_that_waives_the_fence_has_another_promoted() {
+    let (mut machine, now) = stuck();
+    for waived in [Guards::empty(), Guards::all() - Guards::FENCE] {
+        let refused = force(&mut machine, waived, Run::Real, now);
+        assert!(answer(&refused).as_ref().is_err_and(|why| why.contains("allow-unfenced gives pg2 up")), "{refused:?}");
+    }
+    let plan = force(&mut machine, Guards::FENCE, Run::Dry, now);
+    assert!(answer(&plan).as_ref().is_ok_and(|plan| plan.contains("pg3 promoted")), "{plan:?}");
+    assert!(plan.jobs.is_empty() && plan.record.is_none());
+
+    let begun = force(&mut machine, Guards::FENCE, Run::Real, now);
+    let Some(Writing::First(written)) = begun.record else { panic!("{begun:?}") };
+    assert_eq!((written.progress, written.epoch), (Progress::Preparing, 5));
+    assert!(written.abandoned.contains_key(&name(1)));
+    assert_eq!(begun.jobs, [Job::Fence { node: STUCK }, Job::Seal { node: OTHER }]);
+    let chosen = ended(&mut machine, Job::Seal { node: OTHER }, Fact::Sealed(log(1)), now);
+    assert!(chosen.jobs.contains(&Job::Promote { node: OTHER }), "{chosen:?}");
+    // The first one's promotion ends after all: that is not what is waited for.
+    let late = ended(&mut machine, Job::Promote { node: STUCK }, promoted(2), now);
+    assert_eq!((late.routing, machine.status().candidate), (None, Some(OTHER)));
+    let done = ended(&mut machine, Job::Promote { node: OTHER }, promoted(2), now);
+    assert!(matches!(done.routing, Some(Routing::Appoint { node: OTHER, epoch: 5, .. })), "{done:?}");
+    assert!(answer(&done).is_ok());
+}
+
+#[test]
+fn who_was_given_up_is_brought_back_also_by_the_next_pgpilot_and_is_no_successor() {
+    let now = Instant::now();
+    let abandoned = [(name(1), Timeline(1))].into();
+    let left = Record { primary: Some(name(2)), timeline: Timeline(2), abandoned, ..record(None) };
+    let mut seen = world(Contact::Up);
+    (seen.primary, seen.timeline) = (Some(OTHER), Timeline(2));
+    (seen.nodes[2].role, seen.nodes[2].log) = (Role::Primary, Some(log(2)));
+    (seen.nodes[1].role, seen.nodes[1].log) = (Role::Stray, Some(log(3)));
+    seen.nodes[0].contact = Contact::Refused;
+    let mut machine = Machine::new(Rules { automatic: false, ..rules() }, WallClock { unix: 0, at: now });
+    machine.on(Event::Restored(left), now);
+    let mut gone = seen.clone();
+    gone.nodes[2].contact = Contact::Refused;
+    machine.on(Event::Seen(gone.clone()), now);
+    let without = machine.on(Event::Seen(gone), now + Duration::from_secs(9));
+    assert!(without.jobs.is_empty() && machine.status().state == "suspect", "{without:?}");
+    let back = machine.on(Event::Seen(seen.clone()), now + Duration::from_secs(10));
+    assert_eq!(back.jobs, [Job::Rejoin { node: STUCK, primary: OTHER }]);
+    let order = Order::Switchover { to: Some(STUCK), run: Run::Dry };
+    let refused = machine.on(Event::Ordered { order, ticket: 9 }, now + Duration::from_secs(10));
+    assert!(answer(&refused).as_ref().is_err_and(|why| why.contains("given up")), "{refused:?}");
+    // A replica, but not of the new primary yet.
+    (seen.nodes[1].role, seen.nodes[1].log) = (Role::Replica, Some(log(1)));
+    machine.on(Event::Seen(seen.clone()), now + Duration::from_secs(11));
+    assert!(machine.record().abandoned.contains_key(&name(1)));
+    seen.nodes[1].log = Some(log(2));
+    let whole = machine.on(Event::Seen(seen), now + Duration::from_secs(12));
+    assert!(matches!(whole.record, Some(Writing::Also(record)) if record.abandoned.is_empty()));
+}
+
+#[test]
+fn a_replica_that_had_followed_it_to_its_timeline_can_replace_it() {
+    let (mut machine, now) = stuck();
+    let mut followed = both_lost();
+    followed.nodes[2].log = Some(log(2));
+    machine.on(Event::Seen(followed), now);
+    let begun = force(&mut machine, Guards::FENCE, Run::Real, now);
+    assert!(begun.jobs.contains(&Job::Seal { node: OTHER }), "{begun:?}");
+    let chosen = ended(&mut machine, Job::Seal { node: OTHER }, Fact::Sealed(log(2)), now);
+    assert!(chosen.jobs.contains(&Job::Promote { node: OTHER }), "{chosen:?}");
+    ended(&mut machine, Job::Promote { node: OTHER }, promoted(3), now);
+    assert_eq!((machine.record().primary.clone(), machine.record().timeline), (Some(name(2)), Timeline(3)));
+}
+
+#[test]
+fn it_remains_the_candidate_when_that_cannot_be_written_down() {
+    let (mut machine, now) = stuck();
+    let begun = force(&mut machine, Guards::FENCE, Run::Real, now);
+    let failed = machine.on(Event::NotRecorded(begun.record.unwrap(), "disk full".to_owned()), now);
+    assert!(answer(&failed).as_ref().is_err_and(|why| why.contains("disk full")), "{failed:?}");
+    assert_eq!((machine.status().state, machine.status().candidate), ("promoting", Some(STUCK)));
+    assert!(matches!(machine.record().progress, Progress::Promoting { .. }) && machine.record().abandoned.is_empty());
+    let again = machine.on(Event::Seen(both_lost()), now + Duration::from_secs(1));
+    assert_eq!(again.jobs, [Job::Promote { node: STUCK }]);
+}
+
+#[test]
+fn the_old_primary_stays_if_it_answers_and_nobody_else_can_be_promoted() {
+    let (mut machine, now) = stuck();
+    let mut back = both_lost();
+    (back.nodes[0].contact, back.nodes[2].contact) = (Contact::Up, Contact::Refused);
+    machine.on(Event::Seen(back.clone()), now);
+    let begun = force(&mut machine, Guards::FENCE, Run::Real, now);
+    assert!(matches!(begun.record, Some(Writing::First(_))) && begun.routing.is_none(), "{begun:?}");
+    let undone = machine.on(Event::Seen(back), now);
+    assert_eq!(undone.jobs, [Job::Resume { node: OLD }]);
+    let released = ended(&mut machine, Job::Resume { node: OLD }, Fact::Done, now);
+    assert_eq!(released.routing, Some(Routing::Release));
+    assert!(answer(&released).as_ref().is_err_and(|why| why.contains("answers again")), "{released:?}");
+    assert!(machine.record().abandoned.contains_key(&name(1)));
+}
