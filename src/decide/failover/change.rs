@@ -25,6 +25,9 @@ pub(super) struct Change {
     treatment: Treatment,
     /// The candidate that was given up last, as long as it may turn out that this cannot be written down.
     pub(super) given_up: Option<Choice>,
+    /// An earlier pgpilot has begun it: it may have seen the candidate promoted, and sent it writes, without being able
+    /// to write that down.
+    pub(super) is_resumed: bool,
 }
 
 /// What may have been done to the old primary.
@@ -103,7 +106,7 @@ impl Change {
     pub(super) fn resumed(purpose: Purpose, old: NodeId, now: Instant, step: Step) -> Self {
         let terms = Terms { waived: Guards::empty(), to: None, max_data_loss: 0 };
         let (proof, treatment) = (Proof::Attempted, Treatment::Stopped);
-        Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, given_up: None }
+        Self { purpose, old, terms, begun: now, step, ticket: None, proof, treatment, given_up: None, is_resumed: true }
     }
 
     pub(super) fn deadline(&self, rules: &Rules) -> Option<Instant> {
@@ -146,7 +149,8 @@ impl Machine {
         let (step, proof, given_up) = (Step::Approving, Proof::Attempted, None);
         // An earlier switchover may have left it read-only, and that is not undone yet.
         let treatment = if self.repairs.wants(old) { Treatment::Stopped } else { Treatment::Nothing };
-        let change = Change { purpose, old, terms, begun: now, step, ticket, proof, treatment, given_up };
+        let is_resumed = false;
+        let change = Change { purpose, old, terms, begun: now, step, ticket, proof, treatment, given_up, is_resumed };
         self.phase = Phase::Changing(Box::new(change));
     }
 

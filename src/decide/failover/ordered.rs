@@ -37,7 +37,7 @@ impl Machine {
                 Err(error) => Err(error),
             },
             Order::Failover { to, waived, run }
-                if waived.contains(Guards::FENCE) && self.stuck_candidate().is_some() =>
+                if waived.contains(self.price_of_candidate()) && self.stuck_candidate().is_some() =>
             {
                 match self.plan_replacement(to, waived) {
                     Ok((choice, terms, plan)) => match run {

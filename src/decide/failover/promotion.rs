@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::Progress;
 use super::change::Step;
 use super::elect::{Choice, Terms};
 use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
 use super::machine::{Machine, Phase};
 use super::repair::{Scope, Way};
 use super::world::{Contact, Hearing};
+use super::{Guards, Progress};
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
@@ -93,8 +93,25 @@ impl Machine {
             change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY), failures: 1 };
             return;
         }
+        if change.is_resumed {
+            actions.alarm(
+                Some(choice.candidate),
+                "is fenced, but may have taken writes before pgpilot was restarted: nobody else is promoted, until a \
+                 forced failover with allow-unfenced and allow-data-loss gives it up",
+            );
+            change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY), failures: 1 };
+            return;
+        }
         change.terms.to = change.terms.to.filter(|&to| to != choice.candidate);
         self.give_up(choice, actions);
+    }
+
+    /// What an order has to waive to give the candidate up.
+    pub(super) fn price_of_candidate(&self) -> Guards {
+        match &self.phase {
+            Phase::Changing(change) if change.is_resumed => Guards::FENCE | Guards::DATA_LOSS,
+            _ => Guards::FENCE,
+        }
     }
 
     /// The candidate of a promotion that does not come to its end.

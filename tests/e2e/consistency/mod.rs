@@ -57,7 +57,9 @@ async fn run(plan: Plan<'_>) -> Arc<Tally> {
     let mode = format!("{:?}", plan.mode).to_lowercase();
     println!("{mode}: seed {}", plan.seed);
     let servers = start().await;
-    let config = format!("[routing]\nconsistency = \"{mode}\"\nprimary_wait = \"30s\"\n{TRUST}");
+    let config = format!(
+        "[routing]\nreplica_functions = [\"place\"]\nconsistency = \"{mode}\"\nprimary_wait = \"30s\"\n{TRUST}"
+    );
     let instances = [Proxy::before(servers.clone(), &config).await, Proxy::before(servers.clone(), &config).await];
     let ports: Vec<u16> = instances.iter().map(Proxy::port).collect();
     let ledger = Arc::new(Ledger::new(plan.mode));
@@ -86,6 +88,8 @@ async fn run(plan: Plan<'_>) -> Arc<Tally> {
     };
     tokio::join!(waiting, faults.run(plan.faults));
     println!("{mode}: {tally}\n{mode}: {}", shares(&instances));
+    let on_replicas: u64 = instances.iter().map(|proxy| proxy.counts().1).sum();
+    assert!(mode == "primary" || on_replicas > 0, "nothing was read on a replica");
     for violation in tally.violations() {
         println!("{mode}: VIOLATION {violation}");
     }

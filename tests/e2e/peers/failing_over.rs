@@ -189,7 +189,7 @@ async fn what_was_in_flight_is_told_truly_and_the_sessions_go_on() {
     assert_eq!((count(&proxy.servers, "pg2", "n < 4").await, count(&proxy.servers, "pg2", "n = 4").await), (0, 6));
 }
 
-/// Sleeps on pg1 alone, and tells where it ran. Declared immutable, so that it counts as a read; its twin does not.
+/// Sleeps on pg1 alone, and tells where it ran. The topology file says that it is a read; of its twin it does not.
 const SLOW: &str = "CREATE FUNCTION slow(seconds int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
     'BEGIN IF current_setting(''cluster_name'') = ''pg1'' THEN PERFORM pg_sleep(seconds); END IF;
     RETURN current_setting(''cluster_name''); END';
@@ -198,7 +198,7 @@ const SLOW: &str = "CREATE FUNCTION slow(seconds int) RETURNS text IMMUTABLE LAN
 
 /// A proxy whose servers have those, and that knows of it.
 async fn proxy_with_slow_reads() -> (Proxy, Client) {
-    let proxy = Proxy::with("").await;
+    let proxy = Proxy::with("[routing]\nreplica_functions = [\"slow\"]\n").await;
     let client = proxy.connect().await;
     client.batch_execute(SLOW).await.unwrap();
     client.batch_execute("CREATE TABLE t (n int)").await.unwrap();

@@ -116,12 +116,13 @@ async fn nodes_read(client: &Client, times: usize) -> Vec<String> {
     nodes
 }
 
-/// An immutable function of this name is a lie that lets a read tell where it runs.
+/// It lets a read tell where it runs; that it is one is said in the topology file.
 const NODE_NAME: &str = "CREATE FUNCTION node_name() RETURNS text IMMUTABLE LANGUAGE plpgsql
     AS 'BEGIN RETURN current_setting(''cluster_name''); END'";
 
+/// `more`: of the section on routing.
 async fn proxy_with_node_names(more: &str) -> (Proxy, Client) {
-    let proxy = Proxy::with(more).await;
+    let proxy = Proxy::with(&format!("[routing]\nreplica_functions = [\"node_name\"]\n{more}")).await;
     let client = proxy.connect().await;
     client.batch_execute(NODE_NAME).await.unwrap();
     client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
@@ -139,7 +140,7 @@ async fn write(proxy: &Proxy) {
 
 #[tokio::test]
 async fn a_paused_replica_is_left_alone_until_it_has_caught_up() {
-    let (proxy, client) = proxy_with_node_names(&format!("[routing]\n{SHORT}")).await;
+    let (proxy, client) = proxy_with_node_names(SHORT).await;
     proxy.node("pg2").pause_replay().await.unwrap();
     write(&proxy).await;
     proxy.wait_for_replicas(1).await;
@@ -153,8 +154,7 @@ async fn a_paused_replica_is_left_alone_until_it_has_caught_up() {
 #[tokio::test]
 async fn when_all_replicas_lag_the_settings_decide() {
     for (choice, expected) in [("primary", Ok(&["pg1"][..])), ("stale", Ok(&["pg2", "pg3"])), ("error", Err("57P03"))] {
-        let (proxy, client) =
-            proxy_with_node_names(&format!("[routing]\n{SHORT}on_all_lagging = \"{choice}\"\n")).await;
+        let (proxy, client) = proxy_with_node_names(&format!("{SHORT}on_all_lagging = \"{choice}\"\n")).await;
         for replica in ["pg2", "pg3"] {
             proxy.node(replica).pause_replay().await.unwrap();
         }

@@ -40,9 +40,9 @@ async fn nobody_notices_a_restart_while_connections_are_idle() {
 
 #[tokio::test]
 async fn a_replica_that_dies_in_the_middle_of_reads_is_no_error() {
-    let proxy = Proxy::with("").await;
+    let proxy = Proxy::with("[routing]\nreplica_functions = [\"slow\"]\n").await;
     let setup = proxy.connect().await;
-    // Declared immutable, so that it may run on a replica; it takes its time there.
+    // It takes its time.
     let slow = "CREATE FUNCTION slow(seconds int) RETURNS text IMMUTABLE LANGUAGE plpgsql
         AS 'BEGIN PERFORM pg_sleep(seconds); RETURN current_setting(''cluster_name''); END'";
     setup.batch_execute(slow).await.unwrap();

@@ -159,3 +159,22 @@ fn the_old_primary_stays_if_it_answers_and_nobody_else_can_be_promoted() {
     assert!(answer(&released).as_ref().is_err_and(|why| why.contains("answers again")), "{released:?}");
     assert!(machine.record().abandoned.contains_key(&name(1)));
 }
+
+/// Whoever began it may have seen the candidate promoted, and died before that was written down.
+#[test]
+fn a_promotion_of_an_earlier_pgpilot_is_given_up_only_by_who_accepts_a_loss() {
+    let now = Instant::now();
+    let progress = Progress::Promoting { candidate: name(1), decided: Lsn(100) };
+    let mut machine = Machine::new(rules(), WallClock { unix: 0, at: now });
+    machine.on(Event::Restored(Record { progress, ..record(None) }), now);
+    machine.on(Event::Seen(both_lost()), now);
+    let later = now + rules().start_timeout;
+    let outcome = Err("no connection".to_owned());
+    let failed = machine.on(Event::Ended { job: Job::Promote { node: STUCK }, outcome }, later);
+    assert_eq!(failed.jobs, [Job::Fence { node: STUCK }]);
+    let fenced = ended(&mut machine, Job::Fence { node: STUCK }, Fact::Fenced(Proof::Proven), later);
+    assert!(fenced.record.is_none() && machine.status().state == "promoting", "{fenced:?}");
+    assert!(answer(&force(&mut machine, Guards::FENCE, Run::Real, later)).is_err());
+    let begun = force(&mut machine, Guards::FENCE | Guards::DATA_LOSS, Run::Real, later);
+    assert!(begun.jobs.contains(&Job::Seal { node: OTHER }), "{begun:?}");
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgpilot::app::App;
 use pgpilot::decide::failover::{Maintenance, Order, Run};
 use pgpilot::demo::{LocalCluster, Scope};
 use tokio::time::timeout;
@@ -109,7 +110,9 @@ async fn an_instance_that_is_cut_off_from_etcd_stops_writing_before_the_others_p
 async fn an_instance_that_has_not_reached_etcd_yet_refuses_orders() {
     let (servers, mut etcd) = (servers().await, Etcd::start().await);
     etcd.kill();
-    let a = instance(&servers, "a", etcd.port(), Lease::Short).await;
+    // It follows no primary: there is nothing to wait for.
+    let app = App::start(topology(&servers, &section("a", etcd.port(), Lease::Short)), None).await.unwrap();
+    let a = Proxy { app, servers };
     for order in [Order::Maintenance(Maintenance::On), Order::Switchover { to: None, run: Run::Real }] {
         let error = timeout(LIMIT, a.order(order)).await.expect("an answer in time").unwrap_err().to_string();
         assert!(error.contains("it is not known yet what was decided"), "{error}");
