@@ -230,8 +230,9 @@ impl Client {
                     self.wait_change(&snapshot, until).await?;
                     now = Instant::now();
                 }
-                // A user, a password or a database that the replica has not heard of yet: the primary has.
-                Err(Denied::Fault(fault)) if role == LinkRole::Replica && fault.is_refused_login() => {
+                // What the replica has not heard of yet, the primary has: a user, a password, a database, what a setting
+                // names. Nor does a replica take everything: with serializable as the default, it runs nothing.
+                Err(Denied::Fault(fault)) if role == LinkRole::Replica && fault.is_refused_session() => {
                     demand.need = Need::Primary;
                     now = Instant::now();
                 }

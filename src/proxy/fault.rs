@@ -78,9 +78,14 @@ impl Fault {
         }
     }
 
-    /// Whether a server has not let pgpilot in, for a reason that is the user's or the database's.
-    pub(super) fn is_refused_login(&self) -> bool {
-        matches!(self, Self::Lease(LeaseError::Dial(error)) if !error.is_about_the_node())
+    /// Whether a server has not let this session in, for a reason that is not the node's: the user, the database, or
+    /// settings that it refuses.
+    pub(super) fn is_refused_session(&self) -> bool {
+        match self {
+            Self::Lease(LeaseError::Dial(error)) => !error.is_about_the_node(),
+            Self::Prepare(QueryError::Server { .. }) => true,
+            _ => false,
+        }
     }
 
     pub(super) fn report(&self) -> Report {

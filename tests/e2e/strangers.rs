@@ -153,3 +153,19 @@ async fn a_client_that_relies_on_a_lock_learns_that_it_is_lost() {
     .await;
     assert_eq!(ask(&client, "SHOW pgpilot.pins").await, "", "{error:?}");
 }
+
+/// A standby runs nothing for a session whose transactions are serializable by default.
+#[tokio::test]
+async fn who_is_serializable_by_default_reads_on_the_primary() {
+    let proxy = Proxy::with(ONE_CONNECTION).await;
+    let primary = proxy.node("pg1");
+    primary.sql("ALTER ROLE app SET default_transaction_isolation = 'serializable'").await.unwrap();
+    proxy.servers.wait_caught_up(primary).await.unwrap();
+    let client = proxy.connect().await;
+    for _ in 0..3 {
+        assert_eq!(ask(&client, "SELECT 1").await, "1");
+        client.batch_execute("BEGIN READ ONLY").await.unwrap();
+        assert_eq!(ask(&client, "SHOW transaction_isolation").await, "serializable");
+        client.batch_execute("COMMIT").await.unwrap();
+    }
+}
