@@ -19,6 +19,7 @@ mod scan;
 mod settings;
 mod shape;
 mod statement;
+mod targets;
 mod tokens;
 mod typenames;
 mod types;

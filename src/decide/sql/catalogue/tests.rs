@@ -1,4 +1,5 @@
 mod overloads;
+mod writes;
 
 use super::super::{Facts, classify};
 use super::*;
@@ -131,23 +132,23 @@ fn what_a_server_tells_decides() {
     let catalogue = catalogue();
     let settings = Effects::SETTINGS;
     for (text, intent, effects) in [
-        ("SELECT vol()", Intent::Write, settings),
-        ("SELECT PUBLIC.VOL()", Intent::Write, settings),
+        ("SELECT vol()", Intent::Write, Effects::empty()),
+        ("SELECT PUBLIC.VOL()", Intent::Write, Effects::empty()),
         ("SELECT app.vol()", Intent::Write, settings),
         ("SELECT stab()", Intent::Read, Effects::empty()),
-        ("SELECT sneaky()", Intent::Write, settings),
-        ("SELECT locking()", Intent::Write, settings),
+        ("SELECT sneaky()", Intent::Write, Effects::empty()),
+        ("SELECT locking()", Intent::Write, Effects::empty()),
         ("SELECT ahead()", Intent::Write, settings),
-        ("SELECT where_am_i()", Intent::Write, settings),
-        ("SELECT procedural()", Intent::Write, settings),
+        ("SELECT where_am_i()", Intent::Write, Effects::empty()),
+        ("SELECT procedural()", Intent::Write, Effects::empty()),
         ("SELECT leaving()", Intent::Write, settings),
         ("SELECT built(1)", Intent::Write, settings),
         ("SELECT built_well(1)", Intent::Read, Effects::empty()),
         ("SELECT told()", Intent::Read, Effects::empty()),
         ("SELECT tenant()", Intent::Read, Effects::empty()),
-        ("SELECT twice()", Intent::Write, settings),
+        ("SELECT twice()", Intent::Write, Effects::empty()),
         ("SELECT public.twice()", Intent::Read, Effects::empty()),
-        ("SELECT lower('A')", Intent::Write, settings),
+        ("SELECT lower('A')", Intent::Write, Effects::empty()),
         ("SELECT pg_catalog.lower('A')", Intent::Read, Effects::empty()),
         ("SELECT make_temp()", Intent::Write, settings | Effects::PINS),
         ("SELECT uses_temp()", Intent::Write, settings | Effects::PINS),
@@ -158,15 +159,15 @@ fn what_a_server_tells_decides() {
         ("SELECT (t).price FROM t", Intent::Write, settings),
         ("SELECT t.price FROM t", Intent::Write, settings),
         ("SELECT price FROM t", Intent::Read, Effects::empty()),
-        ("SELECT first(a) FROM t", Intent::Write, settings),
-        ("SELECT a FROM t FETCH FIRST (1) ROWS ONLY", Intent::Write, settings),
+        ("SELECT first(a) FROM t", Intent::Write, Effects::empty()),
+        ("SELECT a FROM t FETCH FIRST (1) ROWS ONLY", Intent::Write, Effects::empty()),
         ("SELECT added_in_99()", Intent::Write, Effects::empty()),
         ("SELECT extra()", Intent::Read, Effects::empty()),
         ("SELECT total(a) FROM t", Intent::Read, Effects::empty()),
         ("SELECT acts_in_99()", Intent::Write, Effects::empty()),
         ("SELECT nextval('s')", Intent::Write, Effects::WRITES),
-        ("SELECT * FROM v1", Intent::Write, settings),
-        ("SELECT * FROM public.v2", Intent::Write, settings),
+        ("SELECT * FROM v1", Intent::Write, Effects::empty()),
+        ("SELECT * FROM public.v2", Intent::Write, Effects::empty()),
         ("SELECT * FROM other.v2", Intent::Read, Effects::empty()),
         ("SELECT * FROM good", Intent::Read, Effects::empty()),
         ("SELECT * FROM act", Intent::Write, Effects::empty()),
@@ -177,7 +178,7 @@ fn what_a_server_tells_decides() {
         ("SELECT * FROM \"u\"", Intent::Write, Effects::empty()),
         ("SELECT * FROM \"U\"", Intent::Read, Effects::empty()),
         ("SELECT * FROM t WHERE EXISTS (SELECT 1 FROM app.u)", Intent::Write, Effects::empty()),
-        ("SELECT * FROM guarded", Intent::Write, settings),
+        ("SELECT * FROM guarded", Intent::Write, Effects::empty()),
         ("SELECT * FROM guarded_well", Intent::Read, Effects::empty()),
         ("SELECT * FROM tenants", Intent::Read, Effects::empty()),
         ("SELECT * FROM nodes", Intent::Write, Effects::empty()),
@@ -198,11 +199,11 @@ fn what_a_server_tells_decides() {
         ("SELECT volatile_rows '(1)'", Intent::Write, settings),
         ("SELECT CAST('(1)' AS public.volatile_rows)", Intent::Write, settings),
         ("SELECT '{}'::_volatile_rows", Intent::Write, settings),
-        ("SELECT c FROM converted", Intent::Write, settings),
+        ("SELECT c FROM converted", Intent::Write, Effects::empty()),
         ("SELECT c FROM converted_well", Intent::Read, Effects::empty()),
         ("SELECT * FROM app.abroad", Intent::Write, Effects::empty()),
         ("COPY app.u TO STDOUT", Intent::Write, Effects::empty()),
-        ("INSERT INTO t SELECT * FROM v2", Intent::Write, Effects::WRITES | settings),
+        ("INSERT INTO t SELECT * FROM v2", Intent::Write, Effects::WRITES),
     ] {
         let found = verdict(&catalogue, text);
         assert_eq!((found.intent, found.effects), (intent, effects), "{text}");
