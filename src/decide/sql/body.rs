@@ -65,9 +65,9 @@ pub(super) fn hazard(text: &str, language: Language, promise: Promise, facts: &F
 
 /// What is left behind by an expression, a rule or a call that a server runs besides a statement; `None`: nothing.
 pub(super) fn left_by(text: &str, facts: &Facts<'_>) -> Option<Effects> {
-    const LEFT: Effects = Effects::SETTINGS.union(Effects::PINS).union(Effects::UNPINS);
+    const LEFT: Effects = Effects::ANYTHING.union(Effects::LASTS).difference(Effects::CATALOGUE);
     let tokens = (text.len() <= facts.max_parse).then(|| Lexer::new(text).collect::<Result<Vec<Token>, _>>().ok());
-    let Some(tokens) = tokens.flatten() else { return Some(LEFT) };
+    let Some(tokens) = tokens.flatten() else { return Some(Effects::ANYTHING & LEFT) };
     let left = left_by_scan(&scan_procedure(Tokens::new(text, &tokens), facts), facts) & LEFT;
     (!left.is_empty()).then_some(left)
 }
@@ -164,13 +164,15 @@ fn made_by(text: &str, tokens: Tokens<'_>) -> Effects {
         match Lower::new(tokens.word(i)).as_str() {
             "temp" | "temporary" => before(&["create", "local", "global", "replace"]),
             "hold" => before(&["with"]),
-            "listen" | "load" => begins_statement(tokens, i),
+            "listen" => begins_statement(tokens, i),
             _ => false,
         }
     };
+    let loads = (0..tokens.len()).any(|i| tokens.is(i, "load") && begins_statement(tokens, i));
+    let loads = if loads { Effects::LIBRARY } else { Effects::empty() };
     let is_temporary_schema = text.to_ascii_lowercase().contains("pg_temp");
     let makes = is_temporary_schema || (0..tokens.len()).any(is_made);
-    if makes { Effects::PINS } else { Effects::empty() }
+    loads | if makes { Effects::PINS } else { Effects::empty() }
 }
 
 /// What a name means is not looked into: a variable that is called as a sequence is taken for it.
@@ -257,17 +259,18 @@ fn sum<'v>(mut hazards: impl Iterator<Item = &'v Verdict>) -> Option<Effects> {
 
 /// What the raw text speaks of, be it in a string: session state, settings, and functions that write.
 fn mentioned(text: &str) -> Effects {
-    const WORDS: [(&str, Effects); 15] = [
+    const WORDS: [(&str, Effects); 16] = [
         ("temp", Effects::PINS),
         ("temporary", Effects::PINS),
         ("pg_temp", Effects::PINS),
         ("listen", Effects::PINS),
         ("hold", Effects::PINS),
-        ("setseed", Effects::PINS),
+        ("setseed", Effects::SEED),
         ("pg_advisory_lock", Effects::PINS),
         ("pg_advisory_lock_shared", Effects::PINS),
         ("pg_try_advisory_lock", Effects::PINS),
         ("pg_try_advisory_lock_shared", Effects::PINS),
+        ("dblink_connect", Effects::CONNECTS),
         ("set_config", Effects::SETTINGS),
         ("nextval", Effects::WRITES),
         ("setval", Effects::WRITES),

@@ -2,7 +2,7 @@
 
 use pgpilot::decide::sql::Reason;
 
-use crate::support::proxy::{Proxy, ask};
+use crate::support::proxy::{PASSWORD, Proxy, USER, ask};
 use crate::support::raw::{Raw, tags};
 use crate::support::{LIMIT, wait_for};
 
@@ -134,15 +134,67 @@ async fn what_a_function_call_by_number_sets_reaches_nobody_else() {
     // One format for all arguments, text; three arguments; a result in text.
     body.extend([0, 1, 0, 0, 0, 3]);
     for argument in ["work_mem", "23MB"] {
-        body.extend((argument.len() as i32).to_be_bytes());
+        body.extend(i32::try_from(argument.len()).unwrap().to_be_bytes());
         body.extend(argument.as_bytes());
     }
     body.extend([0, 0, 0, 1, b'f', 0, 0]);
     let mut message = vec![b'F'];
-    message.extend((body.len() as i32 + 4).to_be_bytes());
+    message.extend((i32::try_from(body.len()).unwrap() + 4).to_be_bytes());
     message.extend(body);
     a.send(&message).await;
     assert_eq!(tags(&a.until(b'Z').await), "VZ");
     assert_eq!(ask(&b, "/* pgpilot: primary */ SHOW work_mem").await, "4MB");
     assert_eq!(a.ask("/* pgpilot: primary */ SHOW work_mem").await, "23MB");
+}
+
+#[tokio::test]
+async fn what_only_the_end_of_a_connection_takes_away_keeps_it() {
+    let proxy = Proxy::with("").await;
+    let owner = proxy.node("pg1").connect_to("shop").await.unwrap();
+    owner.batch_execute("CREATE EXTENSION dblink; ALTER ROLE app REPLICATION").await.unwrap();
+    owner.batch_execute("GRANT EXECUTE ON FUNCTION dblink_connect_u(text, text) TO app").await.unwrap();
+    let connect = format!(
+        "SELECT dblink_connect_u('far', 'host=127.0.0.1 port={} user={USER} password={PASSWORD} dbname=shop')",
+        proxy.node("pg1").port()
+    );
+    wait_for("the extension to be known", LIMIT, async || {
+        let judged = proxy.app.shared().verdicts(&"shop".into()).of(b"SELECT dblink_connect_u('a', 'b')");
+        judged.statements[0].reason == Reason::PrimaryFunction
+    })
+    .await;
+    for (text, pin) in [
+        ("SELECT setseed(0.5)", "random_seed"),
+        ("DO $$ BEGIN PERFORM setseed(0.5); END $$", "random_seed"),
+        ("SELECT pg_create_physical_replication_slot('own', false, true)", "replication_slot"),
+        (&connect, "dblink"),
+    ] {
+        let client = proxy.connect().await;
+        client.simple_query(text).await.unwrap();
+        assert_eq!(ask(&client, "SHOW pgpilot.pins").await, pin, "{text}");
+        let process = ask(&client, "/* pgpilot: primary */ SELECT pg_backend_pid()").await;
+        client.batch_execute("DISCARD ALL").await.unwrap();
+        drop(client);
+        // Nobody gets a connection that is marked for good.
+        let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {process}");
+        wait_for("the connection to be closed", LIMIT, async || {
+            owner.query_one(&gone, &[]).await.unwrap().get::<_, i64>(0) == 0
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_seed_gives_the_numbers_that_a_server_gives() {
+    let proxy = Proxy::shared("").await;
+    let (client, others) = (proxy.connect().await, proxy.connect().await);
+    let direct = proxy.node("pg1").connect_to("shop").await.unwrap();
+    for sql in ["SELECT setseed(0.25)", "SET seed = 0.25"] {
+        client.simple_query(sql).await.unwrap();
+        direct.simple_query(sql).await.unwrap();
+        for _ in 0..5 {
+            ask(&others, "/* pgpilot: primary */ SELECT random()").await;
+            let expected: f64 = direct.query_one("SELECT random()", &[]).await.unwrap().get(0);
+            assert_eq!(client.query_one("SELECT random()", &[]).await.unwrap().get::<_, f64>(0), expected, "{sql}");
+        }
+    }
 }

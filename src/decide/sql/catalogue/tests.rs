@@ -155,7 +155,7 @@ fn what_a_server_tells_decides() {
         ("SELECT 1 @+@ 2", Intent::Read, Effects::empty()),
         ("SELECT native()", Intent::Write, Effects::empty()),
         ("SELECT uuid_generate_v4()", Intent::Read, Effects::empty()),
-        ("SELECT dblink_connect('x')", Intent::Write, Effects::PINS),
+        ("SELECT dblink_connect('x')", Intent::Write, Effects::CONNECTS),
         ("SELECT (t).price FROM t", Intent::Write, settings),
         ("SELECT t.price FROM t", Intent::Write, settings),
         ("SELECT price FROM t", Intent::Read, Effects::empty()),

@@ -38,7 +38,7 @@ pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
         "listen" => utility::write(Reason::SessionState, Effects::PINS),
         "unlisten" => utility::write(Reason::SessionState, Effects::UNPINS),
         // A library stays in its server process.
-        "load" => utility::write(Reason::SessionState, Effects::PINS),
+        "load" => utility::write(Reason::SessionState, Effects::LIBRARY),
 
         "prepare" => prepared::prepare(tokens, facts),
         "execute" => prepared::execute(tokens, facts),
