@@ -302,6 +302,7 @@ impl Client {
         }
         settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
         let mut link = Link::new(lease, role, self.session.startup.clone(), reason, now);
+        link.pid = self.registration.slot.pid();
         if role == LinkRole::Primary {
             link.membership = self.shared.membership.get().cloned();
         }

@@ -25,6 +25,8 @@ use crate::wire::backend::TransactionStatus;
 pub(super) struct Link {
     pub lease: Lease,
     pub role: LinkRole,
+    /// The session's process ID, as its client knows it.
+    pub pid: u32,
     /// What the session began with.
     pub startup: Arc<Settings>,
     pub reason: Reason,
@@ -306,6 +308,7 @@ impl Link {
         Self {
             lease,
             role,
+            pid: 0,
             startup,
             reason,
             promise: None,

@@ -292,7 +292,10 @@ impl Client {
             return self.inventory_failed(&error);
         }
         tell_parameters(&mut self.session.reported, &mut link.lease.parameters, &mut self.side.output);
-        self.side.output.unsplit(link.lease.notifications.split());
+        match link.take_notifications() {
+            Ok(notifications) => self.side.output.unsplit(notifications),
+            Err(error) => return self.inventory_failed(&error.into()),
+        }
         Ok(())
     }
 

@@ -190,7 +190,7 @@ impl Hints {
 bitflags::bitflags! {
     /// What a statement may leave behind or depend on, besides its result.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-    pub struct Effects: u16 {
+    pub struct Effects: u32 {
         /// May change session settings in a way its text does not name (set_config with computed arguments, DO, CALL, a function of unknown volatility).
         const SETTINGS = 1;
         /// May leave state on the server connection that cannot be replayed: temporary objects, session advisory locks, WITH HOLD cursors, LISTEN.
@@ -211,6 +211,8 @@ bitflags::bitflags! {
         const COPY_IN = 1 << 9;
         /// Cannot run inside a transaction block (VACUUM, CREATE DATABASE, ..), so it must be the only statement of its message.
         const ALONE = 1 << 10;
+        /// Wants nobody to be connected to a database, which its object names.
+        const VACATES = 1 << 20;
         /// What must be assumed of a statement that pgpilot does not understand.
         const ANYTHING = Self::SETTINGS.bits() | Self::PINS.bits() | Self::UNPINS.bits() | Self::CATALOGUE.bits();
     }
