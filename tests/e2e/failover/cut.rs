@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pgpilot::config::Config;
 use pgpilot::demo::{LocalCluster, Node};
 
 use super::{attentive, plain, section, table, until_written};
@@ -12,7 +13,12 @@ use crate::support::{LIMIT, wait_for};
 /// A pgpilot that reaches each node through a relay of its own, in the nodes' order. `more` is for `[failover]`.
 pub(super) async fn behind_relays(servers: &Arc<LocalCluster>, more: &str) -> (Proxy, Vec<Relay>) {
     let more = format!("{}automatic = true\n{more}[routing]\nprimary_wait = \"2s\"\n", section(servers));
-    let mut config = topology(servers, &more);
+    let (config, relays) = through_relays(topology(servers, &more)).await;
+    (Proxy::configured(servers.clone(), config).await, relays)
+}
+
+/// The same, but that each node is reached through a relay of its own, in the nodes' order.
+pub(super) async fn through_relays(mut config: Config) -> (Config, Vec<Relay>) {
     let mut relays = Vec::new();
     for node in &mut config.nodes {
         let relay = Relay::start(node.port).await;
@@ -21,7 +27,7 @@ pub(super) async fn behind_relays(servers: &Arc<LocalCluster>, more: &str) -> (P
         node.port = relay.port();
         relays.push(relay);
     }
-    (Proxy::configured(servers.clone(), config).await, relays)
+    (config, relays)
 }
 
 pub(super) async fn cluster() -> Arc<LocalCluster> {
