@@ -31,7 +31,7 @@
 //!   writable: `losing::an_old_primary_that_comes_back_writable_is_fenced_and_brought_back`. Somebody else promotes, too:
 //!   `apart::of_two_promotions_the_one_that_was_written_down_counts`.
 //! - pgpilot's machine stands still: `alive::a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure`.
-//! - Clients wait meanwhile: `held`. Nothing acknowledged is lost: `campaign`.
+//! - Clients wait meanwhile: `held`. Some listen: `listening`. Nothing acknowledged is lost: `campaign`.
 
 mod alive;
 mod apart;
@@ -42,6 +42,7 @@ mod guards;
 mod handing_over;
 mod held;
 mod interrupted;
+mod listening;
 mod losing;
 mod several;
 
