@@ -111,7 +111,7 @@ impl Machine {
         let jobs = [Job::Sever { node: old }, Job::Agree { node: old }];
         actions.jobs = jobs.to_vec();
         if let Phase::Changing(change) = &mut self.phase {
-            change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
+            change.step = Step::Fencing { waiting: jobs.into_iter().collect(), sealing: None };
         }
     }
 }
@@ -254,7 +254,8 @@ mod tests {
         machine.on(ended(Job::Sever { node }, Ok(Fact::Done)), later);
         assert!(machine.on(ended(Job::Fence { node }, unproven), later).jobs.is_empty());
         let actions = machine.on(ended(Job::Agree { node }, Err("b has not".to_owned())), later);
-        assert_eq!((machine.status().state, &actions.jobs[..]), ("undoing", &[Job::Resume { node }][..]));
+        let undone = [Job::Unseal { node: NodeId(1) }, Job::Resume { node }];
+        assert_eq!((machine.status().state, &actions.jobs[..]), ("undoing", &undone[..]));
     }
 
     #[test]
