@@ -101,6 +101,10 @@ impl Machine {
             change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY), failures: 1 };
             return;
         }
+        if change.purpose == Purpose::Switchover {
+            // This one was to get everything first. Another one has to have it already.
+            change.terms = Terms { waived: Guards::empty(), to: None, max_data_loss: self.rules.max_data_loss };
+        }
         change.terms.to = change.terms.to.filter(|&to| to != choice.candidate);
         self.give_up(choice, actions);
     }
