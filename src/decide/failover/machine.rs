@@ -268,7 +268,13 @@ impl Machine {
         };
         match (writing, given_up) {
             (Writing::First(_), Some(choice)) => self.reinstate(choice, why, now, actions),
-            (Writing::First(_), None) => self.undo(format!("it cannot be written down: {why}"), now, actions),
+            (Writing::First(_), None) => {
+                if let Progress::Promoting { .. } = self.record.progress {
+                    // Nobody has been: what is written down while it is undone may not have the next pgpilot do it.
+                    self.record.progress = Progress::Preparing;
+                }
+                self.undo(format!("it cannot be written down: {why}"), now, actions);
+            }
             (Writing::Also(_), _) => self.unsaved = Some(now + AFTER_UNDOING),
         }
     }

@@ -81,3 +81,22 @@ fn a_primary_that_is_heard_goes_on_filling_its_replicas_until_it_is_fenced() {
     let fenced = ended(&mut machine, Job::Fence { node: OLD }, Fact::Fenced(Proof::Attempted), now);
     assert_eq!(fenced.jobs, REPLICAS.map(|node| Job::Seal { node }));
 }
+
+#[test]
+fn a_promotion_that_could_not_be_written_down_is_not_left_to_the_next_pgpilot() {
+    let mut now = Instant::now();
+    let (mut machine, _) = begun(rules(), &mut now);
+    for node in REPLICAS {
+        ended(&mut machine, Job::Seal { node }, sealed(), now);
+    }
+    let chosen = ended(&mut machine, Job::Fence { node: OLD }, Fact::Fenced(Proof::Proven), now);
+    let failed = machine.on(Event::NotRecorded(chosen.record.unwrap(), "disk full".to_owned()), now);
+    assert!(failed.jobs.contains(&Job::Resume { node: OLD }), "{failed:?}");
+    for node in REPLICAS {
+        ended(&mut machine, Job::Unseal { node }, Fact::Done, now);
+    }
+    let outcome = Err("no connection".to_owned());
+    let undone = machine.on(Event::Ended { job: Job::Resume { node: OLD }, outcome }, now);
+    assert!(matches!(undone.record, Some(Writing::Also(record)) if record.progress == Progress::Preparing));
+    assert_eq!(undone.routing, Some(Routing::Release));
+}
