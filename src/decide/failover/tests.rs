@@ -31,7 +31,7 @@ fn name(node: u16) -> NodeName {
 }
 
 /// pg1 is the primary, pg2 and pg3 have all of its log.
-fn world(contact: Contact) -> World {
+pub(super) fn world(contact: Contact) -> World {
     let lost = contact != Contact::Up;
     let member = |node: u16| Member {
         id: NodeId(node),
