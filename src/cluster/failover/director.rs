@@ -187,7 +187,7 @@ impl Director {
                 }
             }
         }
-        self.tell_forks();
+        self.tell_history();
         self.bind();
         let status = self.machine.status();
         self.status.send_if_modified(|old| {
@@ -210,6 +210,11 @@ impl Director {
         if *forks != self.forks {
             self.forks.clone_from(forks);
             self.cluster.board.report(health::Event::Forked(forks.clone()));
+        }
+        let marked = self.machine.record().marked;
+        if marked != self.marked {
+            self.marked = marked;
+            self.cluster.board.report(health::Event::Marked(marked));
         }
     }
 

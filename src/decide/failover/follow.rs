@@ -90,6 +90,7 @@ impl Machine {
                 && !given_up
                 && node.contact == Contact::Up
                 && node.role == Role::Stray
+                && node.marked >= self.record.marked
                 && timeline.is_some_and(|timeline| timeline > self.record.timeline)
         });
         let mut newer = newer.map(|node| node.id);
@@ -156,6 +157,7 @@ mod tests {
             hearing: if number == 1 { heard } else { Hearing::Unknown },
             applies: Applies::AtOnce,
             standby_name: String::new(),
+            marked: 0,
             history: History::Common,
         };
         let timeline = if second == Role::Replica { 1 } else { 2 };
@@ -166,6 +168,7 @@ mod tests {
             nodes: vec![member(0, contact, Role::Primary, 1), member(1, Contact::Up, second, timeline)],
             written: Some(Lsn(100)),
             synchronous: Some(String::new()),
+            strangers: Some(0),
         }
     }
 

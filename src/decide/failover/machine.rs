@@ -180,6 +180,9 @@ impl Machine {
         if self.world.written.is_none() {
             self.world.written = self.record.written;
         }
+        if self.world.strangers.is_none() {
+            self.world.strangers = Some(self.record.strangers);
+        }
     }
 
     /// Goes on with what the last pgpilot left.
@@ -241,6 +244,8 @@ impl Machine {
             primary: Some(primary.name.clone()),
             timeline: self.world.timeline,
             synchronous: self.world.synchronous.clone().unwrap_or_default(),
+            strangers: self.world.strangers.unwrap_or_default(),
+            marked: self.record.marked.max(primary.marked),
             // It goes on writing.
             written: None,
             ..self.record.clone()

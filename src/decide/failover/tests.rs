@@ -9,6 +9,7 @@ use crate::decide::route::{NodeId, Role};
 
 mod giving_up;
 mod maintained;
+mod outsiders;
 mod sealing;
 
 const UNIX: u64 = 1_800_000_000;
@@ -45,6 +46,7 @@ pub(super) fn world(contact: Contact) -> World {
         history: History::Common,
         applies: Applies::AtOnce,
         standby_name: name(node).to_string(),
+        marked: 0,
     };
     World {
         primary: Some(NodeId(0)),
@@ -53,6 +55,7 @@ pub(super) fn world(contact: Contact) -> World {
         nodes: (0..3).map(member).collect(),
         written: Some(Lsn(100)),
         synchronous: Some(String::new()),
+        strangers: Some(0),
     }
 }
 

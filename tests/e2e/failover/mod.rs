@@ -7,7 +7,8 @@
 //!   `guards::a_postmaster_that_is_frozen_alone_is_no_lost_primary`.
 //! - pgpilot alone is cut off from it: `cut::a_primary_that_pgpilot_alone_cannot_reach_is_not_replaced`. Everybody is:
 //!   `cut::a_primary_that_nobody_reaches_is_replaced_and_fenced_when_it_is_found`. pgpilot is cut off from all:
-//!   `cut::a_pgpilot_that_sees_nothing_does_nothing`.
+//!   `cut::a_pgpilot_that_sees_nothing_does_nothing`; an instance is, and another one is not:
+//!   `several::dark::an_instance_that_sees_no_node_lets_another_one_decide`.
 //! - All nodes die: `alive::when_all_are_dead_the_primary_is_waited_for`. The primary and a synchronous standby do:
 //!   `guards::without_a_quorum_nobody_is_promoted_unless_loss_is_allowed`.
 //! - The data disk is full: `alive::a_full_data_disk_is_for_operators`. The disk of the log is:
@@ -32,7 +33,8 @@
 //!   `watching::a_killed_replica_is_out_at_once_and_back_when_caught_up`.
 //! - A node has writes of its own: `apart::a_node_with_writes_of_its_own_is_quarantined`. The old primary comes back
 //!   writable: `losing::an_old_primary_that_comes_back_writable_is_fenced_and_brought_back`. Somebody else promotes, too:
-//!   `apart::of_two_promotions_the_one_that_was_written_down_counts`.
+//!   `apart::of_two_promotions_the_one_that_was_written_down_counts`,
+//!   `apart::a_node_that_left_before_the_last_epoch_takes_nobodys_place`.
 //! - pgpilot's machine stands still: `alive::a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure`.
 //! - Clients wait meanwhile: `held`. Some listen: `listening`. Nothing acknowledged is lost: `campaign`.
 
