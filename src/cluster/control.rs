@@ -221,7 +221,12 @@ SELECT s.recovering,
          END,
          nullif(current_setting('cluster_name'), ''),
          'walreceiver'),
-       current_setting('synchronous_standby_names')
+       current_setting('synchronous_standby_names'),
+       CASE WHEN NOT s.recovering AND position('*' IN current_setting('synchronous_standby_names')) > 0 THEN
+         ARRAY(SELECT application_name FROM pg_stat_replication)
+       END,
+       coalesce((SELECT substring(obj_description(oid, 'pg_namespace') FROM '^epoch ([0-9]{1,18}):')::int8
+                   FROM pg_namespace WHERE nspname = 'pgpilot'), 0)
   FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) s
   LEFT JOIN pg_stat_wal_receiver w ON true";
 
@@ -275,7 +280,14 @@ fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
         stage,
         standby_name: row.try_get(19)?,
         synchronous: row.try_get(20)?,
+        standbys: standbys(row)?,
+        marked: u64::try_from(row.try_get::<_, i64>(22)?).unwrap_or_default(),
     })
+}
+
+fn standbys(row: &Row) -> Result<Vec<String>, tokio_postgres::Error> {
+    let names: Option<Vec<Option<String>>> = row.try_get(21)?;
+    Ok(names.unwrap_or_default().into_iter().map(Option::unwrap_or_default).collect())
 }
 
 /// Only who may read all statistics is told.

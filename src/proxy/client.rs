@@ -70,6 +70,9 @@ impl Client {
         if self.skipping {
             return self.skip().await;
         }
+        if self.is_to_listen_again() {
+            self.listen_again().await?;
+        }
         match gather(self.side.fresh())? {
             Gathered::More => self.wait_for_input().await,
             Gathered::Terminate => Err(End::Left),

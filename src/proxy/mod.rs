@@ -20,6 +20,7 @@ mod judged;
 mod kept;
 mod large;
 mod link;
+mod listening;
 mod logins;
 mod loss;
 mod lost_writes;

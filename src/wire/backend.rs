@@ -168,6 +168,10 @@ impl Report {
         Self { severity: Severity::Error, code, message: message.into(), detail: None, hint: None }
     }
 
+    pub fn warning(code: SqlState, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(code, message) }
+    }
+
     pub fn fatal(code: SqlState, message: impl Into<String>) -> Self {
         Self { severity: Severity::Fatal, ..Self::error(code, message) }
     }

@@ -335,6 +335,8 @@ impl World {
                 stage,
                 standby_name: String::new(),
                 synchronous: String::new(),
+                standbys: Vec::new(),
+                marked: 0,
             };
             Event::Answered { node: id(node), asked_at, answer: Box::new(answer) }
         } else {
