@@ -79,7 +79,7 @@ fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], polic
     let shadow = sources.config().routing.mode == RoutingMode::Shadow && need != Need::Primary;
     let (need, reason) = if shadow { (Need::Primary, Reason::Shadow) } else { (need, reason) };
     let now = Instant::now();
-    let demand = Demand { need, reason, promise, arrived: now };
+    let demand = Demand { need, reason, promise, arrived: now, avoid: None };
     let load = |node| sources.node(node).outstanding;
     // A session that has written nothing and seen nothing yet.
     let decision = route(&demand, &mut Freshness::default(), snapshot, policy, load, fastrand::u64(..), now);

@@ -84,8 +84,8 @@ impl Client {
             return Ok(Ok(()));
         }
         let asks = AsksSequences::of(assessed.needs.effects);
-        let demand = Demand { need, reason, promise, arrived: Instant::now() };
-        let connected = match self.lease(demand, asks, None).await {
+        let demand = Demand { need, reason, promise, arrived: Instant::now(), avoid: None };
+        let connected = match self.lease(demand, asks).await {
             Ok(link) => {
                 self.link.insert(link).purpose = purpose;
                 self.own_sequences(asks).await
@@ -174,18 +174,13 @@ impl Client {
         tokio::spawn(settle::drain(link));
     }
 
-    /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
-    pub(super) async fn lease(
-        &mut self,
-        mut demand: Demand,
-        asks: AsksSequences,
-        avoid: Option<NodeId>,
-    ) -> Result<Link, Denied> {
+    /// Routes until there is a connection or a reason why there is none.
+    pub(super) async fn lease(&mut self, mut demand: Demand, asks: AsksSequences) -> Result<Link, Denied> {
         let mut now = demand.arrived;
         let mut place = None;
         loop {
             let snapshot = self.snapshots.snapshot().clone();
-            let decision = self.decide(&demand, &snapshot, avoid, now);
+            let decision = self.decide(&demand, &snapshot, now);
             if decision.ask == Ask::Mark {
                 self.shared.cluster.want_mark();
             }
@@ -246,9 +241,9 @@ impl Client {
         self.vigil().until(shared.cluster.wait_change(seen, until)).await.map(drop)
     }
 
-    fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, avoid: Option<NodeId>, now: Instant) -> Decision {
+    fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, now: Instant) -> Decision {
         let pools = &self.shared.pools;
-        let load = |node| if Some(node) == avoid { u32::MAX } else { pools.leased(node) };
+        let load = |node| pools.leased(node);
         let session = &mut self.session;
         let decision = route(demand, &mut session.freshness, snapshot, &session.policy, load, fastrand::u64(..), now);
         if let Some(loss) = session.freshness.take_loss() {

@@ -34,14 +34,6 @@ impl Link {
     pub(super) fn outlives_loss(&self) -> bool {
         self.can_move() && self.kept.outlive_loss()
     }
-
-    /// What they need of another server then.
-    pub(super) fn need_after_loss(&self) -> Need {
-        match self.role {
-            LinkRole::Primary => self.need,
-            LinkRole::Replica => Need::Read,
-        }
-    }
 }
 
 impl Client {
@@ -129,7 +121,7 @@ impl Client {
                         // It was no read there: it may well be a write here.
                         link.may_commit = is_idle && !link.is_replica();
                     }
-                    Why::Refused(..) => {}
+                    Why::Refused(..) => link.purpose = purpose,
                 }
                 if link.is_replica() || kept.are_reads() {
                     link.reply.begin(Withhold::Yes);
@@ -165,8 +157,8 @@ impl Client {
                 self.vigil().until(shared.gate.pass()).await?;
             }
         }
-        let demand = Demand { need, reason: Reason::Retried, promise, arrived: Instant::now() };
-        self.lease(demand, AsksSequences::No, Some(from)).await
+        let demand = Demand { need, reason: Reason::Retried, promise, arrived: Instant::now(), avoid: Some(from) };
+        self.lease(demand, AsksSequences::No).await
     }
 
     /// An error has come; nothing has been done about it yet.
@@ -186,7 +178,11 @@ impl Client {
             && let Some(retry) = retry_for(code, routine)
         {
             let (need, cause) = match retry {
-                Retry::Elsewhere => (Need::Read, RetryCause::RecoveryConflict),
+                Retry::Elsewhere => {
+                    let need = if link.kept.outlive_conflict() { link.need } else { Need::Primary };
+                    link.kept.conflict();
+                    (need, RetryCause::RecoveryConflict)
+                }
                 Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, RetryCause::Refused),
             };
             let lesson = if retry == Retry::OnPrimaryAndLearn { self.texts_kept() } else { Vec::new() };

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a run says what it did")]
 
 mod client;
+mod conflicts;
 mod connection;
 mod faults;
 mod lagging;
