@@ -17,6 +17,7 @@ mod messages;
 mod settings;
 mod tally;
 mod tokens;
+mod told;
 
 use std::collections::VecDeque;
 use std::env;
