@@ -48,7 +48,7 @@ impl Client {
         let is_whole = !link.leaves_open(batch.end);
         let keeps = match link.role {
             // The first batch on a replica can be sent elsewhere, should the replica refuse it; and what is sent behind it without waiting.
-            LinkRole::Replica => joins || (link.is_new && is_whole),
+            LinkRole::Replica => joins || ((link.is_new || self.ventures.are_under_way()) && is_whole),
             // What may have changed something is never sent twice.
             LinkRole::Primary if content == Content::Anything || !is_whole => false,
             LinkRole::Primary if joins => has_room && link.promise.is_none() && promise.is_none(),
@@ -104,11 +104,16 @@ impl Client {
         }
         let leased =
             if is_cancelled { Err(Fault::Cancelled.into()) } else { self.lease_again(need, promise, from, why).await };
+        let leased = match leased {
+            Ok(link) => self.resume_venture(link).await,
+            denied => denied,
+        };
         match leased {
             Ok(link) => {
                 let is_idle = self.transaction.is_idle();
                 let link = self.link.insert(link);
                 link.grant = Grant::Bytes(kept.bytes());
+                link.trace = self.ventures.trace();
                 (link.executed, link.behind) = (executed, behind);
                 link.is_new = false;
                 match why {

@@ -14,6 +14,7 @@ mod ledger;
 mod levels;
 mod lost;
 mod messages;
+mod optimistic;
 mod settings;
 mod tally;
 mod tokens;
