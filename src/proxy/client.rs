@@ -19,6 +19,7 @@ use super::scan::Signal;
 use super::session::{Session, Transaction};
 use super::shared::{Shared, Who};
 use super::shutdown::Watch;
+use super::venture::Ventures;
 use super::verdicts::Verdicts;
 use crate::cluster::Reader;
 use crate::decide::sql::Effects;
@@ -46,6 +47,7 @@ pub(super) struct Client {
     pub shutdown: Watch,
     /// The unserved CancelRequests that there were when the statement at hand came: another one means it.
     pub cancels_seen: u32,
+    pub ventures: Ventures,
 }
 
 impl Client {
@@ -135,6 +137,7 @@ impl Client {
             link.started = Instant::now();
         }
         assessed.executed.text = text;
+        link.trace = self.ventures.trace();
         link.take_up(std::mem::take(&mut assessed.executed));
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
@@ -306,7 +309,10 @@ impl Client {
 
     async fn on_signal(&mut self, signal: Signal) -> Result<(), End> {
         match signal {
-            Signal::Batch(status) => self.batch_answered(status),
+            Signal::Batch(status) => {
+                self.batch_answered(status);
+                self.venture_answered();
+            }
             Signal::Skipped(dues) => self.batch_skipped(&dues),
             // What the client has sent behind its statement may flow now.
             Signal::CopyIn => {}

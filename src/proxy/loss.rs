@@ -28,7 +28,7 @@ impl Client {
         self.shared.cluster.nudge(link.node());
         tracing::info!(node = link.node().0, why, "a server connection was lost");
         if link.outlives_loss() {
-            let need = link.need_after_loss();
+            let need = link.need;
             return self.move_on(need, Why::Lost).await;
         }
         let Some(mut link) = self.link.take() else { return Ok(()) };

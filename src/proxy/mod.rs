@@ -40,6 +40,7 @@ mod shared;
 mod shutdown;
 mod slow;
 mod statements;
+mod venture;
 mod verdicts;
 mod verifiers;
 mod vigil;

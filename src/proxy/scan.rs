@@ -115,6 +115,10 @@ impl Link {
             Rest::Forward(n) => {
                 let taken = n.min(available);
                 self.reply.rest = if taken < n { Rest::Forward(n - taken) } else { Rest::None };
+                if let Some(trace) = &mut self.trace {
+                    let at = self.reply.passable();
+                    trace.see_more(&self.lease.input[at..at + taken]);
+                }
                 self.reply.pass(taken);
                 true
             }
@@ -139,6 +143,10 @@ impl Link {
             _ => {}
         }
         if answer.forward && self.reply.commit == Commit::AsTold {
+            if let Some(trace) = &mut self.trace {
+                let at = self.reply.passable();
+                trace.see(header.tag, &self.lease.input[at..at + header.frame_len().min(available)]);
+            }
             self.pass_on(header, available);
         } else {
             self.swallow(header, available);

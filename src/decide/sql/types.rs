@@ -99,6 +99,14 @@ pub struct TransactionMode {
     pub deferrable: bool,
 }
 
+impl TransactionMode {
+    /// Whether a standby takes it as well, by default as one that only reads, and each statement sees what is new.
+    pub fn is_plain(self) -> bool {
+        let isolation = self.isolation.is_none_or(|level| level == Isolation::ReadCommitted);
+        isolation && self.access.is_none() && !self.deferrable
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     ReadOnly,
@@ -302,6 +310,8 @@ reasons! {
     NoReplica = "no_replica",
     /// No primary is known.
     NoPrimary = "no_primary",
+    /// In a transaction that may write, and has not: `routing.transactions` is "optimistic".
+    Optimistic = "optimistic",
     /// It had been sent before: a replica refused it, or its server was lost.
     Retried = "retried",
     /// A replica refused this text before.
