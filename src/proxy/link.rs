@@ -13,6 +13,7 @@ use super::judged::Executed;
 use super::kept::Kept;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
+use super::venture::Trace;
 use crate::config::Consistency;
 use crate::coordination::Membership;
 use crate::decide::route::{Need, NodeId};
@@ -25,6 +26,8 @@ use crate::wire::backend::TransactionStatus;
 pub(super) struct Link {
     pub lease: Lease,
     pub role: LinkRole,
+    /// The session's process ID, as its client knows it.
+    pub pid: u32,
     /// What the session began with.
     pub startup: Arc<Settings>,
     pub reason: Reason,
@@ -77,6 +80,8 @@ pub(super) struct Link {
     pub forgetting: Vec<Forgetting>,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
+    /// Watches the reply to the batch under way, should its transaction have to go on elsewhere.
+    pub trace: Option<Box<Trace>>,
     /// On a primary: whose lease has to be good for anything to be sent. `None`: pgpilot is alone.
     pub membership: Option<Arc<Membership>>,
 }
@@ -306,6 +311,7 @@ impl Link {
         Self {
             lease,
             role,
+            pid: 0,
             startup,
             reason,
             promise: None,
@@ -336,6 +342,7 @@ impl Link {
             forgetful: Vec::new(),
             forgetting: Vec::new(),
             began: None,
+            trace: None,
             membership: None,
         }
     }

@@ -99,6 +99,14 @@ pub struct TransactionMode {
     pub deferrable: bool,
 }
 
+impl TransactionMode {
+    /// Whether a standby takes it as well, by default as one that only reads, and each statement sees what is new.
+    pub fn is_plain(self) -> bool {
+        let isolation = self.isolation.is_none_or(|level| level == Isolation::ReadCommitted);
+        isolation && self.access.is_none() && !self.deferrable
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     ReadOnly,
@@ -223,6 +231,8 @@ bitflags::bitflags! {
         const LIBRARY = 1 << 15;
         /// What only the end of the server connection takes away, and no server tells of.
         const LASTS = Self::SEED.bits() | Self::CONNECTS.bits() | Self::BACKUP.bits() | Self::ORIGIN.bits() | Self::LIBRARY.bits();
+        /// Wants nobody to be connected to a database, which its object names.
+        const VACATES = 1 << 20;
         /// What must be assumed of a statement that pgpilot does not understand.
         const ANYTHING = Self::SETTINGS.bits() | Self::PINS.bits() | Self::UNPINS.bits() | Self::CATALOGUE.bits();
     }
@@ -312,6 +322,8 @@ reasons! {
     NoReplica = "no_replica",
     /// No primary is known.
     NoPrimary = "no_primary",
+    /// In a transaction that may write, and has not: `routing.transactions` is "optimistic".
+    Optimistic = "optimistic",
     /// It had been sent before: a replica refused it, or its server was lost.
     Retried = "retried",
     /// A replica refused this text before.
