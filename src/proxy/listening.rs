@@ -40,8 +40,8 @@ impl Client {
         loop {
             // Nothing is under way that a cancel request could mean.
             self.cancels_seen = self.registration.slot.unserved_cancels();
-            let demand = Demand { need: Need::Primary, reason: Reason::Pinned, promise: None, arrived };
-            let mut link = match self.lease(demand, AsksSequences::No, None).await {
+            let demand = Demand { need: Need::Primary, reason: Reason::Pinned, promise: None, arrived, avoid: None };
+            let mut link = match self.lease(demand, AsksSequences::No).await {
                 Ok(link) => link,
                 Err(Denied::Fault(Fault::Cancelled)) => continue,
                 Err(Denied::Fault(fault)) => {
@@ -56,7 +56,7 @@ impl Client {
                 Ok(_) => {
                     link.lease.unnamed = None;
                     link.is_new = false;
-                    self.side.output.unsplit(link.lease.notifications.split());
+                    self.side.output.unsplit(link.take_notifications().unwrap_or_default());
                     self.registration.slot.set_rest(Rest::Resting);
                     self.link = Some(link);
                     break;
