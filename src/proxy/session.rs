@@ -171,6 +171,13 @@ impl Session {
         self.left.effects.intersects(Effects::LASTS) || self.pins.iter().any(|pin| pin.outlives_discard())
     }
 
+    /// From the next inventory on, this is among the pins.
+    pub(super) fn pins_stand(&mut self, pin: Pin) {
+        if !self.standing_pins.contains(&pin) {
+            self.standing_pins.push(pin);
+        }
+    }
+
     /// From now on the session keeps its connection.
     pub(super) fn pin_for_good(&mut self, pin: Pin) {
         if !self.standing_pins.contains(&pin) {

@@ -267,9 +267,7 @@ impl Client {
             link.lease.settings = self.session.settings.clone();
         }
         self.session.settings_changed();
-        let lasting = Pin::lasting(left.effects).filter(|pin| !self.session.standing_pins.contains(pin));
-        let lasting: Vec<Pin> = lasting.collect();
-        self.session.standing_pins.extend(lasting);
+        Pin::lasting(left.effects).for_each(|pin| self.session.pins_stand(pin));
         pins.extend(&self.session.standing_pins);
         if pins != self.session.pins {
             tracing::debug!(?pins, "the session's pins have changed");
