@@ -150,6 +150,12 @@ impl Client {
             TransactionStatus::InTransaction => Transaction::Open,
             TransactionStatus::Failed => Transaction::Failed,
         };
+        if session.left.effects.contains(Effects::CATALOGUE) && transaction.is_idle() {
+            // Before the client hears of it: whoever is told by the client finds it so.
+            shared.catalogue_changed(&who.database);
+            // What has been sent behind it may change it, too.
+            session.left.effects.set(Effects::CATALOGUE, !link.dues.is_empty());
+        }
         let now = Instant::now();
         link.answered = now;
         if link.executing {
@@ -237,9 +243,6 @@ impl Client {
 
     async fn take_inventory(&mut self) -> Result<(), End> {
         let left = std::mem::take(&mut self.session.left);
-        if left.effects.contains(Effects::CATALOGUE) {
-            self.shared.catalogue_changed(&self.who.database);
-        }
         let Some(mut link) = self.link.take() else { return Ok(()) };
         // The client may not have taken all of its reply: that must not be taken for the inventory.
         keep_reply(&mut self.side, &mut link);
@@ -330,9 +333,7 @@ impl Client {
 
     /// Gives the connection back. It is idle, and what the session left on it is known.
     async fn release(&mut self) -> Result<(), End> {
-        if std::mem::take(&mut self.session.left).effects.contains(Effects::CATALOGUE) {
-            self.shared.catalogue_changed(&self.who.database);
-        }
+        self.session.left = Leftovers::default();
         if self.link.as_ref().is_some_and(|link| link.lease.tainted) {
             self.untaint().await?;
         }
