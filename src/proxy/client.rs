@@ -224,6 +224,10 @@ impl Client {
 
     /// While a server works, the next batch can be sent behind the one before it, if it would go to the same place anyway.
     fn join(&mut self) -> Result<bool, End> {
+        if let Some(link) = self.link.as_mut().filter(|link| !link.again.is_empty()) {
+            link.grant = link.again.pop_front_if(|_| link.dues.is_empty()).map_or(Grant::NOTHING, Grant::Bytes);
+            return Ok(link.grant != Grant::NOTHING);
+        }
         let Some(link) = self.link.as_ref() else { return Ok(false) };
         if link.renamed.is_some() || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
             return Ok(false);

@@ -25,13 +25,9 @@ use crate::wire::{HEADER_LEN, SqlState};
 impl Client {
     /// Appends one whole frame to what goes to the server.
     pub(super) fn forward_frame(&mut self, frame: Frame<'_>) -> Result<(), End> {
+        self.begin_deferred();
         let Client { session, link, transaction, shared, verdicts, .. } = self;
         let Some(link) = link.as_mut() else { return Ok(()) };
-        if let Transaction::Deferred(deferred) = transaction {
-            begin(link, &shared.statements, deferred);
-            link.began = Some(deferred.clone());
-            *transaction = Transaction::Open;
-        }
         if link.dues.is_skipping() && frame.tag != frontend::SYNC {
             // The server would ignore it.
             return Ok(());
@@ -83,6 +79,16 @@ impl Client {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A BEGIN that has been answered is sent before whatever comes next.
+    pub(super) fn begin_deferred(&mut self) {
+        let Client { link, transaction, shared, .. } = self;
+        if let (Some(link), Transaction::Deferred(deferred)) = (link.as_mut(), &*transaction) {
+            begin(link, &shared.statements, deferred);
+            link.began = Some(deferred.clone());
+            *transaction = Transaction::Open;
+        }
     }
 
     /// Prepares a statement for the session, and on the server if that does not know it.

@@ -75,7 +75,10 @@ impl Client {
             frontend::TERMINATE => return Err(End::Left),
             // The server has not begun to read them: their turn comes when it has, or they are dropped when it will not.
             frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => return self.early_copy(header),
-            _ if !whole => return self.forward_large(header),
+            _ if !whole => {
+                self.begin_deferred();
+                return self.forward_large(header);
+            }
             _ => {}
         }
         if matches!(header.tag, frontend::QUERY | frontend::FUNCTION_CALL)

@@ -42,6 +42,9 @@ pub(super) struct Link {
     pub grant: Grant,
     /// Batches that can be sent elsewhere: on a replica any; on a primary such as only read.
     pub kept: Kept,
+    /// The lengths of batches that have been sent elsewhere in vain, and are to be sent once more: each when the one before it has been answered, for
+    /// what has to be taught for it depends on that.
+    pub again: VecDeque<usize>,
     /// An error has come since the last ReadyForQuery.
     pub failed: bool,
     /// PREPARE statements under way: the server knows them if no error comes.
@@ -317,6 +320,7 @@ impl Link {
             status: TransactionStatus::Idle,
             grant: Grant::NOTHING,
             kept: Kept::default(),
+            again: VecDeque::new(),
             failed: false,
             preparing: Vec::new(),
             renamed: None,
@@ -411,6 +415,7 @@ impl Link {
             && (self.batch_open || !self.dues.is_skipping())
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
+            && self.again.is_empty()
             && self.copy_in == CopyIn::No
     }
 

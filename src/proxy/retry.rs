@@ -116,7 +116,8 @@ impl Client {
             Ok(link) => {
                 let is_idle = self.transaction.is_idle();
                 let link = self.link.insert(link);
-                link.grant = Grant::Bytes(kept.bytes());
+                link.again = kept.lengths().collect();
+                link.grant = link.again.pop_front().map_or(Grant::NOTHING, Grant::Bytes);
                 (link.executed, link.behind) = (executed, behind);
                 link.is_new = false;
                 match why {

@@ -1,5 +1,6 @@
 //! What a client does in a session, as text: one message a line. See `scripts.txt` for the notation.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -86,10 +87,19 @@ pub(crate) fn segments(steps: &[Step]) -> Vec<Segment> {
     segments
 }
 
+/// A text in which `x{20}` stands for as many of that letter.
+fn long(text: &str) -> Cow<'_, str> {
+    let found = text.split_once("x{").and_then(|(before, rest)| Some((before, rest.split_once('}')?)));
+    let repeated = found.and_then(|(before, (count, after))| {
+        Some(format!("{before}{}{after}", "x".repeat(count.parse().ok()?)).into())
+    });
+    repeated.unwrap_or(text.into())
+}
+
 impl Step {
     pub(crate) fn put(&self, out: &mut BytesMut) {
         match self {
-            Self::Query(text) => f::put_query(out, text.as_bytes()),
+            Self::Query(text) => f::put_query(out, long(text).as_bytes()),
             Self::Parse { name, types, text } => {
                 let mut oids = BytesMut::new();
                 oids.put_u16(u16::try_from(types.len()).expect("few types"));
