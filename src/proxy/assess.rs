@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::adopt;
 use super::batch::Batch;
 use super::client::Client;
 use super::contexts::{Names, SessionContext};
@@ -142,7 +143,13 @@ impl Client {
         for frame in frames(&self.side.fresh()[..batch.len]) {
             let name = match frame.tag {
                 frontend::QUERY if may_name_a_statement(frontend::query(frame.body())?) => return Ok(true),
-                frontend::PARSE => Parse::read(frame.body())?.name,
+                frontend::PARSE => {
+                    let parse = Parse::read(frame.body())?;
+                    if may_name_a_statement(parse.query) {
+                        return Ok(true);
+                    }
+                    parse.name
+                }
                 frontend::BIND => BindHead::parse(frame.body())?.statement,
                 frontend::DESCRIBE | frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
                     (Target::Statement, name) => name,
@@ -254,8 +261,10 @@ impl Client {
         }
         let stamp = self.verdicts.stamp();
         let verdict = self.verdict_within(parse.query, parse.types, assessed);
-        let prepared =
-            SessionStatement { statement: self.prepare(parse, before, assessed.needs.effects), verdict, stamp };
+        // What it executes is its session's, and not anybody's who prepares the same text.
+        let of_session = if adopt::executes(&verdict) { Effects::PINS } else { Effects::empty() };
+        let statement = self.prepare(parse, before, assessed.needs.effects | of_session);
+        let prepared = SessionStatement { statement, verdict, stamp };
         self.add(&prepared.verdict, Protocol::Extended, assessed);
         assessed.names.set(parse.name, Some(prepared.clone()));
         self.session.parsed.push_back(prepared);
@@ -323,6 +332,10 @@ impl Client {
                     assessed.needs.want(Need::Primary, Reason::Prepared);
                     assessed.needs.effects |= Effects::PINS;
                 }
+                Intent::Deallocate { name: Some(ref name) } if session.names.find(name.as_bytes()).is_none() => {
+                    // The server may have it.
+                    assessed.needs.effects |= Effects::UNPINS;
+                }
                 Intent::Deallocate { .. } if !is_tracked => assessed.needs.effects |= Effects::UNPINS,
                 Intent::Own(_) => assessed.own = true,
                 Intent::Session(SessionCommand::ResetAll | SessionCommand::DiscardAll) => assessed.resets = true,
@@ -343,6 +356,10 @@ impl Client {
             {
                 assessed.ends = Some(end);
             }
+        }
+        if !is_tracked && adopt::named(session, classified).next().is_some() {
+            assessed.needs.want(Need::Primary, Reason::Prepared);
+            assessed.needs.effects |= Effects::PINS;
         }
         if classified.statements.is_empty() {
             assessed.needs.want(Need::Read, Reason::Empty);

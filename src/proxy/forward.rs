@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
+use super::adopt;
 use super::assess::{Assessed, Frame};
 use super::client::Client;
 use super::deallocate::{self, Within};
@@ -42,6 +43,11 @@ impl Client {
                 let body = frame.body();
                 let head = BindHead::parse(body)?;
                 deallocate::note_bind(link, session, head);
+                if session.names.have_sql()
+                    && let Some(verdict) = session.names.find(head.statement).map(|known| known.verdict.clone())
+                {
+                    adopt::adopt(link, session, &shared.statements, &verdict);
+                }
                 forward_bind(link, session, head, body.len() - head.rest_at);
                 link.lease.output.extend_from_slice(&body[head.rest_at..]);
             }
@@ -98,7 +104,7 @@ impl Client {
         let taken = taken.map(|known| known.statement.clone());
         let prepared = if taken.is_none() { Some(self.take_parsed(parse)) } else { None };
         let verdict = prepared.as_ref().map_or_else(|| self.verdict_on(parse.query), |known| known.verdict.clone());
-        let Client { session, link, transaction, .. } = self;
+        let Client { session, link, transaction, shared, .. } = self;
         let Some(link) = link.as_mut() else { return Ok(()) };
         if let Some(statement) = taken {
             if is_failed(transaction, link) && !link.lease.statements.knows(statement.id) {
@@ -115,6 +121,7 @@ impl Client {
             return Ok(());
         }
         let Some(prepared) = prepared else { return Ok(()) };
+        adopt::adopt(link, session, &shared.statements, &verdict);
         let id = prepared.statement.id;
         let number = if deallocate::is_one(session, transaction, &verdict) {
             own(link, backend::PARSE_COMPLETE)
@@ -179,6 +186,9 @@ fn forward_query(
         && forward_sql_prepared(link, session, statements, text, &verdict.intent)
     {
         return Ok(());
+    }
+    if is_legible && session.names.have_sql() {
+        adopt::adopt(link, session, statements, &verdicts.of(text));
     }
     let number = push_query(link, session);
     if session.left.forgets_statements && is_legible && deallocate::forgets(&verdicts.of(text)) {

@@ -2,6 +2,7 @@
 //! exchange, settle.
 
 mod accept;
+mod adopt;
 mod assess;
 mod batch;
 mod cancel;
