@@ -2,17 +2,12 @@
 //! names are looked up by the server, and by the time that a text is run they may mean something else than when it was prepared. So the statement is made
 //! the server's own, under the name that the client knows, and is no longer the session's; which keeps its connection for as long as the server has it.
 
-use bytes::BytesMut;
-
+use super::aside;
 use super::link::Link;
 use super::session::Session;
 use super::statements::Statements;
-use crate::decide::session::{Fate, Kind, Origin, quote_identifier};
+use crate::decide::session::{Origin, quote_identifier};
 use crate::decide::sql::{Classified, Intent, Verdict};
-use crate::wire::frontend::{self, BindHead, Parse};
-
-/// The client has no portal of this name.
-const PORTAL: &[u8] = b"pgpilot_adopts";
 
 /// Whether a text executes something prepared by SQL: what it means depends on who runs it.
 pub(super) fn executes(classified: &Classified) -> bool {
@@ -38,19 +33,7 @@ pub(super) fn adopt(link: &mut Link, session: &mut Session, statements: &Stateme
     for name in names {
         let Some((before, after)) = origin(session, &name) else { continue };
         let text = format!("{before}{}{after}", quote_identifier(&name));
-        let origin = Origin::Parse { query: text.as_bytes().into(), types: Box::new([0, 0]) };
-        let id = statements.single(origin).id;
-        let out: &mut BytesMut = &mut link.lease.output;
-        Parse { name: b"", query: text.as_bytes(), types: &[0, 0] }.put(out);
-        BindHead::put(out, PORTAL, b"", 6);
-        out.extend_from_slice(&[0; 6]);
-        frontend::put_execute(out, PORTAL);
-        frontend::put_portal_target(out, frontend::CLOSE, PORTAL);
-        link.lease.unnamed = None;
-        link.dues.push(Kind::Parse(id), Fate::Us);
-        link.dues.push(Kind::Bind, Fate::Us);
-        let number = link.dues.push(Kind::Execute, Fate::Us);
-        link.dues.push(Kind::Close(None), Fate::Us);
+        let number = aside::run(link, statements, &text);
         session.names.change(number, name.as_bytes(), None);
     }
 }
@@ -59,6 +42,6 @@ pub(super) fn adopt(link: &mut Link, session: &mut Session, statements: &Stateme
 fn origin<'a>(session: &'a Session, name: &str) -> Option<(&'a str, &'a str)> {
     match &session.names.find(name.as_bytes())?.statement.origin {
         Origin::Sql { before, after } => Some((before, after)),
-        Origin::Parse { .. } => None,
+        Origin::Parse { .. } | Origin::Large => None,
     }
 }

@@ -11,6 +11,7 @@ use super::batch::BatchEnd;
 use super::deallocate::{Deallocation, Forgetting};
 use super::judged::Executed;
 use super::kept::Kept;
+use super::resets::Resets;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
 use crate::config::Consistency;
@@ -78,6 +79,8 @@ pub(super) struct Link {
     pub forgetful: Vec<Box<[u8]>>,
     /// Those under way: they have the server forget its statements.
     pub forgetting: Vec<Forgetting>,
+    /// What is to be set behind a RESET.
+    pub resets: Resets,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
     /// On a primary: whose lease has to be good for anything to be sent. `None`: pgpilot is alone.
@@ -339,6 +342,7 @@ impl Link {
             deallocation: None,
             forgetful: Vec::new(),
             forgetting: Vec::new(),
+            resets: Resets::default(),
             began: None,
             membership: None,
         }

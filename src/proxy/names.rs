@@ -51,7 +51,7 @@ impl SessionStatement {
     pub(super) fn is_of(&self, parse: Parse<'_>) -> bool {
         match &self.statement.origin {
             Origin::Parse { query, types } => (&**query, &**types) == (parse.query, parse.types),
-            Origin::Sql { .. } => false,
+            Origin::Sql { .. } | Origin::Large => false,
         }
     }
 
@@ -62,6 +62,7 @@ impl SessionStatement {
     fn bytes(&self) -> usize {
         match &self.statement.origin {
             Origin::Parse { query, types } => query.len() + types.len(),
+            Origin::Large => 0,
             Origin::Sql { before, after } => before.len() + after.len(),
         }
     }

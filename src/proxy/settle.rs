@@ -13,6 +13,7 @@ use super::exchange::{Passing, Side, keep_reply};
 use super::fault::End;
 use super::link::{Link, Preparing, Purpose};
 use super::registry::{Quiet, Rest};
+use super::resets;
 use super::scan::Signal;
 use super::sequences;
 use super::session::{Leftovers, Transaction};
@@ -144,6 +145,7 @@ impl Client {
         let Some(link) = link.as_mut() else { return };
         side.batch_answered(link);
         deallocate::settle(link, session);
+        resets::settle(link);
         session.names.decided(link.dues.first());
         *transaction = match status {
             TransactionStatus::Idle => Transaction::Idle,
@@ -153,8 +155,14 @@ impl Client {
         if session.left.effects.contains(Effects::CATALOGUE) && transaction.is_idle() {
             // Before the client hears of it: whoever is told by the client finds it so.
             shared.catalogue_changed(&who.database);
+            if session.left.effects.contains(Effects::DEFAULTS) {
+                shared.defaults_changed();
+            }
             // What has been sent behind it may change it, too.
             session.left.effects.set(Effects::CATALOGUE, !link.dues.is_empty());
+        }
+        if link.failed && transaction.is_idle() {
+            session.did_not_commit();
         }
         let now = Instant::now();
         link.answered = now;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
@@ -167,6 +168,19 @@ impl Shared {
         self.statements.plans_are_stale();
     }
 
+    /// What sessions of a role, or in a database, begin with has been changed: who comes now gets that.
+    pub(super) fn defaults_changed(self: &Arc<Self>) {
+        self.greetings.forget();
+        self.pools.outdate();
+        let shared = self.clone();
+        // A replica may have begun sessions before it has replayed this.
+        tokio::spawn(async move {
+            tokio::time::sleep(REPLAYED).await;
+            shared.greetings.forget();
+            shared.pools.outdate();
+        });
+    }
+
     /// Takes over a changed topology file.
     ///
     /// # Errors
@@ -212,6 +226,9 @@ impl Shared {
         Policy::new(&config.routing, user, database)
     }
 }
+
+/// By then, replicas that are in use have replayed what was committed.
+const REPLAYED: Duration = Duration::from_secs(5);
 
 /// Verdicts are cached for so many databases; a name that does not exist costs nothing for long.
 const MAX_DATABASES: usize = 1024;
@@ -275,6 +292,11 @@ impl Pools {
     pub fn leased(&self, node: NodeId) -> u32 {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
         nodes.get(usize::from(node.0)).and_then(Option::as_ref).map_or(0, |node| node.pool.leased())
+    }
+
+    /// See [`NodePool::outdate`].
+    fn outdate(&self) {
+        self.all().iter().for_each(|(_, pool)| pool.outdate());
     }
 
     /// Every node's pools.

@@ -47,6 +47,7 @@ fn labelled(verdict: &Verdict, label: &str) -> String {
         Intent::End(TransactionEnd::Rollback) => "rollback".to_owned(),
         Intent::End(TransactionEnd::Chain) => "chain".to_owned(),
         Intent::WithinTransaction => "within".to_owned(),
+        Intent::Savepoint(savepoint) => format!("{savepoint:?}"),
         Intent::Session(SessionCommand::Set { names, scope: s }) => format!("set{}({})", scope(*s), names.join(",")),
         Intent::Session(SessionCommand::Reset { name }) => format!("reset({name})"),
         Intent::Session(SessionCommand::ResetAll) => "reset_all".to_owned(),
