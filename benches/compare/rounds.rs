@@ -57,13 +57,15 @@ pub(crate) async fn run(arguments: &Arguments, servers: &Servers, proxies: &[Pro
     Ok(results)
 }
 
-/// Opens the server connections, fills the caches.
+/// Opens the server connections, fills the caches. The first run of each has to log in to three servers for each client, for which
+/// pgpool-II may take seconds.
 async fn warm_up(arguments: &Arguments, servers: &Servers, proxies: &[Proxy]) -> anyhow::Result<()> {
     progress("warming up");
     let clients = arguments.clients.iter().copied().max().unwrap_or(1);
     for proxy in proxies {
-        for &mode in &arguments.modes {
-            measure(servers, proxy, Case { mode, clients, kind: proxy.kind }, Duration::from_secs(1)).await?;
+        for (at, &mode) in arguments.modes.iter().enumerate() {
+            let time = Duration::from_secs(if at == 0 { 6 } else { 1 });
+            measure(servers, proxy, Case { mode, clients, kind: proxy.kind }, time).await?;
         }
     }
     Ok(())
