@@ -395,6 +395,14 @@ impl Link {
         }
     }
 
+    /// A batch has been answered. Returns the names of what was to be prepared in it by SQL, and is not.
+    pub(super) fn failed_prepares(&mut self) -> Vec<Box<[u8]>> {
+        let answered = self.preparing.partition_point(|preparing| preparing.message < self.dues.first());
+        let (statements, failed) = (&mut self.lease.statements, self.failed);
+        let answered = self.preparing.drain(..answered).filter(|_| failed);
+        answered.inspect(|preparing| statements.remove(preparing.id)).map(|preparing| preparing.name).collect()
+    }
+
     /// A PREPARE has failed.
     pub(super) fn forget_prepared(&mut self) {
         for preparing in self.preparing.drain(..) {

@@ -11,7 +11,7 @@ use super::client::Client;
 use super::deallocate;
 use super::exchange::{Passing, Side, keep_reply};
 use super::fault::End;
-use super::link::{Link, Preparing, Purpose};
+use super::link::{Link, Purpose};
 use super::registry::{Quiet, Rest};
 use super::resets;
 use super::scan::Signal;
@@ -23,10 +23,8 @@ use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Pin, Settings,
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, SequenceState, ServerConnection};
 use crate::telemetry::{Count, Direction, Topic};
-use crate::wire::SqlState;
-use crate::wire::backend::Report;
-use crate::wire::backend::{self, TransactionStatus};
-use crate::wire::frontend;
+use crate::wire::backend::{self, Report, TransactionStatus};
+use crate::wire::{SqlState, frontend};
 
 /// Sets what differs between a connection and a session.
 ///
@@ -152,17 +150,8 @@ impl Client {
             TransactionStatus::InTransaction => Transaction::Open,
             TransactionStatus::Failed => Transaction::Failed,
         };
-        if session.left.effects.contains(Effects::CATALOGUE) && transaction.is_idle() {
-            // Before the client hears of it: whoever is told by the client finds it so.
-            shared.catalogue_changed(&who.database);
-            if session.left.effects.contains(Effects::DEFAULTS) {
-                shared.defaults_changed();
-            }
-            // What has been sent behind it may change it, too.
-            session.left.effects.set(Effects::CATALOGUE, !link.dues.is_empty());
-        }
-        if link.failed && transaction.is_idle() {
-            session.did_not_commit();
+        if transaction.is_idle() {
+            session.heed_end(link, shared, &who.database);
         }
         let now = Instant::now();
         link.answered = now;
@@ -204,11 +193,8 @@ impl Client {
                 shared.cluster.journal().note(Topic::Routing, None, note);
             }
         }
-        for Preparing { name, id, .. } in std::mem::take(&mut link.preparing) {
-            if link.failed {
-                link.lease.statements.remove(id);
-                session.names.set(&name, None);
-            }
+        for name in link.failed_prepares() {
+            session.names.set(&name, None);
         }
         if link.dues.is_empty() {
             link.executing = false;
@@ -250,7 +236,10 @@ impl Client {
     }
 
     async fn take_inventory(&mut self) -> Result<(), End> {
-        let left = std::mem::take(&mut self.session.left);
+        let mut left = std::mem::take(&mut self.session.left);
+        left.names.extend(
+            left.effects.contains(Effects::SETTINGS).then(|| self.verdicts.placeholders()).into_iter().flatten(),
+        );
         let Some(mut link) = self.link.take() else { return Ok(()) };
         // The client may not have taken all of its reply: that must not be taken for the inventory.
         keep_reply(&mut self.side, &mut link);

@@ -27,6 +27,7 @@ use crate::config::{Clients, Config, NodeName, PoolMode};
 use crate::coordination::Membership;
 use crate::decide::auth::MockSecret;
 use crate::decide::route::{NodeId, Policy};
+use crate::decide::sql::Effects;
 use crate::net::Stream;
 use crate::net::Target;
 use crate::net::tls::{Acceptor, TlsError};
@@ -161,15 +162,24 @@ impl Shared {
         rows
     }
 
-    /// DDL has been committed in this database.
-    pub(super) fn catalogue_changed(&self, database: &str) {
+    /// Statements with these effects have been committed in this database, or may have been.
+    pub(super) fn heed_ddl(self: &Arc<Self>, effects: Effects, database: &str) {
+        if effects.contains(Effects::CATALOGUE) {
+            self.catalogue_changed(database);
+        }
+        if effects.contains(Effects::DEFAULTS) {
+            self.defaults_changed();
+        }
+    }
+
+    fn catalogue_changed(&self, database: &str) {
         self.catalogues.invalidate(database);
         // Who prepares a statement now gets what the names mean now, and not a plan that no longer fits.
         self.statements.plans_are_stale();
     }
 
     /// What sessions of a role, or in a database, begin with has been changed: who comes now gets that.
-    pub(super) fn defaults_changed(self: &Arc<Self>) {
+    fn defaults_changed(self: &Arc<Self>) {
         self.greetings.forget();
         self.pools.outdate();
         let shared = self.clone();

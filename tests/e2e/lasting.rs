@@ -6,6 +6,7 @@ use tokio_postgres::Client;
 
 use crate::support::proxy::{Proxy, ask, try_ask};
 use crate::support::raw::Raw;
+use crate::support::{LIMIT, wait_for};
 
 const ONE_CONNECTION: &str = "[pool]\nmax_server_connections = 1\n";
 
@@ -130,4 +131,35 @@ async fn sessions_begin_with_what_was_laid_down_for_their_role_last() {
         assert_eq!(told, begins.contains("German"), "{alter}");
         assert_eq!(ask(&proxy.connect().await, show).await, begins, "{alter}");
     }
+}
+
+/// Servers do not list what is an application's own.
+#[tokio::test]
+async fn what_functions_and_blocks_set_follows_its_client() {
+    let proxy = Proxy::with(ONE_CONNECTION).await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    let functions = "CREATE FUNCTION enter(tenant text) RETURNS void LANGUAGE plpgsql AS
+            $$ BEGIN SET work_mem = '5MB'; PERFORM set_config('app.tenant', tenant, false); END $$;
+        CREATE FUNCTION within() RETURNS text LANGUAGE sql SET work_mem = '3MB' AS
+            $$ SELECT current_setting('work_mem') $$";
+    a.batch_execute(functions).await.unwrap();
+    let show = "SELECT current_setting('work_mem') || coalesce(current_setting('app.tenant', true), '')
+        || coalesce(current_setting('app.other', true), '')";
+    wait_for("pgpilot to know the functions", LIMIT, async || {
+        ask(&a, "SELECT enter('42')").await;
+        ask(&a, show).await == "5MB42"
+    })
+    .await;
+    assert_eq!(ask(&b, show).await, "4MB");
+    assert_eq!(ask(&a, show).await, "5MB42");
+    assert_eq!(ask(&a, "SELECT within()").await, "3MB");
+    a.batch_execute("DO $$ BEGIN SET work_mem = '6MB'; SET app.other = 'x'; END $$").await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(ask(&b, show).await, "4MB");
+        assert_eq!(ask(&a, show).await, "6MB42x");
+    }
+    // Undone, as any other.
+    a.batch_execute("BEGIN; SELECT enter('43'); ROLLBACK").await.unwrap();
+    assert_eq!(ask(&b, show).await, "4MB");
+    assert_eq!(ask(&a, show).await, "6MB42x");
 }

@@ -17,9 +17,9 @@ async fn a_setting_whose_name_is_not_in_the_text_follows_its_client_and_nobody_e
         assert_eq!(ask(&b, read).await, "");
         assert_eq!(ask(&a, read).await, "42");
     }
-    // In a function, nobody sees the name: it does not follow, but it does not reach anybody else either.
+    // Where nobody sees the name, it does not follow, but it does not reach anybody else either.
     let function = "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS \
-                    $$ BEGIN PERFORM set_config('app.secret', 'x', false); END $$";
+                    $$ BEGIN PERFORM set_config('app.' || 'secret', 'x', false); END $$";
     a.batch_execute(function).await.unwrap();
     ask(&a, "SELECT f()").await;
     assert_eq!(ask(&b, "SELECT coalesce(current_setting('app.secret', true), '')").await, "");
