@@ -41,16 +41,6 @@ impl Client {
         self.report_loss(&link, why)
     }
 
-    /// The server has ended the connection of a transaction at which nothing was under way: the next statement gets its words.
-    pub(super) fn lose_between_statements(&mut self, report: Report) -> Result<(), End> {
-        let Some(mut link) = self.link.take() else { return Ok(()) };
-        self.shared.cluster.nudge(link.node());
-        tracing::info!(node = link.node().0, why = report.message, "a server connection was lost");
-        self.registration.slot.set_idle();
-        keep_reply(&mut self.side, &mut link);
-        self.report_later(report, &[])
-    }
-
     fn report_loss(&mut self, link: &Link, why: &str) -> Result<(), End> {
         if link.role == LinkRole::Primary && link.executing {
             // It may have been committed: then the session's reads have to show it.

@@ -227,14 +227,9 @@ impl Client {
         let Ok(view) = backend::ErrorView::parse(&message[crate::wire::HEADER_LEN..]) else {
             return self.server_lost("unknown").await;
         };
-        let is_idle = link.is_quiet() && !link.batch_open;
         if is_about_the_session(code) && (!self.transaction.is_idle() || !self.session.pins.is_empty()) {
             // As on the server: the session is over, and is told why.
             return Err(End::Fatal(Box::new(Report { severity: Severity::Fatal, ..said(&view) })));
-        }
-        if is_idle && !self.transaction.is_idle() && self.session.pins.is_empty() {
-            let report = said(&view).hint("The transaction is rolled back, and the session goes on.");
-            return self.lose_between_statements(report);
         }
         let why = format!("{} ({})", view.message, view.code);
         self.server_lost(&why).await

@@ -104,20 +104,21 @@ async fn what_is_prepared_again_after_ddl_works() {
     let proxy = Proxy::with(ONE_CONNECTION).await;
     let (a, b) = (proxy.connect().await, proxy.connect().await);
     a.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
-    let old = a.prepare("SELECT * FROM t").await.unwrap();
+    let text = "/* pgpilot: primary */ SELECT * FROM t";
+    let old = a.prepare(text).await.unwrap();
     a.query_one(&old, &[]).await.unwrap();
     let mut held = Vec::new();
     for columns in 1..=5 {
         b.batch_execute(&format!("ALTER TABLE t ADD c{columns} int")).await.unwrap();
         // Who has not prepared it yet never gets the old plan.
         let new = proxy.connect().await;
-        let statement = new.prepare("SELECT * FROM t").await.unwrap();
+        let statement = new.prepare(text).await.unwrap();
         assert_eq!(new.query_one(&statement, &[]).await.unwrap().len(), columns + 1);
         held.push((new, statement));
     }
     // Who has, gets the error of a server that has it, and gets on by preparing it again.
     assert_eq!(a.query_one(&old, &[]).await.unwrap_err().code().map(|code| code.code()), Some("0A000"));
-    let again = a.prepare("SELECT * FROM t").await.unwrap();
+    let again = a.prepare(text).await.unwrap();
     assert_eq!(a.query_one(&again, &[]).await.unwrap().len(), 6);
 }
 
