@@ -70,7 +70,10 @@ pub(super) fn alter(tokens: Tokens<'_>) -> Verdict {
     let moves_database = tokens.is(1, "database") && tokens.is(3, "set") && tokens.is(4, "tablespace");
     let detaches = tokens.len() > 4 && tokens.is(tokens.len() - 1, "concurrently");
     let alone = if moves_database || detaches { Effects::ALONE } else { Effects::empty() };
-    let verdict = utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE | alone);
+    // ALTER ROLE .. SET, ALTER DATABASE .. RESET
+    let begins = tokens.is_any(1, &["role", "user", "database"]) && tokens.find(3, &["set", "reset"]).is_some();
+    let begins = if begins && !moves_database { Effects::DEFAULTS } else { Effects::empty() };
+    let verdict = utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE | alone | begins);
     let vacates = moves_database || (tokens.is(1, "database") && tokens.find(3, &["rename"]).is_some());
     vacating(verdict, tokens.escaped_name(2).filter(|_| vacates))
 }

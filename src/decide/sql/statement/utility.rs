@@ -2,6 +2,7 @@
 
 use crate::decide::sql::catalogue::Standing;
 use crate::decide::sql::classify::Facts;
+use crate::decide::sql::placeholders::placeholders;
 use crate::decide::sql::tokens::Tokens;
 use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
 
@@ -23,7 +24,8 @@ pub(super) fn anonymous_block(tokens: Tokens<'_>) -> Verdict {
         WORDS.iter().any(|word| body.contains(word))
     };
     let pins = if (1..tokens.len()).any(mentions) { Effects::PINS } else { Effects::empty() };
-    write(Reason::Utility, Effects::SETTINGS | pins | Effects::UNPINS)
+    let settings = (1..tokens.len()).flat_map(|i| placeholders(tokens.raw(i))).collect();
+    Verdict { settings, ..write(Reason::Utility, Effects::SETTINGS | pins | Effects::UNPINS) }
 }
 
 /// CALL procedure(..).
