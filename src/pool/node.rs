@@ -159,6 +159,11 @@ impl NodePool {
         closes.into_iter().for_each(|connection| connection.close());
     }
 
+    /// What servers begin sessions with has changed: connections opened before are closed when nobody has them.
+    pub fn outdate(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Closes what is too old, opens what `min_idle` asks for, and forgets pools that nobody uses; to be called about
     /// once a second.
     pub fn tick(self: &Arc<Self>) {

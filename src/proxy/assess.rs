@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::adopt;
 use super::batch::Batch;
 use super::client::Client;
 use super::contexts::{Names, SessionContext};
-use super::fault::End;
 use super::forward::may_name_a_statement;
 use super::judged::{Executed, Judged};
 use super::names::SessionStatement;
 use super::session::{Texts, Transaction};
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin, Statement};
-use crate::decide::sql::{Classified, Effects, Intent, Reason, SessionCommand, TransactionEnd};
+use crate::decide::sql::{Classified, Effects, Intent, Reason, Savepoint, SessionCommand, TransactionEnd, Verdict};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
-use crate::wire::{HEADER_LEN, Header};
+use crate::wire::{HEADER_LEN, Header, WireError};
 
 /// What a batch is, besides what it needs.
 #[derive(Default)]
@@ -31,6 +31,8 @@ pub(super) struct Assessed {
     pub resets: bool,
     /// It ends a transaction.
     pub ends: Option<TransactionEnd>,
+    /// What it does with savepoints, if pgpilot's own settings have been changed in the transaction.
+    pub savepoints: Vec<Savepoint>,
     /// It has statements of pgpilot's own, or such as pgpilot may answer.
     pub own: bool,
     /// The verdict on a Query.
@@ -121,20 +123,28 @@ fn custom_setting(value: &[u8]) -> Option<Box<str>> {
 
 impl Client {
     /// Looks at the frames in `bytes`, which are about to be sent for the first time.
-    pub(super) fn assess(&mut self, bytes: &[u8]) -> Result<Assessed, End> {
+    pub(super) fn assess(&mut self, bytes: &[u8]) -> Assessed {
         let mut assessed = Assessed::default();
         self.session.parsed.clear();
         for frame in frames(bytes) {
-            self.assess_frame(frame, &mut assessed)?;
+            self.assess_frame(frame, &mut assessed);
         }
-        Ok(assessed)
+        assessed
     }
 
     /// Whether what a batch means, or what its server has to be taught for it, depends on batches that have not been answered yet: servers skip what stands
     /// behind an error.
-    pub(super) fn hangs_on_an_outcome(&self, batch: Batch) -> Result<bool, End> {
+    pub(super) fn hangs_on_an_outcome(&self, batch: Batch) -> bool {
+        // Of what is malformed, the server's answer is awaited.
+        self.hangs_on(batch).unwrap_or(true)
+    }
+
+    fn hangs_on(&self, batch: Batch) -> Result<bool, WireError> {
         let Some(link) = self.link.as_ref() else { return Ok(false) };
         let (names, first, teaching) = (&self.session.names, link.dues.first(), link.dues.is_teaching());
+        if self.may_fail_a_parse(batch)? {
+            return Ok(true);
+        }
         if !teaching && !names.are_in_flux(first) {
             return Ok(false);
         }
@@ -142,7 +152,13 @@ impl Client {
         for frame in frames(&self.side.fresh()[..batch.len]) {
             let name = match frame.tag {
                 frontend::QUERY if may_name_a_statement(frontend::query(frame.body())?) => return Ok(true),
-                frontend::PARSE => Parse::read(frame.body())?.name,
+                frontend::PARSE => {
+                    let parse = Parse::read(frame.body())?;
+                    if may_name_a_statement(parse.query) {
+                        return Ok(true);
+                    }
+                    parse.name
+                }
                 frontend::BIND => BindHead::parse(frame.body())?.statement,
                 frontend::DESCRIBE | frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
                     (Target::Statement, name) => name,
@@ -167,21 +183,41 @@ impl Client {
         Ok(false)
     }
 
-    pub(super) fn assess_frame(&mut self, frame: Frame<'_>, assessed: &mut Assessed) -> Result<(), End> {
+    /// Whether a server may refuse a Parse in a batch because what it works at fails a transaction: if it knows the statement, it is not asked.
+    fn may_fail_a_parse(&self, batch: Batch) -> Result<bool, WireError> {
+        let parses = frames(&self.side.fresh()[..batch.len]).filter(|frame| frame.tag == frontend::PARSE);
+        for parse in parses {
+            if !Parse::read(parse.body())?.name.is_empty() {
+                let mut under_way = self.link.iter().flat_map(|link| link.executed.iter().chain(&link.behind));
+                return Ok(!self.transaction.is_idle() || under_way.any(Executed::begins));
+            }
+        }
+        Ok(false)
+    }
+
+    pub(super) fn assess_frame(&mut self, frame: Frame<'_>, assessed: &mut Assessed) {
+        if self.assess_sound(frame, assessed).is_err() {
+            // It fails wherever it goes.
+            assessed.executes = true;
+            assessed.needs.want(Need::Read, Reason::Empty);
+        }
+    }
+
+    fn assess_sound(&mut self, frame: Frame<'_>, assessed: &mut Assessed) -> Result<(), WireError> {
         match frame.tag {
             frontend::QUERY => {
                 let text = frontend::query(frame.body())?;
                 let verdict = self.verdict_within(text, &[], assessed);
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
-                assessed.executed.add(&verdict);
+                self.note_executed(&verdict, assessed);
                 assessed.query = Some(verdict);
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed),
             frontend::BIND => {
                 let head = BindHead::parse(frame.body())?;
                 if let Some(verdict) = self.add_statement(head.statement, assessed) {
-                    assessed.executed.add(&verdict);
+                    self.note_executed(&verdict, assessed);
                 }
                 assessed.executes = true;
                 if assessed.needs.effects.contains(Effects::SETTINGS) {
@@ -213,6 +249,9 @@ impl Client {
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
+            frontend::SYNC | frontend::FLUSH if !frame.body().is_empty() => {
+                return Err(WireError::Field(char::from(frame.tag)));
+            }
             frontend::FUNCTION_CALL => {
                 (assessed.executes, assessed.writes, assessed.exceeds_reads) = (true, true, true);
                 assessed.needs.want(Need::Primary, Reason::FunctionCall);
@@ -222,6 +261,17 @@ impl Client {
             _ => {}
         }
         Ok(())
+    }
+
+    fn note_executed(&self, judged: &Arc<Judged>, assessed: &mut Assessed) {
+        assessed.executed.add(judged);
+        if self.session.afterwards.is_some() {
+            let of = |verdict: &Verdict| match &verdict.intent {
+                Intent::Savepoint(savepoint) => Some(savepoint.clone()),
+                _ => None,
+            };
+            assessed.savepoints.extend(judged.statements.iter().filter_map(of));
+        }
     }
 
     /// The verdict on a text of this session's that comes behind what has been assessed. `types`: of its parameters.
@@ -256,8 +306,10 @@ impl Client {
         }
         let stamp = self.verdicts.stamp();
         let verdict = self.verdict_within(parse.query, parse.types, assessed);
-        let prepared =
-            SessionStatement { statement: self.prepare(parse, before, assessed.needs.effects), verdict, stamp };
+        // What it executes is its session's, and not anybody's who prepares the same text.
+        let of_session = if adopt::executes(&verdict) { Effects::PINS } else { Effects::empty() };
+        let statement = self.prepare(parse, before, assessed.needs.effects | of_session);
+        let prepared = SessionStatement { statement, verdict, stamp };
         self.add(&prepared.verdict, Protocol::Extended, assessed);
         assessed.names.set(parse.name, Some(prepared.clone()));
         self.session.parsed.push_back(prepared);
@@ -304,7 +356,7 @@ impl Client {
         // What is known of functions has changed since, or what names mean: judge it anew.
         let verdict = match &known.statement.origin {
             Origin::Parse { query, types } => self.verdict_within(query, types, assessed),
-            Origin::Sql { .. } => verdict,
+            Origin::Sql { .. } | Origin::Large => verdict,
         };
         if within.is_none() {
             self.session.names.renew(name, verdict.clone(), stamp);
@@ -325,6 +377,10 @@ impl Client {
                     assessed.needs.want(Need::Primary, Reason::Prepared);
                     assessed.needs.effects |= Effects::PINS;
                 }
+                Intent::Deallocate { name: Some(ref name) } if session.names.find(name.as_bytes()).is_none() => {
+                    // The server may have it.
+                    assessed.needs.effects |= Effects::UNPINS;
+                }
                 Intent::Deallocate { .. } if !is_tracked => assessed.needs.effects |= Effects::UNPINS,
                 Intent::Own(_) => assessed.own = true,
                 Intent::Session(SessionCommand::ResetAll | SessionCommand::DiscardAll) => assessed.resets = true,
@@ -334,7 +390,7 @@ impl Client {
                 verdict.object.iter().for_each(|database| self.shared.pools.vacate(database));
             }
             assessed.writes |= match &verdict.intent {
-                Intent::Write | Intent::WithinTransaction => true,
+                Intent::Write | Intent::WithinTransaction | Intent::Savepoint(_) => true,
                 Intent::Execute { name, .. } => prepared(name).is_none_or(|inner| inner.intent != Intent::Read),
                 _ => false,
             };
@@ -348,6 +404,10 @@ impl Client {
             {
                 assessed.ends = Some(end);
             }
+        }
+        if !is_tracked && adopt::named(session, classified).next().is_some() {
+            assessed.needs.want(Need::Primary, Reason::Prepared);
+            assessed.needs.effects |= Effects::PINS;
         }
         if classified.statements.is_empty() {
             assessed.needs.want(Need::Read, Reason::Empty);

@@ -94,13 +94,12 @@ impl Client {
             let input = std::mem::take(&mut self.side.input);
             let assessed = self.assess(&input[..batch.len]);
             self.side.input = input;
-            assessed?
+            assessed
         };
         self.flush_output().await?;
         if self.transaction.is_idle() {
             self.session.settle_own_settings();
         }
-        self.foresee_own_settings(&assessed);
         if let Some(report) = self.session.untold.take() {
             return self.refuse(batch, &report);
         }
@@ -126,6 +125,7 @@ impl Client {
 
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
+        self.foresee_own_settings(&assessed);
         self.keep(batch, &assessed);
         self.session.note_left(&mut assessed.needs);
         if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
@@ -207,17 +207,15 @@ impl Client {
         let input = std::mem::take(&mut self.side.input);
         let fresh = &input[self.side.kept..self.side.kept + granted];
         let mut used = 0;
-        let mut result = Ok(());
         for frame in frames(fresh) {
-            result = self.forward_frame(frame);
+            self.forward_frame(frame);
             used += frame.bytes.len();
             let full = self.link.as_ref().is_some_and(|link| link.lease.output.len() > SERVER_OUTPUT_MAX);
-            if result.is_err() || full {
+            if full {
                 break;
             }
         }
         self.side.input = input;
-        result?;
         let Some(link) = self.link.as_mut() else { return Ok(false) };
         link.grant = Grant::Bytes(granted - used);
         if link.kept.is_empty() {
@@ -230,8 +228,12 @@ impl Client {
 
     /// While a server works, the next batch can be sent behind the one before it, if it would go to the same place anyway.
     fn join(&mut self) -> Result<bool, End> {
+        if let Some(link) = self.link.as_mut().filter(|link| !link.again.is_empty()) {
+            link.grant = link.again.pop_front_if(|_| link.dues.is_empty()).map_or(Grant::NOTHING, Grant::Bytes);
+            return Ok(link.grant != Grant::NOTHING);
+        }
         let Some(link) = self.link.as_ref() else { return Ok(false) };
-        if link.renamed.is_some() || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
+        if link.renamed.is_some() || link.resets.are_open() || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
             return Ok(false);
         }
         let (role, continues) = (link.role, link.batch_open);
@@ -245,13 +247,12 @@ impl Client {
         };
         // A batch has the same outcome as its beginning, unless that follows another batch.
         let follows = !continues || link.dues.batches() > 0;
-        if !joins || (follows && self.hangs_on_an_outcome(batch)?) {
+        if !joins || (follows && self.hangs_on_an_outcome(batch)) {
             return Ok(false);
         }
         let input = std::mem::take(&mut self.side.input);
         let assessed = self.assess(&input[self.side.kept..self.side.kept + batch.len]);
         self.side.input = input;
-        let assessed = assessed?;
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
         }

@@ -5,11 +5,11 @@
 use bytes::BytesMut;
 
 use super::assess::Frame;
-use super::fault::End;
 use super::link::Link;
 use super::session::{Session, Transaction};
 use crate::decide::session::{Fate, Forgotten, Kind};
 use crate::decide::sql::{Classified, Intent, SessionCommand, Verdict};
+use crate::wire::WireError;
 use crate::wire::backend::{self, TransactionStatus};
 use crate::wire::frontend::{self, BindHead, Target};
 
@@ -104,7 +104,7 @@ pub(super) fn answer(
     session: &mut Session,
     transaction: &Transaction,
     frame: Frame<'_>,
-) -> Result<bool, End> {
+) -> Result<bool, WireError> {
     if matches!(transaction, Transaction::Failed) {
         return Ok(false);
     }
@@ -131,7 +131,7 @@ pub(super) fn answer(
     Ok(true)
 }
 
-fn answer_target(link: &mut Link, session: &Session, frame: Frame<'_>) -> Result<bool, End> {
+fn answer_target(link: &mut Link, session: &Session, frame: Frame<'_>) -> Result<bool, WireError> {
     let (what, name) = frontend::target(frame.tag, frame.body())?;
     let waits = link.deallocation.as_ref().is_some_and(|waiting| *waiting.portal == *name);
     match (frame.tag, what) {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
+use super::adopt;
 use super::assess::{Assessed, Frame};
 use super::client::Client;
 use super::deallocate::{self, Within};
-use super::fault::End;
+use super::judged::Judged;
 use super::link::{Link, Preparing, Purpose};
 use super::names::{MAX_BYTES, MAX_STATEMENTS, SessionStatement};
 use super::own::name_taken;
+use super::resets;
 use super::reword::Renamed;
 use super::session::{Deferred, Session, Texts, Transaction};
 use super::statements::Statements;
@@ -20,18 +22,24 @@ use crate::decide::session::{Fate, Kind, Origin, ServerName, Statement, Statemen
 use crate::decide::sql::{Classified, Effects, Intent};
 use crate::wire::backend::{self, Report};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
-use crate::wire::{HEADER_LEN, SqlState};
+use crate::wire::{HEADER_LEN, SqlState, WireError};
 
 impl Client {
-    /// Appends one whole frame to what goes to the server.
-    pub(super) fn forward_frame(&mut self, frame: Frame<'_>) -> Result<(), End> {
+    /// Appends one whole frame to what goes to the server. What is malformed goes there as it is: it says what is wrong with it, and how it goes on.
+    pub(super) fn forward_frame(&mut self, frame: Frame<'_>) {
+        self.begin_deferred();
+        if self.forward_sound(frame).is_err()
+            && let Some(link) = self.link.as_mut()
+        {
+            pass(link, frame, if frame.tag == frontend::QUERY { Kind::Query } else { Kind::Describe });
+        }
+    }
+
+    /// # Errors
+    /// The frame is malformed, and nothing has been done about it.
+    fn forward_sound(&mut self, frame: Frame<'_>) -> Result<(), WireError> {
         let Client { session, link, transaction, shared, verdicts, .. } = self;
         let Some(link) = link.as_mut() else { return Ok(()) };
-        if let Transaction::Deferred(deferred) = transaction {
-            begin(link, &shared.statements, deferred);
-            link.began = Some(deferred.clone());
-            *transaction = Transaction::Open;
-        }
         if link.dues.is_skipping() && frame.tag != frontend::SYNC {
             // The server would ignore it.
             return Ok(());
@@ -40,12 +48,24 @@ impl Client {
             return Ok(());
         }
         match frame.tag {
-            frontend::QUERY => forward_query(link, session, &shared.statements, verdicts, frame)?,
+            frontend::QUERY => {
+                let text = frontend::query(frame.body())?;
+                let verdict = forward_query(link, session, &shared.statements, verdicts, text);
+                if let Some(verdict) = verdict {
+                    resets::note_query(link, session, transaction, &verdict);
+                }
+            }
             frontend::PARSE => self.forward_parse(frame)?,
             frontend::BIND => {
                 let body = frame.body();
                 let head = BindHead::parse(body)?;
                 deallocate::note_bind(link, session, head);
+                resets::note_bind(link, session, head);
+                if session.names.have_sql()
+                    && let Some(verdict) = session.names.find(head.statement).map(|known| known.verdict.clone())
+                {
+                    adopt::adopt(link, session, &shared.statements, &verdict);
+                }
                 forward_bind(link, session, head, body.len() - head.rest_at);
                 link.lease.output.extend_from_slice(&body[head.rest_at..]);
             }
@@ -72,6 +92,7 @@ impl Client {
                 if deallocate::is_forgetful(link, frame) {
                     deallocate::forget(link, session, number, Within::Portal);
                 }
+                resets::note_execute(link, &shared.statements, frame);
             }
             frontend::SYNC => forward_plain(link, frame, Kind::Sync),
             frontend::FUNCTION_CALL => {
@@ -79,20 +100,31 @@ impl Client {
                 forward_plain(link, frame, Kind::Call);
             }
             // Flush; a CopyData that comes too late is dropped, as the server would.
+            frontend::FLUSH if !frame.body().is_empty() => return Err(WireError::Field(char::from(frame.tag))),
             frontend::FLUSH => link.lease.output.extend_from_slice(frame.bytes),
             _ => {}
         }
         Ok(())
     }
 
+    /// A BEGIN that has been answered is sent before whatever comes next.
+    pub(super) fn begin_deferred(&mut self) {
+        let Client { link, transaction, shared, .. } = self;
+        if let (Some(link), Transaction::Deferred(deferred)) = (link.as_mut(), &*transaction) {
+            begin(link, &shared.statements, deferred);
+            link.began = Some(deferred.clone());
+            *transaction = Transaction::Open;
+        }
+    }
+
     /// Prepares a statement for the session, and on the server if that does not know it.
-    fn forward_parse(&mut self, frame: Frame<'_>) -> Result<(), End> {
+    fn forward_parse(&mut self, frame: Frame<'_>) -> Result<(), WireError> {
         let parse = Parse::read(frame.body())?;
         let taken = self.session.names.find(parse.name).filter(|_| !parse.name.is_empty());
         let taken = taken.map(|known| known.statement.clone());
         let prepared = if taken.is_none() { Some(self.take_parsed(parse)) } else { None };
         let verdict = prepared.as_ref().map_or_else(|| self.verdict_on(parse.query), |known| known.verdict.clone());
-        let Client { session, link, transaction, .. } = self;
+        let Client { session, link, transaction, shared, .. } = self;
         let Some(link) = link.as_mut() else { return Ok(()) };
         if let Some(statement) = taken {
             if is_failed(transaction, link) && !link.lease.statements.knows(statement.id) {
@@ -109,6 +141,7 @@ impl Client {
             return Ok(());
         }
         let Some(prepared) = prepared else { return Ok(()) };
+        adopt::adopt(link, session, &shared.statements, &verdict);
         let id = prepared.statement.id;
         let number = if deallocate::is_one(session, transaction, &verdict) {
             own(link, backend::PARSE_COMPLETE)
@@ -134,12 +167,12 @@ impl Client {
     }
 
     /// Assesses and forwards a frame of a batch whose end was not in sight when it was routed.
-    pub(super) fn forward_unseen(&mut self, frame: Frame<'_>) -> Result<(), End> {
+    pub(super) fn forward_unseen(&mut self, frame: Frame<'_>) {
         if frame.tag != frontend::SYNC && self.link.as_ref().is_some_and(|link| link.dues.is_skipping()) {
-            return Ok(());
+            return;
         }
         let mut assessed = Assessed::default();
-        self.assess_frame(frame, &mut assessed)?;
+        self.assess_frame(frame, &mut assessed);
         if let Some(link) = self.link.as_mut() {
             link.note_end(&assessed, &self.transaction);
             link.take_up(std::mem::take(&mut assessed.executed));
@@ -148,7 +181,7 @@ impl Client {
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
         }
-        self.forward_frame(frame)
+        self.forward_frame(frame);
     }
 }
 
@@ -157,29 +190,34 @@ pub(super) fn may_name_a_statement(text: &[u8]) -> bool {
     text.trim_ascii_start().first().is_some_and(|first| b"pPeEcC-/".contains(first))
 }
 
+/// Returns the verdict, if it had to be looked at.
 fn forward_query(
     link: &mut Link,
     session: &mut Session,
     statements: &Statements,
     verdicts: &Verdicts,
-    frame: Frame<'_>,
-) -> Result<(), End> {
+    text: &[u8],
+) -> Option<Arc<Judged>> {
     link.executing = true;
-    let text = frontend::query(frame.body())?;
     let is_legible = session.texts == Texts::Legible;
     if is_legible
         && may_name_a_statement(text)
         && let [verdict] = &*verdicts.of(text).statements
         && forward_sql_prepared(link, session, statements, text, &verdict.intent)
     {
-        return Ok(());
+        return None;
+    }
+    let counts = session.names.have_sql() || session.left.forgets_statements || session.left.resets;
+    let verdict = (is_legible && counts).then(|| verdicts.of(text));
+    if let Some(verdict) = &verdict {
+        adopt::adopt(link, session, statements, verdict);
     }
     let number = push_query(link, session);
-    if session.left.forgets_statements && is_legible && deallocate::forgets(&verdicts.of(text)) {
+    if verdict.as_ref().is_some_and(|verdict| deallocate::forgets(verdict)) {
         deallocate::forget(link, session, number, Within::Query);
     }
-    link.lease.output.extend_from_slice(frame.bytes);
-    Ok(())
+    frontend::put_query(&mut link.lease.output, text);
+    verdict
 }
 
 fn forward_plain(link: &mut Link, frame: Frame<'_>, kind: Kind) {
@@ -206,7 +244,7 @@ fn push_query(link: &mut Link, session: &mut Session) -> u64 {
 }
 
 /// The server is made to fail here, so that it is in the same state as a server that had failed by itself, and the client is told `report`.
-fn fail(link: &mut Link, report: &Report) {
+pub(super) fn fail(link: &mut Link, report: &Report) {
     let mut message = BytesMut::new();
     report.put(&mut message);
     frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, NOBODY);
@@ -256,6 +294,8 @@ fn teach(link: &mut Link, statement: &Arc<Statement>) {
             Parse { name: name.as_bytes(), query, types }.put(&mut link.lease.output);
             link.dues.push(Kind::Parse(statement.id), Fate::Us);
         }
+        // It has no name, so it is never taught to anybody.
+        Origin::Large => {}
         Origin::Sql { before, after } => {
             frontend::put_query(&mut link.lease.output, format!("{before}{}{after}", name.as_str()).as_bytes());
             link.dues.push(Kind::Prepare(statement.id), Fate::Us);
@@ -311,9 +351,11 @@ fn known_name(link: &mut Link, session: &Session, name: &[u8]) -> Option<ServerN
         teach(link, statement);
         return Some(server_name(statement.id));
     }
-    if link.lease.unnamed != Some(statement.id)
-        && let Origin::Parse { query, types } = &statement.origin
-    {
+    if link.lease.unnamed != Some(statement.id) {
+        let Origin::Parse { query, types } = &statement.origin else {
+            fail(link, &no_such_statement(name));
+            return None;
+        };
         Parse { name: b"", query, types }.put(&mut link.lease.output);
         link.dues.push(Kind::Parse(statement.id), Fate::Us);
         link.lease.unnamed = Some(statement.id);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::decide::sql::{Classified, Depends, Reason};
+use crate::decide::sql::{Classified, Depends, Intent, Reason, Verdict};
 use crate::telemetry::Served;
 
 /// The verdict on a text, or on all texts of one shape.
@@ -98,6 +98,12 @@ impl Executed {
             Some(_) if has_room => self.more.push((judged.clone(), times)),
             Some(_) => {}
         }
+    }
+
+    /// Whether there is a statement among them that begins a transaction.
+    pub(super) fn begins(&self) -> bool {
+        let begins = |verdict: &Verdict| matches!(verdict.intent, Intent::Begin(_));
+        self.first.iter().chain(&self.more).any(|(judged, _)| judged.statements.iter().any(begins))
     }
 
     /// The batch has been answered.

@@ -42,11 +42,6 @@ impl Kept {
         !self.behind.is_empty()
     }
 
-    /// Bytes of all of them.
-    pub(super) fn bytes(&self) -> usize {
-        self.lengths().sum()
-    }
-
     pub(super) fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
         self.first.into_iter().chain(self.behind.iter().copied())
     }
@@ -113,7 +108,7 @@ mod tests {
         let mut kept = Kept::default();
         assert!(kept.is_empty() && kept.pop().is_none());
         [3, 5, 7].into_iter().for_each(|length| kept.push(length, Content::Reads));
-        assert_eq!((kept.bytes(), kept.has_more(), kept.are_reads()), (15, true, true));
+        assert_eq!((kept.lengths().sum::<usize>(), kept.has_more(), kept.are_reads()), (15, true, true));
         assert_eq!((kept.pop(), kept.pop(), kept.has_more()), (Some(3), Some(5), false));
         kept.push(9, Content::Anything);
         assert_eq!((kept.lengths().collect::<Vec<_>>(), kept.are_reads()), (vec![7, 9], false));

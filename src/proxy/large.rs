@@ -1,15 +1,19 @@
 //! What does not fit into a buffer: COPY data, batches without an end in sight, messages larger than memory should hold. It streams through.
 
+use std::sync::Arc;
+
 use bytes::Buf;
 
 use super::assess::Frame;
 use super::client::Client;
 use super::exchange::{CLIENT_INPUT_MAX, Passing, SERVER_OUTPUT_MAX};
 use super::fault::End;
-use super::forward::{forward_bind, put_header};
+use super::forward::{fail, forward_bind, put_header};
 use super::link::{CopyIn, Grant};
-use crate::decide::session::{Fate, Kind};
-use crate::decide::sql::Effects;
+use super::names::SessionStatement;
+use crate::decide::session::{Fate, Kind, Origin};
+use crate::decide::sql::{Classified, Effects, Reason};
+use crate::wire::backend::Report;
 use crate::wire::frontend::{self, BindHead};
 use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
 
@@ -75,7 +79,10 @@ impl Client {
             frontend::TERMINATE => return Err(End::Left),
             // The server has not begun to read them: their turn comes when it has, or they are dropped when it will not.
             frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL => return self.early_copy(header),
-            _ if !whole => return self.forward_large(header),
+            _ if !whole => {
+                self.begin_deferred();
+                return self.forward_large(header);
+            }
             _ => {}
         }
         if matches!(header.tag, frontend::QUERY | frontend::FUNCTION_CALL)
@@ -84,7 +91,7 @@ impl Client {
             link.note_query_within();
         }
         let frame = self.side.input.split_to(header.frame_len());
-        self.forward_unseen(Frame { tag: header.tag, bytes: &frame })?;
+        self.forward_unseen(Frame { tag: header.tag, bytes: &frame });
         let ends = matches!(header.tag, frontend::SYNC | frontend::QUERY | frontend::FUNCTION_CALL);
         // After an error the server ignores everything but a Sync.
         if ends && self.link.as_ref().is_some_and(|link| !link.dues.is_skipping()) {
@@ -157,12 +164,33 @@ impl Client {
     }
 
     fn make_room_for_parse(&mut self, header: Header) -> Result<bool, End> {
-        if header.frame_len() > MAX_PREPARED {
-            let message = format!("a prepared statement may have {MAX_PREPARED} bytes at most");
-            return Err(End::fatal(SqlState::PROGRAM_LIMIT_EXCEEDED, message));
+        if header.frame_len() <= MAX_PREPARED {
+            self.side.input_limit = header.frame_len().max(CLIENT_INPUT_MAX);
+            return Ok(false);
         }
-        self.side.input_limit = header.frame_len().max(CLIENT_INPUT_MAX);
-        Ok(false)
+        let is_unnamed = match self.side.fresh().get(HEADER_LEN) {
+            None => return Ok(false),
+            Some(first) => *first == 0,
+        };
+        let stamp = self.verdicts.stamp();
+        let Client { session, link, shared, .. } = self;
+        let Some(link) = link.as_mut() else { return Ok(false) };
+        if link.dues.is_skipping() || !is_unnamed {
+            if !link.dues.is_skipping() {
+                fail(link, &too_large(header));
+            }
+            self.drop_frame(header);
+            return Ok(true);
+        }
+        // Nobody looks at it, and nobody else can be sent it: whatever it is, it is run where it is now.
+        let statement = Arc::new(shared.statements.single(Origin::Large));
+        link.lease.unnamed = Some(statement.id);
+        session.left.effects |= Effects::ANYTHING;
+        let number = link.dues.push(Kind::Parse(statement.id), Fate::Client);
+        let verdict = Arc::new(Classified::opaque(Reason::TooLarge).into());
+        session.names.change(number, b"", Some(SessionStatement { statement, verdict, stamp }));
+        self.stream_frame(header);
+        Ok(true)
     }
 
     /// Forwards a frame as it is, as much of it as has come.
@@ -174,4 +202,11 @@ impl Client {
             self.side.rest = Passing::Forward(header.body);
         }
     }
+}
+
+fn too_large(header: Header) -> Report {
+    let message = format!("a prepared statement with a name may have {MAX_PREPARED} bytes at most");
+    Report::error(SqlState::PROGRAM_LIMIT_EXCEEDED, message)
+        .detail(format!("It has {}.", header.body))
+        .hint("Without a name, it may have any length.")
 }

@@ -11,6 +11,7 @@ use super::batch::BatchEnd;
 use super::deallocate::{Deallocation, Forgetting};
 use super::judged::Executed;
 use super::kept::Kept;
+use super::resets::Resets;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
 use super::venture::Trace;
@@ -45,6 +46,9 @@ pub(super) struct Link {
     pub grant: Grant,
     /// Batches that can be sent elsewhere: on a replica any; on a primary such as only read.
     pub kept: Kept,
+    /// The lengths of batches that have been sent elsewhere in vain, and are to be sent once more: each when the one before it has been answered, for
+    /// what has to be taught for it depends on that.
+    pub again: VecDeque<usize>,
     /// An error has come since the last ReadyForQuery.
     pub failed: bool,
     /// PREPARE statements under way: the server knows them if no error comes.
@@ -78,6 +82,8 @@ pub(super) struct Link {
     pub forgetful: Vec<Box<[u8]>>,
     /// Those under way: they have the server forget its statements.
     pub forgetting: Vec<Forgetting>,
+    /// What is to be set behind a RESET.
+    pub resets: Resets,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
     /// Watches the reply to the batch under way, should its transaction have to go on elsewhere.
@@ -323,6 +329,7 @@ impl Link {
             status: TransactionStatus::Idle,
             grant: Grant::NOTHING,
             kept: Kept::default(),
+            again: VecDeque::new(),
             failed: false,
             preparing: Vec::new(),
             renamed: None,
@@ -341,6 +348,7 @@ impl Link {
             deallocation: None,
             forgetful: Vec::new(),
             forgetting: Vec::new(),
+            resets: Resets::default(),
             began: None,
             trace: None,
             membership: None,
@@ -394,6 +402,14 @@ impl Link {
         }
     }
 
+    /// A batch has been answered. Returns the names of what was to be prepared in it by SQL, and is not.
+    pub(super) fn failed_prepares(&mut self) -> Vec<Box<[u8]>> {
+        let answered = self.preparing.partition_point(|preparing| preparing.message < self.dues.first());
+        let (statements, failed) = (&mut self.lease.statements, self.failed);
+        let answered = self.preparing.drain(..answered).filter(|_| failed);
+        answered.inspect(|preparing| statements.remove(preparing.id)).map(|preparing| preparing.name).collect()
+    }
+
     /// A PREPARE has failed.
     pub(super) fn forget_prepared(&mut self) {
         for preparing in self.preparing.drain(..) {
@@ -418,6 +434,7 @@ impl Link {
             && (self.batch_open || !self.dues.is_skipping())
             && self.lease.output.is_empty()
             && self.grant == Grant::NOTHING
+            && self.again.is_empty()
             && self.copy_in == CopyIn::No
     }
 

@@ -2,6 +2,8 @@
 //! exchange, settle.
 
 mod accept;
+mod adopt;
+mod aside;
 mod assess;
 mod batch;
 mod cancel;
@@ -30,6 +32,7 @@ mod own_settings;
 mod recent;
 mod recipe;
 mod registry;
+mod resets;
 mod retry;
 mod reword;
 mod scan;

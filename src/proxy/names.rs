@@ -18,6 +18,8 @@ pub(super) struct Names {
     changes: VecDeque<Change>,
     /// What the named ones take.
     bytes: usize,
+    /// How many of them have been prepared by SQL.
+    of_sql: usize,
 }
 
 /// Something that the client has prepared.
@@ -49,13 +51,18 @@ impl SessionStatement {
     pub(super) fn is_of(&self, parse: Parse<'_>) -> bool {
         match &self.statement.origin {
             Origin::Parse { query, types } => (&**query, &**types) == (parse.query, parse.types),
-            Origin::Sql { .. } => false,
+            Origin::Sql { .. } | Origin::Large => false,
         }
+    }
+
+    fn is_of_sql(&self) -> bool {
+        matches!(self.statement.origin, Origin::Sql { .. })
     }
 
     fn bytes(&self) -> usize {
         match &self.statement.origin {
             Origin::Parse { query, types } => query.len() + types.len(),
+            Origin::Large => 0,
             Origin::Sql { before, after } => before.len() + after.len(),
         }
     }
@@ -73,6 +80,11 @@ impl Names {
             let was = |change: &&Change| change.before.as_ref().is_some_and(|before| before.statement.id == id);
             self.changes.iter().find(was).map(|change| &*change.name)
         })
+    }
+
+    /// Whether some of them have been prepared by SQL, as few sessions do.
+    pub(super) fn have_sql(&self) -> bool {
+        self.of_sql > 0
     }
 
     /// Whether one more named statement, `more` bytes long, is within the limits.
@@ -95,11 +107,13 @@ impl Names {
             return std::mem::replace(&mut self.unnamed, now);
         }
         self.bytes += now.as_ref().map_or(0, SessionStatement::bytes);
+        self.of_sql += usize::from(now.as_ref().is_some_and(SessionStatement::is_of_sql));
         let before = match now {
             Some(now) => self.named.insert(name.into(), now),
             None => self.named.remove(name),
         };
         self.bytes -= before.as_ref().map_or(0, SessionStatement::bytes);
+        self.of_sql -= usize::from(before.as_ref().is_some_and(SessionStatement::is_of_sql));
         before
     }
 
@@ -113,7 +127,7 @@ impl Names {
 
     /// The message of this number takes every name away: as [`Self::clear`], but it may be skipped.
     pub(super) fn forget(&mut self, message: u64) {
-        self.bytes = 0;
+        (self.bytes, self.of_sql) = (0, 0);
         let gone = self.named.drain();
         self.changes.extend(gone.map(|(name, before)| Change { message, name, before: Some(before) }));
     }

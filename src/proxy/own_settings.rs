@@ -6,7 +6,10 @@ use super::client::Client;
 use super::session::{Session, Transaction};
 use crate::config::Consistency;
 use crate::decide::position::Position;
-use crate::decide::sql::{Hint, Hints, SetScope, TransactionEnd};
+use crate::decide::sql::{Hint, Hints, Savepoint, SetScope, TransactionEnd};
+
+/// Of more, those beyond are taken for one that is older than the first change.
+const MAX_SAVEPOINTS: usize = 64;
 
 /// Their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub(super) struct Afterwards {
     rolled_back: OwnSettings,
     committed: OwnSettings,
     commits: bool,
+    /// Those that have been set since the first change, and what the settings were then, now and at a commit.
+    savepoints: Vec<(Box<str>, OwnSettings, OwnSettings)>,
 }
 
 impl Session {
@@ -49,7 +54,8 @@ impl Session {
     /// Within a transaction.
     pub(super) fn change_own_settings_within(&mut self, scope: SetScope, change: impl Fn(&mut OwnSettings)) {
         let own = self.own_settings();
-        let after = || Box::new(Afterwards { rolled_back: own, committed: own, commits: false });
+        let after =
+            || Box::new(Afterwards { rolled_back: own, committed: own, commits: false, savepoints: Vec::new() });
         let after = self.afterwards.get_or_insert_with(after);
         if scope == SetScope::Session {
             change(&mut after.committed);
@@ -65,6 +71,41 @@ impl Session {
                 own.consistency = hints.consistency.unwrap_or(own.consistency);
             });
         }
+    }
+
+    /// A statement about a savepoint is about to be run.
+    fn heed_savepoint(&mut self, savepoint: &Savepoint) {
+        let own = self.own_settings();
+        let Some(after) = &mut self.afterwards else { return };
+        let find = |name: &str| after.savepoints.iter().rposition(|(known, ..)| **known == *name);
+        match savepoint {
+            Savepoint::Set(name) => {
+                if after.savepoints.len() < MAX_SAVEPOINTS {
+                    let committed = after.committed;
+                    after.savepoints.push((name.clone(), own, committed));
+                }
+            }
+            Savepoint::Release(name) => {
+                let kept = find(name).unwrap_or_default();
+                after.savepoints.truncate(kept);
+            }
+            Savepoint::RollBackTo(name) => {
+                // One that is not among them is older than the first change.
+                let at = find(name);
+                let (now, committed) = match at {
+                    Some(at) => (after.savepoints[at].1, after.savepoints[at].2),
+                    None => (after.rolled_back, after.rolled_back),
+                };
+                after.savepoints.truncate(at.map_or(0, |at| at + 1));
+                after.committed = committed;
+                self.set_own_settings(now);
+            }
+        }
+    }
+
+    /// The transaction has ended with an error.
+    pub(super) fn did_not_commit(&mut self) {
+        self.will_end(TransactionEnd::Rollback);
     }
 
     /// A statement is about to end the transaction.
@@ -93,6 +134,7 @@ impl Client {
                 _ => self.session.change_own_settings_within(SetScope::Session, reset),
             }
         }
+        batch.savepoints.iter().for_each(|savepoint| self.session.heed_savepoint(savepoint));
         if let Some(end) = batch.ends {
             let failed = matches!(self.transaction, Transaction::Failed | Transaction::Lost { .. });
             self.session.will_end(if failed { TransactionEnd::Rollback } else { end });

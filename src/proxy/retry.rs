@@ -22,6 +22,7 @@ use crate::decide::route::{Demand, Need, NodeId};
 use crate::decide::session::Origin;
 use crate::decide::sql::Reason;
 use crate::telemetry::{Count, RetryCause};
+use crate::wire::backend::{Report, Severity};
 use crate::wire::{SqlState, backend, frontend};
 
 impl Link {
@@ -112,7 +113,8 @@ impl Client {
             Ok(link) => {
                 let is_idle = self.transaction.is_idle();
                 let link = self.link.insert(link);
-                link.grant = Grant::Bytes(kept.bytes());
+                link.again = kept.lengths().collect();
+                link.grant = link.again.pop_front().map_or(Grant::NOTHING, Grant::Bytes);
                 link.trace = self.ventures.trace();
                 (link.executed, link.behind) = (executed, behind);
                 link.is_new = false;
@@ -223,8 +225,14 @@ impl Client {
             link.kept.give_up();
         }
         let message = link.drop_error(len);
-        let why = backend::ErrorView::parse(&message[crate::wire::HEADER_LEN..])
-            .map_or_else(|_| "unknown".to_owned(), |view| format!("{} ({})", view.message, view.code));
+        let Ok(view) = backend::ErrorView::parse(&message[crate::wire::HEADER_LEN..]) else {
+            return self.server_lost("unknown").await;
+        };
+        if is_about_the_session(code) && (!self.transaction.is_idle() || !self.session.pins.is_empty()) {
+            // As on the server: the session is over, and is told why.
+            return Err(End::Fatal(Box::new(Report { severity: Severity::Fatal, ..said(&view) })));
+        }
+        let why = format!("{} ({})", view.message, view.code);
         self.server_lost(&why).await
     }
 
@@ -240,7 +248,7 @@ impl Client {
                     let head = frontend::BindHead::parse(frame.body()).ok()?;
                     match &self.session.names.find(head.statement)?.statement.origin {
                         Origin::Parse { query, .. } => Some(query.clone()),
-                        Origin::Sql { .. } => None,
+                        Origin::Sql { .. } | Origin::Large => None,
                     }
                 }
                 _ => None,
@@ -289,6 +297,16 @@ fn retry_for(code: SqlState, routine: &str) -> Option<Retry> {
         b"40001" | b"40P01" => Some(Retry::Elsewhere),
         _ => None,
     }
+}
+
+fn said(view: &backend::ErrorView<'_>) -> Report {
+    Report::error(view.code, view.message)
+}
+
+/// Whether a server ends a session with this because of what that does, or does not do in time.
+fn is_about_the_session(code: SqlState) -> bool {
+    // idle_in_transaction_session_timeout, transaction_timeout, idle_session_timeout
+    matches!(&code.0, b"25P03" | b"25P04" | b"57P05")
 }
 
 /// Whether a server that ends a connection with this ends others, too.

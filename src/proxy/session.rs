@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::link::Link;
 use super::names::{Names, SessionStatement};
 use super::own_settings::Afterwards;
 use super::sequences::Place;
+use super::shared::Shared;
 use crate::decide::route::{Freshness, Policy};
 use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings};
 use crate::decide::sql::{Effects, Hint, TransactionMode};
@@ -183,6 +185,18 @@ impl Session {
         if !self.standing_pins.contains(&pin) {
             self.standing_pins.push(pin);
             self.pins.push(pin);
+        }
+    }
+
+    /// A batch has been answered, and there is no transaction any more.
+    pub(super) fn heed_end(&mut self, link: &Link, shared: &Arc<Shared>, database: &str) {
+        // Before the client hears of it: whoever is told by the client finds it so.
+        shared.heed_ddl(self.left.effects, database);
+        if link.dues.is_empty() {
+            self.left.effects.remove(Effects::CATALOGUE | Effects::DEFAULTS);
+        }
+        if link.failed {
+            self.did_not_commit();
         }
     }
 

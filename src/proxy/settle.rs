@@ -11,9 +11,10 @@ use super::client::Client;
 use super::deallocate;
 use super::exchange::{Passing, Side, keep_reply};
 use super::fault::End;
-use super::link::{Link, Preparing, Purpose};
+use super::link::{Link, Purpose};
 use super::listening::DEAF;
 use super::registry::{Quiet, Rest};
+use super::resets;
 use super::scan::Signal;
 use super::sequences;
 use super::session::{Leftovers, Transaction};
@@ -23,10 +24,8 @@ use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Pin, Settings,
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, SequenceState, ServerConnection};
 use crate::telemetry::{Count, Direction, Topic};
-use crate::wire::SqlState;
-use crate::wire::backend::Report;
-use crate::wire::backend::{self, TransactionStatus};
-use crate::wire::frontend;
+use crate::wire::backend::{self, Report, TransactionStatus};
+use crate::wire::{SqlState, frontend};
 
 /// Sets what differs between a connection and a session.
 ///
@@ -145,12 +144,16 @@ impl Client {
         let Some(link) = link.as_mut() else { return };
         side.batch_answered(link);
         deallocate::settle(link, session);
+        resets::settle(link);
         session.names.decided(link.dues.first());
         *transaction = match status {
             TransactionStatus::Idle => Transaction::Idle,
             TransactionStatus::InTransaction => Transaction::Open,
             TransactionStatus::Failed => Transaction::Failed,
         };
+        if transaction.is_idle() {
+            session.heed_end(link, shared, &who.database);
+        }
         let now = Instant::now();
         link.answered = now;
         if link.executing {
@@ -191,11 +194,8 @@ impl Client {
                 shared.cluster.journal().note(Topic::Routing, None, note);
             }
         }
-        for Preparing { name, id, .. } in std::mem::take(&mut link.preparing) {
-            if link.failed {
-                link.lease.statements.remove(id);
-                session.names.set(&name, None);
-            }
+        for name in link.failed_prepares() {
+            session.names.set(&name, None);
         }
         if link.dues.is_empty() {
             link.executing = false;
@@ -237,10 +237,10 @@ impl Client {
     }
 
     async fn take_inventory(&mut self) -> Result<(), End> {
-        let left = std::mem::take(&mut self.session.left);
-        if left.effects.contains(Effects::CATALOGUE) {
-            self.shared.catalogue_changed(&self.who.database);
-        }
+        let mut left = std::mem::take(&mut self.session.left);
+        left.names.extend(
+            left.effects.contains(Effects::SETTINGS).then(|| self.verdicts.placeholders()).into_iter().flatten(),
+        );
         let Some(mut link) = self.link.take() else { return Ok(()) };
         // The client may not have taken all of its reply: that must not be taken for the inventory.
         keep_reply(&mut self.side, &mut link);
@@ -335,9 +335,7 @@ impl Client {
 
     /// Gives the connection back. It is idle, and what the session left on it is known.
     async fn release(&mut self) -> Result<(), End> {
-        if std::mem::take(&mut self.session.left).effects.contains(Effects::CATALOGUE) {
-            self.shared.catalogue_changed(&self.who.database);
-        }
+        self.session.left = Leftovers::default();
         if self.link.as_ref().is_some_and(|link| link.lease.tainted) {
             self.untaint().await?;
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
@@ -26,6 +27,7 @@ use crate::config::{Clients, Config, NodeName, PoolMode};
 use crate::coordination::Membership;
 use crate::decide::auth::MockSecret;
 use crate::decide::route::{NodeId, Policy};
+use crate::decide::sql::Effects;
 use crate::net::Stream;
 use crate::net::Target;
 use crate::net::tls::{Acceptor, TlsError};
@@ -160,11 +162,33 @@ impl Shared {
         rows
     }
 
-    /// DDL has been committed in this database.
-    pub(super) fn catalogue_changed(&self, database: &str) {
+    /// Statements with these effects have been committed in this database, or may have been.
+    pub(super) fn heed_ddl(self: &Arc<Self>, effects: Effects, database: &str) {
+        if effects.contains(Effects::CATALOGUE) {
+            self.catalogue_changed(database);
+        }
+        if effects.contains(Effects::DEFAULTS) {
+            self.defaults_changed();
+        }
+    }
+
+    fn catalogue_changed(&self, database: &str) {
         self.catalogues.invalidate(database);
         // Who prepares a statement now gets what the names mean now, and not a plan that no longer fits.
         self.statements.plans_are_stale();
+    }
+
+    /// What sessions of a role, or in a database, begin with has been changed: who comes now gets that.
+    fn defaults_changed(self: &Arc<Self>) {
+        self.greetings.forget();
+        self.pools.outdate();
+        let shared = self.clone();
+        // A replica may have begun sessions before it has replayed this.
+        tokio::spawn(async move {
+            tokio::time::sleep(REPLAYED).await;
+            shared.greetings.forget();
+            shared.pools.outdate();
+        });
     }
 
     /// Takes over a changed topology file.
@@ -212,6 +236,9 @@ impl Shared {
         Policy::new(&config.routing, user, database)
     }
 }
+
+/// By then, replicas that are in use have replayed what was committed.
+const REPLAYED: Duration = Duration::from_secs(5);
 
 /// Verdicts are cached for so many databases; a name that does not exist costs nothing for long.
 const MAX_DATABASES: usize = 1024;
@@ -281,6 +308,11 @@ impl Pools {
     /// connections of ours are nobody. The server waits for them to be gone.
     pub(super) fn vacate(&self, database: &str) {
         self.all().iter().for_each(|(_, pool)| pool.vacate(database));
+    }
+
+    /// See [`NodePool::outdate`].
+    fn outdate(&self) {
+        self.all().iter().for_each(|(_, pool)| pool.outdate());
     }
 
     /// Every node's pools.

@@ -111,6 +111,7 @@ impl Client {
                 let head = BindHead::parse(frame.body()).ok()?;
                 match &self.session.names.find(head.statement)?.statement.origin {
                     Origin::Parse { query, .. } => Some(keep(query)),
+                    Origin::Large => None,
                     Origin::Sql { after, .. } => Some(keep(after.as_bytes())),
                 }
             }

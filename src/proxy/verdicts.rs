@@ -267,6 +267,11 @@ impl Verdicts {
         rows.into_values().collect()
     }
 
+    /// Settings of applications' own that functions of this database set.
+    pub(super) fn placeholders(&self) -> Vec<Box<str>> {
+        self.database.read().catalogue.placeholders().map(Into::into).collect()
+    }
+
     /// Something that the catalogue has is not there, or the other way round.
     pub(super) fn suspect_catalogue(&self) {
         self.database.suspect();

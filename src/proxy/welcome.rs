@@ -33,6 +33,11 @@ pub(super) struct Greetings {
 }
 
 impl Greetings {
+    /// Servers may say something else from now on.
+    pub(super) fn forget(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<GreetingKey, Greeting>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

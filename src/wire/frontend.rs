@@ -144,14 +144,30 @@ pub fn put_query(out: &mut BytesMut, text: &[u8]) {
 
 /// A Close of the unnamed portal.
 pub fn put_close_portal(out: &mut BytesMut) {
-    put(out, CLOSE, |out| out.put_slice(b"P\0"));
+    put_portal_target(out, CLOSE, b"");
+}
+
+/// Appends a Describe or Close of a portal.
+pub fn put_portal_target(out: &mut BytesMut, tag: u8, name: &[u8]) {
+    put(out, tag, |out| {
+        out.put_u8(b'P');
+        put_cstr(out, name);
+    });
+}
+
+/// An Execute of a portal, for all of its rows.
+pub fn put_execute(out: &mut BytesMut, portal: &[u8]) {
+    put(out, EXECUTE, |out| {
+        put_cstr(out, portal);
+        out.put_i32(0);
+    });
 }
 
 /// A Bind of the unnamed portal without parameters, and its Execute.
 pub fn put_bind_execute(out: &mut BytesMut, statement: &[u8]) {
     BindHead::put(out, b"", statement, 6);
     out.put_slice(&[0; 6]);
-    put(out, EXECUTE, |out| out.put_slice(&[0; 5]));
+    put_execute(out, b"");
 }
 
 pub fn put_sync(out: &mut BytesMut) {

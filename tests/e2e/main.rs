@@ -14,6 +14,7 @@ mod drivers;
 mod failover;
 mod growth;
 mod hooks;
+mod lasting;
 mod local;
 mod operating;
 mod peers;

@@ -100,7 +100,7 @@ impl Needs {
                 self.promise.end();
                 self.want(Need::Read, verdict.reason);
             }
-            Intent::WithinTransaction => self.want(Need::Primary, verdict.reason),
+            Intent::WithinTransaction | Intent::Savepoint(_) => self.want(Need::Primary, verdict.reason),
             Intent::Session(command) => {
                 self.session(command);
                 self.want(Need::Primary, verdict.reason);

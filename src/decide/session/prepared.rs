@@ -19,6 +19,8 @@ pub struct Statement {
 pub enum Origin {
     /// A Parse message: its text and its parameter types (the count and the OIDs as they came).
     Parse { query: Box<[u8]>, types: Box<[u8]> },
+    /// A Parse message whose text is too large to be held: only the server that has it knows it.
+    Large,
     /// PREPARE: the text before the name and the text after it.
     Sql { before: Box<str>, after: Box<str> },
 }

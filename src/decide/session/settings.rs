@@ -133,7 +133,7 @@ pub fn ascii_expression(text: &str) -> String {
 }
 
 /// A setting's name, part by part: `app.user` is two identifiers.
-fn quote_identifier(name: &str) -> String {
+pub fn quote_identifier(name: &str) -> String {
     name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
 }
 

@@ -75,6 +75,7 @@ impl fmt::Display for Intent {
             Intent::End(TransactionEnd::Commit) => f.write_str("commit"),
             Intent::End(TransactionEnd::Rollback) => f.write_str("rollback"),
             Intent::End(TransactionEnd::Chain) => f.write_str("end and chain"),
+            Intent::Savepoint(_) => f.write_str("about a savepoint"),
             Intent::WithinTransaction => f.write_str("within the transaction"),
             Intent::Session(command) => write!(f, "{command}"),
             Intent::Prepare { name, statement, .. } => write!(f, "prepare {name} ({statement})"),

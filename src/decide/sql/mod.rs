@@ -15,6 +15,7 @@ mod lex;
 mod names;
 mod oversized;
 mod parse;
+mod placeholders;
 mod scan;
 mod settings;
 mod shape;

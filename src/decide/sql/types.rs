@@ -80,14 +80,24 @@ pub enum Intent {
     End(TransactionEnd),
     /// SAVEPOINT, RELEASE, ROLLBACK TO, SET TRANSACTION, SET CONSTRAINTS, FETCH, MOVE, CLOSE, ..: goes where the open transaction is; without one to the primary.
     WithinTransaction,
+    Savepoint(Savepoint),
     /// SET, RESET, SET ROLE, SET SESSION AUTHORIZATION, SET SESSION CHARACTERISTICS, DISCARD: the session's state on whichever server it has.
     Session(SessionCommand),
     /// PREPARE name AS ..; `statement` is the verdict on what is prepared; `name_at` is where the name (with its quotes) stands in the text.
-    Prepare { name: Box<str>, name_at: Range<usize>, statement: Box<Verdict> },
+    Prepare {
+        name: Box<str>,
+        name_at: Range<usize>,
+        statement: Box<Verdict>,
+    },
     /// EXECUTE name (also in EXPLAIN EXECUTE and CREATE TABLE AS EXECUTE, whose own intent the effects carry as `Effects::WRITES`).
-    Execute { name: Box<str>, name_at: Range<usize> },
+    Execute {
+        name: Box<str>,
+        name_at: Range<usize>,
+    },
     /// DEALLOCATE name; `None` is ALL.
-    Deallocate { name: Option<Box<str>> },
+    Deallocate {
+        name: Option<Box<str>>,
+    },
     /// `SHOW pgpilot.x`, `SET pgpilot.x = '..'`: answered by pgpilot itself.
     Own(OwnCommand),
 }
@@ -127,6 +137,14 @@ pub enum TransactionEnd {
     Rollback,
     /// COMMIT AND CHAIN, ROLLBACK AND CHAIN.
     Chain,
+}
+
+/// SAVEPOINT, RELEASE and ROLLBACK TO, with the name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Savepoint {
+    Set(Box<str>),
+    Release(Box<str>),
+    RollBackTo(Box<str>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,8 +249,10 @@ bitflags::bitflags! {
         const LIBRARY = 1 << 15;
         /// What only the end of the server connection takes away, and no server tells of.
         const LASTS = Self::SEED.bits() | Self::CONNECTS.bits() | Self::BACKUP.bits() | Self::ORIGIN.bits() | Self::LIBRARY.bits();
+        /// Changes what sessions of a role, or in a database, begin with.
+        const DEFAULTS = 1 << 16;
         /// Wants nobody to be connected to a database, which its object names.
-        const VACATES = 1 << 20;
+        const VACATES = 1 << 17;
         /// What must be assumed of a statement that pgpilot does not understand.
         const ANYTHING = Self::SETTINGS.bits() | Self::PINS.bits() | Self::UNPINS.bits() | Self::CATALOGUE.bits();
     }

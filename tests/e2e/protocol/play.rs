@@ -185,6 +185,8 @@ fn line(frame: &Frame, pid: u32) -> Option<String> {
             let mut text = char::from(frame.tag).to_string();
             // Not the place in the server's source, which also tells apart what pgpilot says itself.
             for (kind, value) in frame.fields().filter(|(kind, _)| !b"FLR".contains(kind)) {
+                // For a COPY into a read-only transaction a standby has two reasons, of which it names the other one.
+                let value = value.replace("COPY during recovery", "COPY FROM in a read-only transaction");
                 let _ = write!(text, " {}={value}", char::from(kind));
             }
             Some(text)

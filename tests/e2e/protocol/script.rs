@@ -1,5 +1,6 @@
 //! What a client does in a session, as text: one message a line. See `scripts.txt` for the notation.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -43,6 +44,8 @@ pub(crate) enum Step {
         function: u32,
         arguments: Vec<String>,
     },
+    /// A message as it is: its type and its body.
+    Raw(char, Vec<u8>),
     /// Not a message: waits for the replies up to one of this type.
     Await(char),
 }
@@ -86,10 +89,19 @@ pub(crate) fn segments(steps: &[Step]) -> Vec<Segment> {
     segments
 }
 
+/// A text in which `x{20}` stands for as many of that letter.
+fn long(text: &str) -> Cow<'_, str> {
+    let found = text.split_once("x{").and_then(|(before, rest)| Some((before, rest.split_once('}')?)));
+    let repeated = found.and_then(|(before, (count, after))| {
+        Some(format!("{before}{}{after}", "x".repeat(count.parse().ok()?)).into())
+    });
+    repeated.unwrap_or(text.into())
+}
+
 impl Step {
     pub(crate) fn put(&self, out: &mut BytesMut) {
         match self {
-            Self::Query(text) => f::put_query(out, text.as_bytes()),
+            Self::Query(text) => f::put_query(out, long(text).as_bytes()),
             Self::Parse { name, types, text } => {
                 let mut oids = BytesMut::new();
                 oids.put_u16(u16::try_from(types.len()).expect("few types"));
@@ -111,6 +123,9 @@ impl Step {
                 out.put_u8(0);
                 out.put_i32(*rows);
             }),
+            Self::Raw(tag, body) => {
+                put(out, u8::try_from(*tag).expect("a message type is one byte"), |out| out.extend_from_slice(body));
+            }
             Self::Sync => f::put_sync(out),
             Self::Flush => put(out, f::FLUSH, |_| ()),
             Self::Data(text) => put(out, f::COPY_DATA, |out| out.extend_from_slice(text.as_bytes())),
@@ -164,6 +179,18 @@ fn word(name: &str) -> &str {
     if name.is_empty() { "-" } else { name }
 }
 
+/// Bytes in which `\\x00` stands for one that cannot be written.
+fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let mut pieces = text.split("\\x");
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (code, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(code, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    Some(bytes)
+}
+
 impl FromStr for Step {
     type Err = ();
 
@@ -204,6 +231,10 @@ impl FromStr for Step {
             "done" => Self::Done,
             "fail" => Self::Fail(rest.to_owned()),
             "call" => Self::Call { function: next()?.parse().map_err(drop)?, arguments: words.map(name).collect() },
+            "raw" => {
+                let (tag, body) = rest.split_once(' ').unwrap_or((rest, ""));
+                Self::Raw(tag.parse().map_err(drop)?, unescaped(body).ok_or(())?)
+            }
             "ready" => Self::ready(),
             "await" => Self::Await(rest.chars().next().ok_or(())?),
             _ => return Err(()),
@@ -237,6 +268,7 @@ impl fmt::Display for Step {
                 write!(f, "call {function}")?;
                 arguments.iter().try_for_each(|argument| write!(f, " {}", word(argument)))
             }
+            Self::Raw(tag, body) => write!(f, "raw {tag} {}", body.escape_ascii()),
             Self::Await('Z') => write!(f, "ready"),
             Self::Await(tag) => write!(f, "await {tag}"),
         }
@@ -246,7 +278,7 @@ impl fmt::Display for Step {
 #[test]
 fn a_step_is_printed_as_it_is_written() {
     let text = "query SELECT 1;\\nSELECT 2\nparse s:23,25 SELECT $1\nparse - x\nbind p s 1 NULL -\ndescribe statement s\n\
-                close portal -\nexecute - 3\nsync\nflush\ndata a\\tb\\n\ndone\nfail no\ncall 1397 -5\nready\nawait G";
+                close portal -\nexecute - 3\nsync\nflush\ndata a\\tb\\n\ndone\nfail no\ncall 1397 -5\nraw D X\\x00\nready\nawait G";
     for line in text.lines() {
         assert_eq!(line.parse::<Step>().unwrap().to_string(), line);
     }

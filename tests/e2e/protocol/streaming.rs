@@ -150,3 +150,32 @@ async fn copy_in(client: &mut Raw, n: usize) {
     let frames = client.until(b::READY_FOR_QUERY).await;
     assert_eq!(tags(&frames), "CZ", "{frames:?}");
 }
+
+/// Longer than what pgpilot holds of a prepared statement.
+#[tokio::test]
+async fn a_parse_of_any_length_needs_no_name() {
+    const LENGTH: usize = 17 << 20;
+    let servers = servers().await;
+    let mut process = Process::start(&servers, "").await;
+    let mut client = process.connect().await;
+    for (name, outcome) in [("", "12DCZ"), ("named", "EZ"), ("", "12DCZ")] {
+        let (before, after) = ("SELECT length('", "')");
+        let length = name.len() + before.len() + LENGTH + after.len() + 4;
+        client.send(&[&header(f::PARSE, length), name.as_bytes(), b"\0", before.as_bytes()].concat()).await;
+        pour(&mut client, b'x', LENGTH).await;
+        client.send(&[after.as_bytes(), b"\0\0\0"].concat()).await;
+        let mut rest = BytesMut::new();
+        f::BindHead::put(&mut rest, b"", name.as_bytes(), 6);
+        rest.extend_from_slice(&[0; 6]);
+        f::put_execute(&mut rest, b"");
+        f::put_sync(&mut rest);
+        client.send(&rest).await;
+        let replies = client.until(b::READY_FOR_QUERY).await;
+        assert_eq!(tags(&replies), outcome, "{replies:?}");
+        if outcome.starts_with('E') {
+            assert_eq!(replies[0].field(b'C'), Some("54000"));
+        }
+    }
+    assert_eq!(client.ask("SELECT 1").await, "1");
+    process.assert_sound();
+}

@@ -10,7 +10,11 @@ use super::path::Schema;
 use super::scalars::Category;
 use super::{BUILTIN_SCHEMA, Catalogue, CatalogueQuery, Function, FunctionLists, Hazard, Nature, Relation, Signature};
 use crate::decide::sql::body::{Language, Promise};
+use crate::decide::sql::placeholders::placeholders;
 use crate::decide::sql::types::Effects;
+
+/// Beyond, a setting that only functions name does not follow its session.
+const MAX_PLACEHOLDERS: usize = 64;
 
 /// Collects the answers to all of [`CatalogueQuery::ALL`].
 #[derive(Debug)]
@@ -111,6 +115,11 @@ impl CatalogueBuilder {
             return self.builtin.entry(name.into()).or_default().push(origin.signature);
         }
         let listed = origin.extension.and_then(|extension| catalogue.builtin.of_extension(extension, name));
+        for name in origin.body.map(placeholders).into_iter().flatten() {
+            if catalogue.placeholders.len() < MAX_PLACEHOLDERS {
+                catalogue.placeholders.insert(name);
+            }
+        }
         let overloads = catalogue.functions.entry(name.into()).or_default();
         let nature = match (listed, origin.body) {
             (Some(nature), _) => nature,

@@ -18,7 +18,7 @@ mod select;
 mod signature;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use builder::{BadRow, CatalogueBuilder};
@@ -57,6 +57,7 @@ pub struct Catalogue {
     fields: HashMap<Box<str>, Effects>,
     /// Functions in `pg_catalog` that none of pgpilot's lists has.
     unlisted: Vec<Box<str>>,
+    placeholders: BTreeSet<Box<str>>,
     schemas: HashMap<Box<str>, Schema>,
     scalars: Scalars,
     defaults: Defaults,
@@ -120,6 +121,7 @@ impl Catalogue {
             ddl: Effects::empty(),
             fields: HashMap::new(),
             unlisted: Vec::new(),
+            placeholders: BTreeSet::new(),
             schemas: HashMap::new(),
             scalars: Scalars::default(),
             defaults: Defaults::default(),
@@ -239,6 +241,12 @@ impl Catalogue {
             && self.writes == other.writes
             && self.ddl == other.ddl
             && self.fields == other.fields
+            && self.placeholders == other.placeholders
+    }
+
+    /// Settings of applications' own that functions set.
+    pub fn placeholders(&self) -> impl Iterator<Item = &str> {
+        self.placeholders.iter().map(|name| &**name)
     }
 
     /// Functions of the server itself that nothing is known of: they go to the primary.

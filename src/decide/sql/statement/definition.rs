@@ -83,7 +83,10 @@ fn alter(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     let moves_database = tokens.is(1, "database") && tokens.is(3, "set") && tokens.is(4, "tablespace");
     let detaches = tokens.len() > 4 && tokens.is(tokens.len() - 1, "concurrently");
     let alone = if moves_database || detaches { Effects::ALONE } else { Effects::empty() };
-    let mut verdict = utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE | alone);
+    // ALTER ROLE .. SET, ALTER DATABASE .. RESET
+    let begins = tokens.is_any(1, &["role", "user", "database"]) && tokens.find(3, &["set", "reset"]).is_some();
+    let begins = if begins && !moves_database { Effects::DEFAULTS } else { Effects::empty() };
+    let mut verdict = utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE | alone | begins);
     // New columns are filled, and constraints checked, by what stands here.
     if let Some(at) = tokens.find(2, &["default", "using", "check", "generated"]).filter(|_| tokens.is(1, "table")) {
         query::leave_behind(&mut verdict, tokens.from(at), facts);

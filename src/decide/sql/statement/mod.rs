@@ -29,7 +29,7 @@ pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
 
         "begin" | "start" => transaction::begin(tokens),
         "commit" | "end" | "rollback" | "abort" => transaction::end(tokens),
-        "savepoint" | "release" => transaction::within(),
+        "savepoint" | "release" => transaction::savepoint(tokens),
 
         "set" => session::set(tokens),
         "reset" => session::reset(tokens),

@@ -2,7 +2,9 @@
 
 use super::utility;
 use crate::decide::sql::tokens::Tokens;
-use crate::decide::sql::types::{Access, Effects, Intent, Isolation, Reason, TransactionEnd, TransactionMode, Verdict};
+use crate::decide::sql::types::{
+    Access, Effects, Intent, Isolation, Reason, Savepoint, TransactionEnd, TransactionMode, Verdict,
+};
 
 /// BEGIN, START TRANSACTION.
 pub(super) fn begin(tokens: Tokens<'_>) -> Verdict {
@@ -24,7 +26,8 @@ pub(super) fn end(tokens: Tokens<'_>) -> Verdict {
     }
     let next = if tokens.is_any(1, &["work", "transaction"]) { 2 } else { 1 };
     if tokens.is(0, "rollback") && tokens.is(next, "to") {
-        return within();
+        let at = if tokens.is(next + 1, "savepoint") && tokens.len() > next + 2 { next + 2 } else { next + 1 };
+        return about(tokens, at, Savepoint::RollBackTo);
     }
     let plain = if tokens.is_any(0, &["commit", "end"]) { TransactionEnd::Commit } else { TransactionEnd::Rollback };
     let end = match tokens.len() - next.min(tokens.len()) {
@@ -36,7 +39,24 @@ pub(super) fn end(tokens: Tokens<'_>) -> Verdict {
     Verdict::new(Intent::End(end), Reason::TransactionControl)
 }
 
-/// SAVEPOINT, RELEASE, ROLLBACK TO, SET CONSTRAINTS, ..
+/// SAVEPOINT name, RELEASE [SAVEPOINT] name.
+pub(super) fn savepoint(tokens: Tokens<'_>) -> Verdict {
+    match tokens.is(0, "release") {
+        true => about(tokens, if tokens.is(1, "savepoint") && tokens.len() > 2 { 2 } else { 1 }, Savepoint::Release),
+        false => about(tokens, 1, Savepoint::Set),
+    }
+}
+
+fn about(tokens: Tokens<'_>, at: usize, what: fn(Box<str>) -> Savepoint) -> Verdict {
+    match tokens.name(at) {
+        Some(name) if tokens.len() == at + 1 => {
+            Verdict::new(Intent::Savepoint(what(name.into())), Reason::TransactionControl)
+        }
+        _ => within(),
+    }
+}
+
+/// SET CONSTRAINTS, ..
 pub(super) fn within() -> Verdict {
     Verdict::new(Intent::WithinTransaction, Reason::TransactionControl)
 }

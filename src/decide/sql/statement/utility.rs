@@ -2,6 +2,7 @@
 
 use crate::decide::sql::catalogue::Standing;
 use crate::decide::sql::classify::Facts;
+use crate::decide::sql::placeholders::placeholders;
 use crate::decide::sql::tokens::Tokens;
 use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
 
@@ -26,7 +27,8 @@ pub(super) fn anonymous_block(tokens: Tokens<'_>) -> Verdict {
         lasting.fold(pins, |all, &(_, effect)| all | effect)
     };
     let left = (1..tokens.len()).fold(Effects::empty(), |all, i| all | mentioned(i));
-    write(Reason::Utility, Effects::SETTINGS | left | Effects::UNPINS)
+    let settings = (1..tokens.len()).flat_map(|i| placeholders(tokens.raw(i))).collect();
+    Verdict { settings, ..write(Reason::Utility, Effects::SETTINGS | left | Effects::UNPINS) }
 }
 
 /// CALL procedure(..).
