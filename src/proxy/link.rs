@@ -4,13 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
-
 use super::assess::Assessed;
 use super::batch::BatchEnd;
 use super::deallocate::{Deallocation, Forgetting};
 use super::judged::Executed;
 use super::kept::Kept;
+use super::reply::Reply;
 use super::resets::Resets;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
@@ -137,181 +136,6 @@ impl Grant {
     pub(super) const NOTHING: Grant = Grant::Bytes(0);
 }
 
-/// What has come from the server: the front of the connection's input, as far as it has been looked at.
-#[derive(Debug)]
-pub(super) struct Reply {
-    /// Bytes at the front of the input that are for the client.
-    passable: usize,
-    /// Of those, the ones that belong to batches before the current one.
-    settled: usize,
-    /// The rest of a message whose beginning has been dealt with.
-    pub rest: Rest,
-    pub withhold: Withhold,
-    /// Whether the client has been sent a part of the current batch's reply.
-    pub delivered: Delivered,
-    pub commit: Commit,
-}
-
-/// What became of the current batch's commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Commit {
-    /// As the server says.
-    AsTold,
-    /// Not confirmed by the standbys that it should have waited for: the client has been told so by an error, and is not
-    /// told of success.
-    Unconfirmed,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
-    None,
-    Forward(usize),
-    Swallow(usize),
-}
-
-/// A reply is held back while its batch could still be sent elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Withhold {
-    No,
-    Yes,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Delivered {
-    Nothing,
-    /// Something, up to a message's end.
-    Messages,
-    /// Something, and the client waits for the rest of a message.
-    PartOfMessage,
-}
-
-/// More than this is not held back. The server sends in pieces of 8 KiB (`PQ_SEND_BUFFER_SIZE` in `src/backend/libpq/pqcomm.c`): a reply that is longer
-/// than one piece begins to flow with the second.
-const WITHHELD_MAX: usize = 8 * 1024;
-
-impl Reply {
-    pub(super) fn new(role: LinkRole) -> Self {
-        let withhold = match role {
-            LinkRole::Primary => Withhold::No,
-            LinkRole::Replica => Withhold::Yes,
-        };
-        Self {
-            passable: 0,
-            settled: 0,
-            rest: Rest::None,
-            withhold,
-            delivered: Delivered::Nothing,
-            commit: Commit::AsTold,
-        }
-    }
-
-    pub(super) fn passable(&self) -> usize {
-        self.passable
-    }
-
-    /// Bytes at the front of the input that may be written to the client now.
-    #[inline]
-    pub(super) fn writable(&self) -> usize {
-        match self.withhold {
-            Withhold::No => self.passable,
-            Withhold::Yes => self.settled,
-        }
-    }
-
-    /// Whether what the client has been sent ends with a message's end, and nothing waits to be sent.
-    pub(super) fn is_between_messages(&self) -> bool {
-        self.writable() == 0 && (self.withhold == Withhold::Yes || !matches!(self.rest, Rest::Forward(_)))
-    }
-
-    /// A batch is going to be sent, or a part of one; everything before it has been answered.
-    pub(super) fn begin(&mut self, withhold: Withhold) {
-        self.settled = self.passable;
-        self.delivered = Delivered::Nothing;
-        self.withhold = withhold;
-    }
-
-    /// `n` more bytes are for the client.
-    #[inline]
-    pub(super) fn pass(&mut self, n: usize) {
-        self.passable += n;
-        if self.withhold == Withhold::Yes && self.passable - self.settled > WITHHELD_MAX {
-            self.withhold = Withhold::No;
-        }
-    }
-
-    /// The `n` bytes behind the passable ones are not for the client.
-    pub(super) fn cut(&mut self, input: &mut BytesMut, n: usize) {
-        if self.passable == 0 {
-            input.advance(n);
-        } else {
-            let tail = input.split_off(self.passable + n);
-            input.truncate(self.passable);
-            input.unsplit(tail);
-        }
-    }
-
-    /// The `n` bytes behind the passable ones become `message`, which is still to be passed on.
-    pub(super) fn replace(&mut self, input: &mut BytesMut, n: usize, message: &[u8]) {
-        let tail = input.split_off(self.passable + n);
-        input.truncate(self.passable);
-        input.extend_from_slice(message);
-        input.extend_from_slice(&tail);
-    }
-
-    /// A message of our own comes behind the passable ones.
-    pub(super) fn insert(&mut self, input: &mut BytesMut, message: &[u8]) {
-        let tail = input.split_off(self.passable);
-        input.extend_from_slice(message);
-        input.extend_from_slice(&tail);
-        self.pass(message.len());
-    }
-
-    /// `n` bytes have been written to the client.
-    pub(super) fn written(&mut self, input: &mut BytesMut, n: usize) {
-        input.advance(n);
-        self.passable -= n;
-        if n > self.settled {
-            let mid_message = self.passable == 0 && matches!(self.rest, Rest::Forward(_));
-            self.delivered = if mid_message { Delivered::PartOfMessage } else { Delivered::Messages };
-        }
-        self.settled = self.settled.saturating_sub(n);
-    }
-
-    /// The current batch has been answered in full. `next`: the reply to the one behind it.
-    pub(super) fn batch_done(&mut self, next: Withhold) {
-        self.settled = self.passable;
-        self.delivered = Delivered::Nothing;
-        self.commit = Commit::AsTold;
-        self.withhold = next;
-    }
-
-    /// What has been withheld may flow: its batch is not going to be sent elsewhere.
-    pub(super) fn release(&mut self) {
-        self.withhold = Withhold::No;
-    }
-
-    /// The server is lost: what has been withheld stays unsaid, for it has no end.
-    pub(super) fn drop_withheld(&mut self) {
-        if self.withhold == Withhold::Yes {
-            self.passable = self.settled;
-            self.rest = Rest::None;
-        }
-    }
-
-    /// The current batch's reply will come from another server: takes what is still owed to the client from batches before it.
-    pub(super) fn take_settled(&mut self, input: &mut BytesMut) -> BytesMut {
-        let settled = std::mem::take(&mut self.settled);
-        self.passable -= settled;
-        input.split_to(settled)
-    }
-
-    /// Everything that is for the client, to be kept elsewhere.
-    pub(super) fn take_passable(&mut self, input: &mut BytesMut) -> BytesMut {
-        self.settled = 0;
-        input.split_to(std::mem::take(&mut self.passable))
-    }
-}
-
 impl Link {
     pub(super) fn new(lease: Lease, role: LinkRole, startup: Arc<Settings>, reason: Reason, now: Instant) -> Self {
         Self {
@@ -355,7 +179,6 @@ impl Link {
         }
     }
 
-    /// What is about to be sent may end a transaction, be it the client's or one of its own.
     /// A batch, or more of an open one, is about to be sent.
     pub(super) fn take_up(&mut self, executed: Executed) {
         match self.behind.back_mut().or(self.executed.as_mut()) {
@@ -456,47 +279,5 @@ impl Link {
             BatchEnd::Simple => self.dues.is_skipping(),
             BatchEnd::Flush | BatchEnd::Open => true,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_withheld_reply_is_released_by_its_end_or_its_length() {
-        let mut reply = Reply::new(LinkRole::Replica);
-        reply.pass(100);
-        assert_eq!(reply.writable(), 0);
-        reply.batch_done(Withhold::Yes);
-        assert_eq!(reply.writable(), 100);
-        reply.pass(WITHHELD_MAX);
-        assert_eq!(reply.writable(), 100);
-        reply.pass(1);
-        assert_eq!(reply.writable(), 100 + WITHHELD_MAX + 1);
-    }
-
-    #[test]
-    fn messages_are_cut_out_and_put_in_behind_what_is_passable() {
-        let mut reply = Reply::new(LinkRole::Primary);
-        let mut input = BytesMut::from(&b"aaXXXbb"[..]);
-        reply.pass(2);
-        reply.cut(&mut input, 3);
-        assert_eq!(&input[..], b"aabb");
-        reply.insert(&mut input, b"own");
-        assert_eq!((&input[..], reply.passable()), (&b"aaownbb"[..], 5));
-        reply.written(&mut input, 5);
-        assert_eq!((&input[..], reply.delivered), (&b"bb"[..], Delivered::Messages));
-    }
-
-    #[test]
-    fn a_discarded_batch_leaves_what_earlier_batches_are_owed() {
-        let mut reply = Reply::new(LinkRole::Replica);
-        let mut input = BytesMut::from(&b"doneXXrest"[..]);
-        reply.pass(4);
-        reply.batch_done(Withhold::Yes);
-        reply.pass(2);
-        assert_eq!(&reply.take_settled(&mut input)[..], b"done");
-        assert_eq!((&input[..], reply.passable()), (&b"XXrest"[..], 2));
     }
 }

@@ -32,6 +32,7 @@ mod own_settings;
 mod recent;
 mod recipe;
 mod registry;
+mod reply;
 mod resets;
 mod retry;
 mod reword;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use super::link::{Commit, CopyIn, Link, LinkRole, Rest, Withhold};
+use super::link::{CopyIn, Link, LinkRole};
+use super::reply::{Commit, Rest, Withhold};
 use crate::decide::session::{Completed, Due, OutOfStep, ParameterMap};
 use crate::pool::{OWN_APPLICATION_NAME, is_told};
 use crate::wire::backend::{self as b, ErrorView, Report, TransactionStatus};

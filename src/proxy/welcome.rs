@@ -122,11 +122,9 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 who,
                 shared: shared.clone(),
             };
-            for (name, value) in own {
-                if let Err(report) = client.set_at_startup(&name, &value) {
-                    let report = Report { severity: backend::Severity::Fatal, ..report };
-                    return turn_away(client.side.stream, &report).await;
-                }
+            if let Err(report) = own.iter().try_for_each(|(name, value)| client.set_at_startup(name, value)) {
+                let report = Report { severity: backend::Severity::Fatal, ..report };
+                return turn_away(client.side.stream, &report).await;
             }
             client.shared.metrics.count(Count::Login(Login::Accepted));
             let served = client.run();

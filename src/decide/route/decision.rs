@@ -139,14 +139,10 @@ pub fn route(
     freshness.resolve(snapshot);
     let bar = Bar::new(consistency, demand, freshness, snapshot);
     let mut reads = Reads { demand, snapshot, policy, now, avoid: demand.avoid };
-    let (mut candidates, mut outlook) = reads.gather(&bar, Staleness::Limited);
-    if outlook != Outlook::Found && reads.avoids_a_replica() {
-        if let Some(decision) = reads.none_but_the_avoided(outlook) {
-            return decision;
-        }
-        reads.avoid = None;
-        (candidates, outlook) = reads.gather(&bar, Staleness::Limited);
-    }
+    let (mut candidates, outlook) = match reads.gather_elsewhere(&bar) {
+        Ok(found) => found,
+        Err(decision) => return decision,
+    };
     let reason = match outlook {
         Outlook::Found => demand.reason,
         Outlook::NoReplica => Reason::NoReplica,
@@ -286,6 +282,19 @@ impl Reads<'_> {
             candidates.add(primary, zone);
         }
         (candidates, outlook)
+    }
+
+    /// As [`gather`](Self::gather), of what is not stale; of the node that the read avoids only if there is nothing else to be done.
+    fn gather_elsewhere(&mut self, bar: &Bar<'_>) -> Result<(Candidates, Outlook), Decision> {
+        let (candidates, outlook) = self.gather(bar, Staleness::Limited);
+        if outlook == Outlook::Found || !self.avoids_a_replica() {
+            return Ok((candidates, outlook));
+        }
+        if let Some(decision) = self.none_but_the_avoided(outlook) {
+            return Err(decision);
+        }
+        self.avoid = None;
+        Ok(self.gather(bar, Staleness::Limited))
     }
 
     fn avoids_a_replica(&self) -> bool {
