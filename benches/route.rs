@@ -46,7 +46,7 @@ fn policy() -> Policy {
 fn decisions(c: &mut Criterion) {
     let start = Instant::now();
     let (snapshot, policy) = (snapshot(start), policy());
-    let demand = |need| Demand { need, reason: Reason::PlainRead, promise: None, arrived: start };
+    let demand = |need| Demand { need, reason: Reason::PlainRead, promise: None, arrived: start, avoid: None };
     let mut random = fastrand::Rng::with_seed(1);
     let mut bench = |name: &str, need: Need, prepare: &dyn Fn(&mut Freshness)| {
         let mut freshness = Freshness::default();

@@ -5,12 +5,12 @@ use std::time::Instant;
 use super::sources::Sources;
 use super::table::{Column, Table, Value, integer, number, text};
 use super::views::{millis, node_name, takes_reads};
-use crate::config::RoutingMode;
+use crate::config::{Consistency, RoutingMode, Transactions};
 use crate::decide::route::{
     Decision, Demand, Freshness, Need, NodeId, Policy, Route, Snapshot, WaitFor, is_in_service, route,
 };
 use crate::decide::session::{Defaults, Needs};
-use crate::decide::sql::{Reason, Verdict};
+use crate::decide::sql::{Intent, Reason, Verdict};
 
 /// The first five are about a statement; the others about the whole text, which is routed as one.
 pub(super) const COLUMNS: &[Column] = &[
@@ -76,10 +76,18 @@ fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], polic
             none,
         ];
     };
+    let ventures = sources.config().routing.transactions == Transactions::Optimistic
+        && matches!(policy.consistency, Consistency::Eventual | Consistency::Session)
+        && matches!(verdicts, [Verdict { intent: Intent::Begin(mode), .. }] if mode.is_plain());
+    let (need, reason) = if ventures && reason == Reason::ReadWriteTransaction {
+        (Need::Read, Reason::Optimistic)
+    } else {
+        (need, reason)
+    };
     let shadow = sources.config().routing.mode == RoutingMode::Shadow && need != Need::Primary;
     let (need, reason) = if shadow { (Need::Primary, Reason::Shadow) } else { (need, reason) };
     let now = Instant::now();
-    let demand = Demand { need, reason, promise, arrived: now };
+    let demand = Demand { need, reason, promise, arrived: now, avoid: None };
     let load = |node| sources.node(node).outstanding;
     // A session that has written nothing and seen nothing yet.
     let decision = route(&demand, &mut Freshness::default(), snapshot, policy, load, fastrand::u64(..), now);

@@ -109,6 +109,7 @@ impl Board {
             | Event::Released
             | Event::Appointed { .. }
             | Event::Forked(_)
+            | Event::Marked(_)
             | Event::Recorded { .. }
             | Event::Bound { .. }
             | Event::Barred

@@ -132,6 +132,14 @@ impl Control {
         answer(&self.client.query_one(&self.whole, &[]).await?)
     }
 
+    /// How far a replica has replayed once it has reached `lsn`, or after `limit`: one round trip. For PostgreSQL 19 and later.
+    pub(super) async fn wait_for(&self, lsn: Lsn, limit: Duration) -> Result<Option<Progress>, tokio_postgres::Error> {
+        // One behind the other, in one write: whether it has been reached, the position itself tells.
+        let sql = wait_sql(lsn, limit);
+        let (_, progress) = tokio::try_join!(self.client.batch_execute(&sql), self.ask_progress(Side::Replica))?;
+        Ok(progress)
+    }
+
     /// `None`: nothing replayed yet.
     pub(super) async fn ask_progress(&self, side: Side) -> Result<Option<Progress>, tokio_postgres::Error> {
         match side {
@@ -146,6 +154,13 @@ impl Control {
             }
         }
     }
+}
+
+/// "WAIT FOR LSN" of the documentation's SQL commands: it takes no parameters, needs no privilege, and holds no snapshot that
+/// replay could be in conflict with.
+fn wait_sql(lsn: Lsn, limit: Duration) -> String {
+    let limit = limit.as_millis().max(1);
+    format!("WAIT FOR LSN '{lsn}' WITH (MODE 'standby_replay', TIMEOUT '{limit}ms', NO_THROW)")
 }
 
 /// What an error says of the node.
@@ -221,7 +236,12 @@ SELECT s.recovering,
          END,
          nullif(current_setting('cluster_name'), ''),
          'walreceiver'),
-       current_setting('synchronous_standby_names')
+       current_setting('synchronous_standby_names'),
+       CASE WHEN NOT s.recovering AND position('*' IN current_setting('synchronous_standby_names')) > 0 THEN
+         ARRAY(SELECT application_name FROM pg_stat_replication)
+       END,
+       coalesce((SELECT substring(obj_description(oid, 'pg_namespace') FROM '^epoch ([0-9]{1,18}):')::int8
+                   FROM pg_namespace WHERE nspname = 'pgpilot'), 0)
   FROM (SELECT pg_is_in_recovery() AS recovering OFFSET 0) s
   LEFT JOIN pg_stat_wal_receiver w ON true";
 
@@ -275,7 +295,14 @@ fn answer(row: &Row) -> Result<Answer, tokio_postgres::Error> {
         stage,
         standby_name: row.try_get(19)?,
         synchronous: row.try_get(20)?,
+        standbys: standbys(row)?,
+        marked: u64::try_from(row.try_get::<_, i64>(22)?).unwrap_or_default(),
     })
+}
+
+fn standbys(row: &Row) -> Result<Vec<String>, tokio_postgres::Error> {
+    let names: Option<Vec<Option<String>>> = row.try_get(21)?;
+    Ok(names.unwrap_or_default().into_iter().map(Option::unwrap_or_default).collect())
 }
 
 /// Only who may read all statistics is told.
@@ -286,4 +313,17 @@ fn sender(row: &Row) -> Result<Option<(String, u16)>, tokio_postgres::Error> {
 
 fn lsn(lsn: PgLsn) -> Lsn {
     Lsn(lsn.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_is_for_ever() {
+        for (limit, said) in [(Duration::from_millis(50), "50ms"), (Duration::from_micros(999), "1ms")] {
+            let sql = format!("WAIT FOR LSN '16/B374D848' WITH (MODE 'standby_replay', TIMEOUT '{said}', NO_THROW)");
+            assert_eq!(wait_sql(Lsn(0x16_B374_D848), limit), sql);
+        }
+    }
 }

@@ -49,6 +49,8 @@ pub struct Cluster {
 pub struct Memory {
     pub primary: config::NodeName,
     pub timeline: Timeline,
+    /// The newest epoch that was seen in a primary's database.
+    pub marked: u64,
     /// Held: a change of primary was under way.
     pub writes: Writes,
 }
@@ -73,6 +75,7 @@ impl Cluster {
         if let Some(memory) = memory
             && let Some(node) = cluster.find(memory.primary.as_str())
         {
+            cluster.board.report(Event::Marked(memory.marked));
             cluster.board.report(Event::Remembered { node, timeline: memory.timeline });
             if memory.writes == Writes::Held {
                 cluster.board.report(Event::Held);

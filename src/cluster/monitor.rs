@@ -23,6 +23,10 @@ const MARK_GAP: Duration = Duration::from_millis(2);
 const CHASE_STEP: Duration = Duration::from_millis(1);
 /// Between two new connections to a node that answers on the kept one.
 const KNOCK: Duration = Duration::from_secs(2);
+/// `server_version_num` of the first version that knows WAIT FOR LSN.
+const WAIT_FOR_LSN_SINCE: u32 = 190_000;
+/// Only one question is under way: for so long, nobody else's can be put to a replica that does not reach the mark.
+const WAIT_LIMIT: Duration = Duration::from_millis(50);
 /// Nobody waits longer for a replica; its lag is for the regular probes then.
 const CHASE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -44,6 +48,18 @@ pub(super) struct Monitor {
     alarm: Pin<Box<Sleep>>,
     /// Failed dials in a row.
     failed_dials: u32,
+    telling: Telling,
+}
+
+/// How a replica tells that it has reached a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// When it is asked.
+    Asked,
+    /// Of itself, when it has: with WAIT FOR LSN, as of PostgreSQL 19.
+    ByItself,
+    /// It should, by its version, and has refused to.
+    Refuses,
 }
 
 /// Following a replica towards a mark.
@@ -58,6 +74,14 @@ struct Pursuit {
     end: Instant,
 }
 
+impl Pursuit {
+    /// The next look comes after ever longer pauses.
+    fn pause(&mut self, now: Instant, longest: Duration) {
+        self.due = now + self.step;
+        self.step = (self.step * 2).min(longest);
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Question {
     Whole,
@@ -65,6 +89,8 @@ enum Question {
     Mark,
     /// Has the replica reached the mark?
     Chase,
+    /// To be answered when the replica has reached the mark, or after so long.
+    Wait(Lsn, Duration),
 }
 
 impl Monitor {
@@ -85,6 +111,7 @@ impl Monitor {
             last_asked: now,
             alarm: Box::pin(sleep_until(now.into())),
             failed_dials: 0,
+            telling: Telling::Asked,
         }
     }
 
@@ -99,6 +126,7 @@ impl Monitor {
                 Ok(Ok(control)) => {
                     self.failed_dials = 0;
                     self.whole_due = Instant::now();
+                    self.telling = Telling::Asked;
                     let knocking = knock(self.id, self.node.clone(), self.health.clone(), Arc::clone(&self.board));
                     let _knocking = AbortOnDropHandle::new(tokio::spawn(knocking));
                     let failure = self.watch(control).await;
@@ -164,7 +192,7 @@ impl Monitor {
             tokio::select! {
                 biased;
                 () = sleep_until(due.into()) => {
-                    return if due == self.whole_due { Question::Whole } else { Question::Chase };
+                    return if due == self.whole_due { Question::Whole } else { self.chase() };
                 }
                 Ok(()) = self.chases.changed() => self.pursue(),
                 call = self.bell.rung() => match call {
@@ -178,13 +206,23 @@ impl Monitor {
         }
     }
 
+    fn chase(&self) -> Question {
+        let until_whole = self.whole_due.saturating_duration_since(Instant::now());
+        let wait = until_whole.min(WAIT_LIMIT).min(self.health.timeout / 2);
+        match (self.telling, self.pursuit) {
+            // Zero is for ever, and less than this is nothing to wait for.
+            (Telling::ByItself, Some(pursuit)) if wait >= CHASE_STEP => Question::Wait(pursuit.lsn, wait),
+            _ => Question::Chase,
+        }
+    }
+
     fn pursue(&mut self) {
         let chase = *self.chases.borrow_and_update();
         let Some(Chase { lsn, begun }) = chase else { return };
         let snapshot = self.board.snapshot();
         let behind = |view: &NodeView| view.role == Role::Replica && view.position.is_none_or(|at| at.lsn < lsn);
         if snapshot.node(self.id).is_some_and(behind) {
-            let due = begun + self.usual;
+            let due = if self.telling == Telling::ByItself { begun } else { begun + self.usual };
             let end = begun + CHASE_LIMIT;
             self.pursuit = Some(Pursuit { lsn, begun, missed: false, due, step: CHASE_STEP, end });
         }
@@ -233,6 +271,7 @@ impl Monitor {
             }
         };
         if let Some(event) = event {
+            self.heed(&event);
             self.board.report(event);
         }
         self.plan(question, asked_at);
@@ -240,6 +279,15 @@ impl Monitor {
             self.board.chase_newest_mark();
         }
         Ok(())
+    }
+
+    fn heed(&mut self, event: &Event) {
+        if let Event::Answered { answer, .. } = event
+            && self.telling == Telling::Asked
+            && answer.server_version >= WAIT_FOR_LSN_SINCE
+        {
+            self.telling = Telling::ByItself;
+        }
     }
 
     /// Sets the times of the next questions.
@@ -261,18 +309,29 @@ impl Monitor {
             self.pursuit = None;
         } else {
             pursuit.missed = true;
-            pursuit.due = now + pursuit.step;
-            pursuit.step = (pursuit.step * 2).min(self.health.interval);
+            match question {
+                // It is no replica any more.
+                Question::Wait(_, limit) if now < asked_at + limit => (self.pursuit, self.whole_due) = (None, now),
+                // The question itself was the pause.
+                Question::Wait(..) => pursuit.due = now,
+                _ => pursuit.pause(now, self.health.interval),
+            }
         }
     }
 
     /// A question that a node of this role cannot answer is a sign that it changed its role: the whole probe tells.
     fn failed(&mut self, question: Question, error: &tokio_postgres::Error) -> Result<(), Failure> {
+        let failure = failure_of(error, Phase::Connected);
+        if let (Question::Wait(..), Failure::Alive(_)) = (question, failure) {
+            // Recovery may cancel what waits for it, too. It is asked as others are.
+            self.telling = Telling::Refuses;
+            return Ok(());
+        }
         let changed_sides = error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
         let pause = if changed_sides && question != Question::Whole { Duration::ZERO } else { self.health.interval };
         self.whole_due = Instant::now() + pause;
         self.pursuit = None;
-        if changed_sides { Ok(()) } else { Err(failure_of(error, Phase::Connected)) }
+        if changed_sides { Ok(()) } else { Err(failure) }
     }
 }
 
@@ -291,6 +350,10 @@ async fn ask(
         }
         Question::Mark | Question::Chase => {
             let progress = control.ask_progress(side).await?;
+            Ok(progress.map(|progress| Event::Sampled { node, asked_at, progress }))
+        }
+        Question::Wait(lsn, limit) => {
+            let progress = control.wait_for(lsn, limit).await?;
             Ok(progress.map(|progress| Event::Sampled { node, asked_at, progress }))
         }
     }

@@ -318,6 +318,7 @@ fn pool(pool: &written::Pool) -> Pool {
 fn routing(routing: &written::Routing) -> Routing {
     Routing {
         mode: routing.mode.value,
+        transactions: routing.transactions.value,
         consistency: routing.consistency.value,
         lag: routing_lag(routing),
         on_all_lagging: routing.on_all_lagging.value,

@@ -272,9 +272,18 @@ pub enum RoutingMode {
     Shadow,
 }
 
+/// Where a transaction begins that may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transactions {
+    Primary,
+    /// On a replica: it moves when it writes.
+    Optimistic,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Routing {
     pub mode: RoutingMode,
+    pub transactions: Transactions,
     pub consistency: Consistency,
     /// How far behind a replica may be of which neither its own section nor its zone's says otherwise.
     pub lag: LagLimits,

@@ -11,7 +11,7 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use super::resolved::{
     AuthMethod, ConnectionKind, Consistency, EtcdEndpoint, Listen, LogFormat, OnAllLagging, PoolMode, RoutingMode,
-    Scheme, SslMode,
+    Scheme, SslMode, Transactions,
 };
 use super::units::{ByteSize, NodeName, Secret, parse_duration};
 use super::value::{Echo, Scalar, near};
@@ -68,6 +68,7 @@ words!(AuthMethod {
 words!(PoolMode { "transaction" => Transaction, "session" => Session });
 words!(Consistency { "eventual" => Eventual, "session" => Session, "strong" => Strong, "primary" => Primary });
 words!(RoutingMode { "split" => Split, "shadow" => Shadow });
+words!(Transactions { "primary" => Primary, "optimistic" => Optimistic });
 words!(OnAllLagging { "primary" => Primary, "error" => Error, "stale" => Stale });
 words!(LogFormat { "text" => Text, "json" => Json });
 

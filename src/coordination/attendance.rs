@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::etcd::{Change, Condition, EtcdError, Verdict};
 use super::membership::{Membership, Session};
 use super::view::{InstanceFacts, Number, Recorded, View, instance_key, leader_key, leader_value};
+use crate::decide::failover::stands_back;
 
 /// Between two tries to watch.
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
@@ -148,6 +149,9 @@ impl Membership {
                 return Err(EtcdError::Unreachable("this instance's registration is gone".to_owned()));
             }
         }
+        if stands_back(*self.sight.borrow(), view.sights(session.number)) {
+            return self.stand_back(session, &view).await;
+        }
         let legible = !matches!(view.record, Recorded::Illegible(_));
         if view.leader.is_none() && legible && Instant::now() < session.hold_at() {
             let key = leader_key(&self.prefix);
@@ -158,6 +162,15 @@ impl Membership {
             self.refresh().await?;
         }
         Ok(())
+    }
+
+    /// Another instance sees nodes, and this one none: that one is to decide.
+    async fn stand_back(&self, session: Session, view: &View) -> Result<(), EtcdError> {
+        let Some(leader) = view.leader.as_ref().filter(|leader| leader.lease == session.lease) else { return Ok(()) };
+        warn!("no node answers to this instance, but to another one: that one is to decide");
+        let key = leader_key(&self.prefix);
+        self.etcd.remove(&[Condition::Created(&key, leader.since)], &key, self.limit()).await?;
+        self.refresh().await
     }
 
     async fn put_facts(&self, conditions: &[Condition<'_>], number: Number, lease: i64) -> Result<Verdict, EtcdError> {
@@ -176,6 +189,7 @@ impl Membership {
             address: self.advertise.clone().or_else(found).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             acknowledged: *self.acknowledged.borrow(),
+            sight: *self.sight.borrow(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::etcd::{Condition, Etcd, EtcdError, Verdict};
 use super::tenure::Tenure;
 use super::view::{Leader, Number, Recorded, View, leader_key, record_key};
 use crate::config::Coordination;
-use crate::decide::failover::Record;
+use crate::decide::failover::{Record, Sight};
 use crate::net::tls::TlsError;
 
 /// Keeps a lease, registers, follows what the others do, and becomes the leader when there is none.
@@ -28,6 +28,7 @@ pub struct Membership {
     pub(super) state: watch::Sender<State>,
     pub(super) tenure: Tenure,
     pub(super) acknowledged: watch::Sender<u64>,
+    pub(super) sight: watch::Sender<Sight>,
     /// There may be something to do before the next renewal.
     pub(super) wake: Notify,
     pub(super) leaving: AtomicBool,
@@ -125,6 +126,7 @@ impl Membership {
             state: watch::Sender::default(),
             tenure: Tenure::new(),
             acknowledged: watch::Sender::new(0),
+            sight: watch::Sender::default(),
             wake: Notify::new(),
             leaving: AtomicBool::new(false),
         }))
@@ -242,6 +244,14 @@ impl Membership {
     pub fn acknowledge(&self, epoch: u64) {
         self.acknowledged.send_replace(epoch);
         self.wake.notify_one();
+    }
+
+    /// Says whether any node answers: who sees none lets another one decide.
+    pub fn sees(&self, sight: Sight) {
+        let changed = self.sight.send_if_modified(|known| std::mem::replace(known, sight) != sight);
+        if changed {
+            self.wake.notify_one();
+        }
     }
 
     /// Waits until every other instance has acknowledged this epoch, or is gone.

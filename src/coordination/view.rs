@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::etcd::{Change, KeyValue, Keys};
-use crate::decide::failover::Record;
+use crate::decide::failover::{Record, Sight};
 
 /// An instance's number, 1 to [`Number::MAX`]: it stands in the cancel keys that the instance hands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,6 +67,9 @@ pub struct InstanceFacts {
     pub version: String,
     /// The epoch of the last change of primary for which it has stopped writing, and let go of the old primary.
     pub acknowledged: u64,
+    /// Whether any node answers to it.
+    #[serde(default)]
+    pub sight: Sight,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -146,6 +149,11 @@ impl View {
     /// The lowest number that no instance has; `None`: all are taken.
     pub(super) fn free_number(&self) -> Option<Number> {
         (1..=Number::MAX).map(Number).find(|number| !self.instances.contains_key(number))
+    }
+
+    /// What the others see of the nodes, besides `own`.
+    pub(super) fn sights(&self, own: Number) -> impl Iterator<Item = Sight> {
+        self.instances.iter().filter(move |(number, _)| **number != own).map(|(_, it)| it.facts.sight)
     }
 
     /// Who has not acknowledged this epoch yet, besides `own`.

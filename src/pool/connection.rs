@@ -95,14 +95,35 @@ impl ServerConnection {
 
     async fn run(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, QueryError> {
         frontend::put_query(&mut self.output, sql.as_bytes());
+        let mut rows = Vec::new();
+        self.converse(|tag, frame| {
+            if tag == backend::DATA_ROW {
+                rows.push(text_row(&frame[HEADER_LEN..])?);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(rows)
+    }
+
+    /// Sends what is to be sent, and shows what of the reply is about it, message by message, up to the first ReadyForQuery.
+    ///
+    /// # Errors
+    /// The server's error, or a loss, as with [`Self::query`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::query`].
+    pub async fn converse(
+        &mut self,
+        mut see: impl FnMut(u8, &[u8]) -> Result<(), WireError>,
+    ) -> Result<(), QueryError> {
         self.send().await?;
-        let (mut rows, mut error) = (Vec::new(), None);
+        let mut error = None;
         loop {
             let header = self.next_frame().await?;
             let frame = self.input.split_to(header.frame_len());
             let body = &frame[HEADER_LEN..];
             match header.tag {
-                backend::DATA_ROW => rows.push(text_row(body)?),
                 backend::NOTIFICATION_RESPONSE => self.notifications.extend_from_slice(&frame),
                 backend::PARAMETER_STATUS => self.note_parameter(body)?,
                 backend::ERROR_RESPONSE => {
@@ -113,10 +134,10 @@ impl ServerConnection {
                     }
                 }
                 backend::READY_FOR_QUERY => break,
-                _ => {}
+                tag => see(tag, &frame)?,
             }
         }
-        error.map_or(Ok(rows), Err)
+        error.map_or(Ok(()), Err)
     }
 
     /// Sends all that is to be sent.

@@ -153,6 +153,17 @@ impl NodePool {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Closes the idle connections to a database.
+    pub fn vacate(&self, database: &str) {
+        let mut closes = Vec::new();
+        let mut shelf = self.lock();
+        let Shelf { book, pools, .. } = &mut *shelf;
+        let of_database = pools.iter().flatten().filter(|pool| *pool.key.database == *database);
+        of_database.for_each(|pool| closes.extend(book.empty(pool.index)));
+        drop(shelf);
+        closes.into_iter().for_each(|connection| connection.close());
+    }
+
     /// Closes what is too old, opens what `min_idle` asks for, and forgets pools that nobody uses; to be called about
     /// once a second.
     pub fn tick(self: &Arc<Self>) {

@@ -384,6 +384,9 @@ impl Client {
                 Intent::Session(SessionCommand::ResetAll | SessionCommand::DiscardAll) => assessed.resets = true,
                 _ => {}
             }
+            if verdict.effects.contains(Effects::VACATES) {
+                verdict.object.iter().for_each(|database| self.shared.pools.vacate(database));
+            }
             assessed.writes |= match &verdict.intent {
                 Intent::Write | Intent::WithinTransaction | Intent::Savepoint(_) => true,
                 Intent::Execute { name, .. } => prepared(name).is_none_or(|inner| inner.intent != Intent::Read),

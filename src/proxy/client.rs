@@ -19,6 +19,7 @@ use super::scan::Signal;
 use super::session::{Session, Transaction};
 use super::shared::{Shared, Who};
 use super::shutdown::Watch;
+use super::venture::Ventures;
 use super::verdicts::Verdicts;
 use crate::cluster::Reader;
 use crate::decide::sql::Effects;
@@ -46,6 +47,7 @@ pub(super) struct Client {
     pub shutdown: Watch,
     /// The unserved CancelRequests that there were when the statement at hand came: another one means it.
     pub cancels_seen: u32,
+    pub ventures: Ventures,
 }
 
 impl Client {
@@ -69,6 +71,9 @@ impl Client {
         }
         if self.skipping {
             return self.skip().await;
+        }
+        if self.is_to_listen_again() {
+            self.listen_again().await?;
         }
         match gather(self.side.fresh())? {
             Gathered::More => self.wait_for_input().await,
@@ -132,6 +137,7 @@ impl Client {
             link.started = Instant::now();
         }
         assessed.executed.text = text;
+        link.trace = self.ventures.trace();
         link.take_up(std::mem::take(&mut assessed.executed));
         link.note_end(&assessed, &self.transaction);
         link.grant = match batch.end {
@@ -304,7 +310,10 @@ impl Client {
 
     async fn on_signal(&mut self, signal: Signal) -> Result<(), End> {
         match signal {
-            Signal::Batch(status) => self.batch_answered(status),
+            Signal::Batch(status) => {
+                self.batch_answered(status);
+                self.venture_answered();
+            }
             Signal::Skipped(dues) => self.batch_skipped(&dues),
             // What the client has sent behind its statement may flow now.
             Signal::CopyIn => {}

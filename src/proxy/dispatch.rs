@@ -11,7 +11,7 @@ use super::fault::{End, Fault};
 use super::link::{Link, LinkRole, Purpose};
 use super::registry::{Quiet, Rest};
 use super::sequences::{AsksSequences, place};
-use super::session::Transaction;
+use super::session::{Deferred, Transaction};
 use super::settle;
 use super::vigil::Denied;
 use crate::config::{Consistency, PoolMode, RoutingMode};
@@ -29,6 +29,51 @@ pub(super) const SETTLE_DOWN: Duration = Duration::from_millis(50);
 impl Client {
     /// Makes sure that a server connection is held that may run the batch.
     pub(super) async fn connect(&mut self, batch: Batch, assessed: &Assessed) -> Result<Result<(), Fault>, End> {
+        match self.try_connect(batch, assessed).await {
+            Ok(()) => Ok(Ok(())),
+            Err(Denied::Fault(fault)) => Ok(Err(fault)),
+            Err(Denied::End(end)) => Err(end),
+        }
+    }
+
+    async fn try_connect(&mut self, batch: Batch, assessed: &Assessed) -> Result<(), Denied> {
+        let (need, reason) = self.wants(batch, assessed);
+        if self.ventures.are_under_way() {
+            self.venture_on(batch, assessed, (need, reason)).await?;
+        }
+        let promise = assessed.needs.promise.over(self.session.policy.consistency);
+        if self.must_leave_replica(need) || self.has_outlived_its_route(promise, assessed) {
+            self.leave_replica();
+        }
+        if self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open) {
+            let shared = self.shared.clone();
+            self.vigil().until(shared.gate.pass()).await?;
+        }
+        let reads = need != Need::Primary && self.transaction.is_idle();
+        let purpose = if reads { Purpose::Read } else { Purpose::Any };
+        if let Some(link) = self.link.as_mut() {
+            if !link.batch_open || purpose == Purpose::Any {
+                link.purpose = purpose;
+            }
+            if link.is_new && !link.is_replica() {
+                // What has been sent so far was merely prepared.
+                (link.need, link.promise) = (need, promise);
+            }
+            self.registration.slot.set_rest(Rest::Working);
+            return Ok(());
+        }
+        let asks = AsksSequences::of(assessed.needs.effects);
+        let demand = Demand { need, reason, promise, arrived: Instant::now(), avoid: None };
+        let link = self.lease(demand, asks).await?;
+        if reason == Reason::Optimistic && link.is_replica() {
+            self.begin_venture(batch, assessed);
+        }
+        self.link.insert(link).purpose = purpose;
+        self.own_sequences(asks).await
+    }
+
+    /// What the batch needs, and why.
+    fn wants(&mut self, batch: Batch, assessed: &Assessed) -> (Need, Reason) {
         let (mut need, mut reason) = assessed.needs.server.unwrap_or((Need::Read, Reason::Empty));
         if need != Need::Primary
             && matches!(batch.end, BatchEnd::Open | BatchEnd::Flush)
@@ -44,11 +89,12 @@ impl Client {
                 (_, Need::Primary | Need::Replica) => (need, reason),
             };
         }
-        if let Transaction::Deferred(deferred) = &self.transaction {
+        if let Transaction::Deferred(Deferred { mode, .. }) = self.transaction {
             let mut begun = Needs::default();
-            begun.add_begin(deferred.mode, self.session.defaults);
+            begun.add_begin(mode, self.session.defaults);
             if let Some((Need::Primary, why)) = begun.server {
-                (need, reason) = (Need::Primary, why);
+                let ventures = need != Need::Primary && self.may_venture(mode, batch, assessed);
+                (need, reason) = if ventures { (need, Reason::Optimistic) } else { (Need::Primary, why) };
             }
         }
         if self.who.mode == PoolMode::Session && need == Need::Read {
@@ -58,45 +104,7 @@ impl Client {
         if need != Need::Primary && self.shared.config.load().routing.mode == RoutingMode::Shadow {
             (need, reason) = (Need::Primary, Reason::Shadow);
         }
-        let promise = assessed.needs.promise.over(self.session.policy.consistency);
-        if self.must_leave_replica(need) || self.has_outlived_its_route(promise, assessed) {
-            self.leave_replica();
-        }
-        if self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open) {
-            let shared = self.shared.clone();
-            match self.vigil().until(shared.gate.pass()).await {
-                Ok(()) => {}
-                Err(Denied::Fault(fault)) => return Ok(Err(fault)),
-                Err(Denied::End(end)) => return Err(end),
-            }
-        }
-        let reads = need != Need::Primary && self.transaction.is_idle();
-        let purpose = if reads { Purpose::Read } else { Purpose::Any };
-        if let Some(link) = self.link.as_mut() {
-            if !link.batch_open || purpose == Purpose::Any {
-                link.purpose = purpose;
-            }
-            if link.is_new && !link.is_replica() {
-                // What has been sent so far was merely prepared.
-                (link.need, link.promise) = (need, promise);
-            }
-            self.registration.slot.set_rest(Rest::Working);
-            return Ok(Ok(()));
-        }
-        let asks = AsksSequences::of(assessed.needs.effects);
-        let demand = Demand { need, reason, promise, arrived: Instant::now() };
-        let connected = match self.lease(demand, asks, None).await {
-            Ok(link) => {
-                self.link.insert(link).purpose = purpose;
-                self.own_sequences(asks).await
-            }
-            Err(denied) => Err(denied),
-        };
-        match connected {
-            Ok(()) => Ok(Ok(())),
-            Err(Denied::Fault(fault)) => Ok(Err(fault)),
-            Err(Denied::End(end)) => Err(end),
-        }
+        (need, reason)
     }
 
     /// A part of a batch whose continuation is not known may go to a replica only if it leaves nothing there but prepared statements.
@@ -174,18 +182,13 @@ impl Client {
         tokio::spawn(settle::drain(link));
     }
 
-    /// Routes until there is a connection or a reason why there is none. `avoid`: a node that has just failed.
-    pub(super) async fn lease(
-        &mut self,
-        mut demand: Demand,
-        asks: AsksSequences,
-        avoid: Option<NodeId>,
-    ) -> Result<Link, Denied> {
+    /// Routes until there is a connection or a reason why there is none.
+    pub(super) async fn lease(&mut self, mut demand: Demand, asks: AsksSequences) -> Result<Link, Denied> {
         let mut now = demand.arrived;
         let mut place = None;
         loop {
             let snapshot = self.snapshots.snapshot().clone();
-            let decision = self.decide(&demand, &snapshot, avoid, now);
+            let decision = self.decide(&demand, &snapshot, now);
             if decision.ask == Ask::Mark {
                 self.shared.cluster.want_mark();
             }
@@ -246,9 +249,9 @@ impl Client {
         self.vigil().until(shared.cluster.wait_change(seen, until)).await.map(drop)
     }
 
-    fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, avoid: Option<NodeId>, now: Instant) -> Decision {
+    fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, now: Instant) -> Decision {
         let pools = &self.shared.pools;
-        let load = |node| if Some(node) == avoid { u32::MAX } else { pools.leased(node) };
+        let load = |node| pools.leased(node);
         let session = &mut self.session;
         let decision = route(demand, &mut session.freshness, snapshot, &session.policy, load, fastrand::u64(..), now);
         if let Some(loss) = session.freshness.take_loss() {
@@ -302,6 +305,7 @@ impl Client {
         }
         settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
         let mut link = Link::new(lease, role, self.session.startup.clone(), reason, now);
+        link.pid = self.registration.slot.pid();
         if role == LinkRole::Primary {
             link.membership = self.shared.membership.get().cloned();
         }

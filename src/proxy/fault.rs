@@ -56,6 +56,9 @@ pub(super) enum Fault {
     /// A CancelRequest came while the statement waited for its turn.
     #[error("canceling statement due to user request")]
     Cancelled,
+    /// An optimistic transaction cannot move to the primary.
+    #[error("could not move the transaction to the primary: what it has read on a replica is not the same there")]
+    Diverged,
     /// The connection could not be brought to the session's state.
     #[error(transparent)]
     Prepare(#[from] QueryError),
@@ -74,6 +77,7 @@ impl Fault {
             | Self::Lease(LeaseError::Timeout | LeaseError::QueueFull)
             | Self::Refused(_)
             | Self::Hold(_)
+            | Self::Diverged
             | Self::Cancelled => false,
         }
     }
@@ -96,6 +100,8 @@ impl Fault {
             }
             Self::Hold(error) => Report::error(SqlState::CANNOT_CONNECT_NOW, error.to_string()),
             Self::Cancelled => Report::error(SqlState::QUERY_CANCELED, self.to_string()),
+            Self::Diverged => Report::error(SqlState::SERIALIZATION_FAILURE, self.to_string())
+                .hint("Nothing has been written. The transaction might succeed if retried."),
             Self::Lease(LeaseError::Dial(error)) => dial_report(error),
             Self::Lease(error @ (LeaseError::Timeout | LeaseError::QueueFull)) => {
                 Report::error(SqlState::TOO_MANY_CONNECTIONS, error.to_string())

@@ -11,6 +11,8 @@ pub(super) struct Kept {
     content: Content,
     /// Servers that have been lost while they worked at them.
     losses: u8,
+    /// Replicas whose recovery has cancelled them.
+    conflicts: u8,
 }
 
 /// What the batches ask for.
@@ -25,6 +27,10 @@ pub(super) enum Content {
 
 /// A statement that takes its server down with it is not given all of them: the third loss is told to the client.
 const LOSSES_MAX: u8 = 3;
+
+/// What long reads are in the way of happens on all replicas at about the same time: the primary, which has no such
+/// conflicts, is asked after so many.
+const CONFLICTS_MAX: u8 = 2;
 
 impl Kept {
     pub(super) fn is_empty(&self) -> bool {
@@ -48,7 +54,8 @@ impl Kept {
             }
             return;
         }
-        *self = Self { first: Some(length), content, losses: 0, behind: std::mem::take(&mut self.behind) };
+        *self =
+            Self { first: Some(length), content, losses: 0, conflicts: 0, behind: std::mem::take(&mut self.behind) };
     }
 
     /// The first one has been answered. Returns its length.
@@ -74,6 +81,16 @@ impl Kept {
     /// Whether another server is sent them when theirs is lost.
     pub(super) fn outlive_loss(&self) -> bool {
         !self.is_empty() && self.losses + 1 < LOSSES_MAX
+    }
+
+    /// A replica's recovery has cancelled them.
+    pub(super) fn conflict(&mut self) {
+        self.conflicts = self.conflicts.saturating_add(1);
+    }
+
+    /// Whether another replica is sent them when a replica's recovery cancels them.
+    pub(super) fn outlive_conflict(&self) -> bool {
+        self.conflicts + 1 < CONFLICTS_MAX
     }
 
     /// They end with the server that has them.
@@ -115,5 +132,17 @@ mod tests {
         assert!(kept.outlive_loss());
         kept.give_up();
         assert!(!kept.outlive_loss());
+    }
+
+    #[test]
+    fn the_second_conflict_is_the_last() {
+        let mut kept = Kept::default();
+        for _ in 0..2 {
+            kept.push(1, Content::Anything);
+            assert!(kept.outlive_conflict());
+            kept.conflict();
+            assert!(!kept.outlive_conflict());
+            kept.pop();
+        }
     }
 }

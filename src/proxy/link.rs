@@ -14,6 +14,7 @@ use super::kept::Kept;
 use super::resets::Resets;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
+use super::venture::Trace;
 use crate::config::Consistency;
 use crate::coordination::Membership;
 use crate::decide::route::{Need, NodeId};
@@ -26,6 +27,8 @@ use crate::wire::backend::TransactionStatus;
 pub(super) struct Link {
     pub lease: Lease,
     pub role: LinkRole,
+    /// The session's process ID, as its client knows it.
+    pub pid: u32,
     /// What the session began with.
     pub startup: Arc<Settings>,
     pub reason: Reason,
@@ -43,8 +46,7 @@ pub(super) struct Link {
     pub grant: Grant,
     /// Batches that can be sent elsewhere: on a replica any; on a primary such as only read.
     pub kept: Kept,
-    /// The lengths of batches that have been sent elsewhere in vain, and are to be sent once more: each when the one before it has been answered, for
-    /// what has to be taught for it depends on that.
+    /// The lengths of batches to be sent once more: each when the one before has been answered, which decides what is to be taught for it.
     pub again: VecDeque<usize>,
     /// An error has come since the last ReadyForQuery.
     pub failed: bool,
@@ -83,6 +85,8 @@ pub(super) struct Link {
     pub resets: Resets,
     /// The transaction that was begun with the first batch, should that have to be sent elsewhere.
     pub began: Option<Deferred>,
+    /// Watches the reply to the batch under way, should its transaction have to go on elsewhere.
+    pub trace: Option<Box<Trace>>,
     /// On a primary: whose lease has to be good for anything to be sent. `None`: pgpilot is alone.
     pub membership: Option<Arc<Membership>>,
 }
@@ -312,6 +316,7 @@ impl Link {
         Self {
             lease,
             role,
+            pid: 0,
             startup,
             reason,
             promise: None,
@@ -344,11 +349,11 @@ impl Link {
             forgetting: Vec::new(),
             resets: Resets::default(),
             began: None,
+            trace: None,
             membership: None,
         }
     }
 
-    /// What is about to be sent may end a transaction, be it the client's or one of its own.
     /// A batch, or more of an open one, is about to be sent.
     pub(super) fn take_up(&mut self, executed: Executed) {
         match self.behind.back_mut().or(self.executed.as_mut()) {

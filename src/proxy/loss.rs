@@ -12,6 +12,7 @@ use super::exchange::{Passing, keep_reply};
 use super::fault::End;
 use super::judged::Judged;
 use super::link::{Delivered, Grant, Link, LinkRole, Rest};
+use super::listening::DEAF;
 use super::retry::Why;
 use super::session::Transaction;
 use crate::decide::session::Pin;
@@ -27,7 +28,7 @@ impl Client {
         self.shared.cluster.nudge(link.node());
         tracing::info!(node = link.node().0, why, "a server connection was lost");
         if link.outlives_loss() {
-            let need = link.need_after_loss();
+            let need = link.need;
             return self.move_on(need, Why::Lost).await;
         }
         let Some(mut link) = self.link.take() else { return Ok(()) };
@@ -51,6 +52,9 @@ impl Client {
         let mut pins = std::mem::replace(&mut self.session.pins, standing);
         pins.retain(|pin| !matches!(pin, Pin::SessionMode | Pin::SequenceState));
         self.registration.slot.set_pins(&self.session.pins);
+        if self.can_listen_again(&pins) {
+            pins.clear();
+        }
         self.side.rest = match self.side.rest {
             Passing::Forward(n) => Passing::Drop(n),
             other => other,
@@ -78,13 +82,11 @@ impl Client {
         Ok(())
     }
 
-    /// Between statements no error is due: the next statement gets it. One who listens may not send any.
+    /// Between statements no error is due: the next statement gets it. One who listens, and has lost more than that, may
+    /// not send any.
     fn report_later(&mut self, report: Report, pins: &[Pin]) -> Result<(), End> {
         if pins.contains(&Pin::Listen) {
-            return Err(End::fatal(
-                SqlState::CONNECTION_FAILURE,
-                "the server on which this session was listening is lost",
-            ));
+            return Err(End::fatal(SqlState::CONNECTION_FAILURE, DEAF));
         }
         let untold = Some(Box::new(report));
         if !self.transaction.is_idle() {

@@ -17,7 +17,7 @@ use crate::decide::position::Position;
 use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, SetScope, TransactionEnd, Verdict};
 use crate::pool::QueryError;
 use crate::wire::SqlState;
-use crate::wire::backend::{self, Report, Severity, TransactionStatus};
+use crate::wire::backend::{self, Report, TransactionStatus};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 
 /// A result of pgpilot's own: at most one row of one column.
@@ -185,9 +185,7 @@ impl Client {
                 done(if commit { "COMMIT" } else { "ROLLBACK" })
             }
             (Intent::End(end), Transaction::Idle) if self.link.is_none() && *end != TransactionEnd::Chain => {
-                let mut warning = Report::error(SqlState::NO_ACTIVE_SQL_TRANSACTION, NO_TRANSACTION);
-                warning.severity = Severity::Warning;
-                warning.put(&mut self.side.output);
+                Report::warning(SqlState::NO_ACTIVE_SQL_TRANSACTION, NO_TRANSACTION).put(&mut self.side.output);
                 let rolls_back = words(text).first().is_some_and(|b| b"rRaA".contains(b));
                 done(if rolls_back { "ROLLBACK" } else { "COMMIT" })
             }
@@ -215,9 +213,7 @@ impl Client {
                 if self.transaction.is_idle() {
                     if *scope == SetScope::Local {
                         let text = "SET LOCAL can only be used in transaction blocks";
-                        let mut warning = Report::error(SqlState::NO_ACTIVE_SQL_TRANSACTION, text);
-                        warning.severity = Severity::Warning;
-                        warning.put(&mut self.side.output);
+                        Report::warning(SqlState::NO_ACTIVE_SQL_TRANSACTION, text).put(&mut self.side.output);
                         return Ok(Answer { column: None, tag: "SET" });
                     }
                     self.session.change_own_settings(change);

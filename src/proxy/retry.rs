@@ -35,14 +35,6 @@ impl Link {
     pub(super) fn outlives_loss(&self) -> bool {
         self.can_move() && self.kept.outlive_loss()
     }
-
-    /// What they need of another server then.
-    pub(super) fn need_after_loss(&self) -> Need {
-        match self.role {
-            LinkRole::Primary => self.need,
-            LinkRole::Replica => Need::Read,
-        }
-    }
 }
 
 impl Client {
@@ -57,7 +49,7 @@ impl Client {
         let is_whole = !link.leaves_open(batch.end);
         let keeps = match link.role {
             // The first batch on a replica can be sent elsewhere, should the replica refuse it; and what is sent behind it without waiting.
-            LinkRole::Replica => joins || (link.is_new && is_whole),
+            LinkRole::Replica => joins || ((link.is_new || self.ventures.are_under_way()) && is_whole),
             // What may have changed something is never sent twice.
             LinkRole::Primary if content == Content::Anything || !is_whole => false,
             LinkRole::Primary if joins => has_room && link.promise.is_none() && promise.is_none(),
@@ -113,12 +105,17 @@ impl Client {
         }
         let leased =
             if is_cancelled { Err(Fault::Cancelled.into()) } else { self.lease_again(need, promise, from, why).await };
+        let leased = match leased {
+            Ok(link) => self.resume_venture(link).await,
+            denied => denied,
+        };
         match leased {
             Ok(link) => {
                 let is_idle = self.transaction.is_idle();
                 let link = self.link.insert(link);
                 link.again = kept.lengths().collect();
                 link.grant = link.again.pop_front().map_or(Grant::NOTHING, Grant::Bytes);
+                link.trace = self.ventures.trace();
                 (link.executed, link.behind) = (executed, behind);
                 link.is_new = false;
                 match why {
@@ -131,7 +128,7 @@ impl Client {
                         // It was no read there: it may well be a write here.
                         link.may_commit = is_idle && !link.is_replica();
                     }
-                    Why::Refused(..) => {}
+                    Why::Refused(..) => link.purpose = purpose,
                 }
                 if link.is_replica() || kept.are_reads() {
                     link.reply.begin(Withhold::Yes);
@@ -167,8 +164,8 @@ impl Client {
                 self.vigil().until(shared.gate.pass()).await?;
             }
         }
-        let demand = Demand { need, reason: Reason::Retried, promise, arrived: Instant::now() };
-        self.lease(demand, AsksSequences::No, Some(from)).await
+        let demand = Demand { need, reason: Reason::Retried, promise, arrived: Instant::now(), avoid: Some(from) };
+        self.lease(demand, AsksSequences::No).await
     }
 
     /// An error has come; nothing has been done about it yet.
@@ -188,7 +185,11 @@ impl Client {
             && let Some(retry) = retry_for(code, routine)
         {
             let (need, cause) = match retry {
-                Retry::Elsewhere => (Need::Read, RetryCause::RecoveryConflict),
+                Retry::Elsewhere => {
+                    let need = if link.kept.outlive_conflict() { link.need } else { Need::Primary };
+                    link.kept.conflict();
+                    (need, RetryCause::RecoveryConflict)
+                }
                 Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, RetryCause::Refused),
             };
             let lesson = if retry == Retry::OnPrimaryAndLearn { self.texts_kept() } else { Vec::new() };

@@ -1,5 +1,6 @@
 //! Looking at what a server says: headers, and the few messages that mean something to pgpilot.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -67,7 +68,13 @@ impl Link {
                 // They come at any time: pgpilot says nothing in their midst.
                 b::NOTICE_RESPONSE | b::NOTIFICATION_RESPONSE if header.body <= ERROR_MAX && !whole => return Ok(None),
                 b::NOTICE_RESPONSE if whole && self.tells_of_unconfirmed_commit(header)? => self.deny_commit(header),
-                b::NOTICE_RESPONSE | b::NOTIFICATION_RESPONSE => self.pass_on(header, available),
+                b::NOTICE_RESPONSE => self.pass_on(header, available),
+                b::NOTIFICATION_RESPONSE => {
+                    if whole {
+                        self.sign_notifications(at..at + header.frame_len())?;
+                    }
+                    self.pass_on(header, available);
+                }
                 b::ERROR_RESPONSE if header.body <= ERROR_MAX && !whole => return Ok(None),
                 b::ERROR_RESPONSE => return self.on_error(header, available),
                 b::READY_FOR_QUERY if !whole => return Ok(None),
@@ -85,12 +92,33 @@ impl Link {
         }
     }
 
+    /// Clients tell their own notifications by the process ID that they were given at the start, so that is what stands in
+    /// those that come over the connection that the session itself has (libpq's documentation of PQbackendPID).
+    fn sign_notifications(&mut self, frames: Range<usize>) -> Result<(), WireError> {
+        let of_server = self.lease.cancel_key.pid;
+        b::rename_notifier(&mut self.lease.input[frames], of_server, self.pid)
+    }
+
+    /// Those that came while a statement of pgpilot's own ran.
+    ///
+    /// # Errors
+    /// The server's messages are none.
+    pub(super) fn take_notifications(&mut self) -> Result<BytesMut, WireError> {
+        let mut frames = self.lease.notifications.split();
+        b::rename_notifier(&mut frames, self.lease.cancel_key.pid, self.pid)?;
+        Ok(frames)
+    }
+
     fn take_rest(&mut self, available: usize) -> bool {
         match self.reply.rest {
             Rest::None => false,
             Rest::Forward(n) => {
                 let taken = n.min(available);
                 self.reply.rest = if taken < n { Rest::Forward(n - taken) } else { Rest::None };
+                if let Some(trace) = &mut self.trace {
+                    let at = self.reply.passable();
+                    trace.see_more(&self.lease.input[at..at + taken]);
+                }
                 self.reply.pass(taken);
                 true
             }
@@ -115,6 +143,10 @@ impl Link {
             _ => {}
         }
         if answer.forward && self.reply.commit == Commit::AsTold {
+            if let Some(trace) = &mut self.trace {
+                let at = self.reply.passable();
+                trace.see(header.tag, &self.lease.input[at..at + header.frame_len().min(available)]);
+            }
             self.pass_on(header, available);
         } else {
             self.swallow(header, available);

@@ -43,6 +43,8 @@ pub(super) struct Session {
     pub number: u32,
     /// Pins that are the session's own ways, and not something that the server knows of.
     pub standing_pins: Vec<Pin>,
+    /// What it listens to, as the server has told: as long as it is not pinned by that, it is yet to be brought about.
+    pub listening: Vec<String>,
     pub left: Leftovers,
     /// Where it last wrote.
     pub sequences_at: Option<Place>,
@@ -115,6 +117,7 @@ impl Session {
             pins: Vec::new(),
             number: 0,
             standing_pins: Vec::new(),
+            listening: Vec::new(),
             left: Leftovers::default(),
             sequences_at: None,
         };

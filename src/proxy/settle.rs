@@ -12,6 +12,7 @@ use super::deallocate;
 use super::exchange::{Passing, Side, keep_reply};
 use super::fault::End;
 use super::link::{Link, Purpose};
+use super::listening::DEAF;
 use super::registry::{Quiet, Rest};
 use super::resets;
 use super::scan::Signal;
@@ -251,7 +252,8 @@ impl Client {
             Err(error) => return self.inventory_failed(&error),
         };
         link.lease.tainted |= left.effects.contains(Effects::SETTINGS);
-        let Inventory { mut settings, mut pins } = inventory;
+        let Inventory { mut settings, mut pins, channels } = inventory;
+        self.session.listening = channels;
         // It is always among them; this is what the server's connection was opened with.
         if left.resets && settings.get("statement_timeout") == Some("0") {
             settings.remove("statement_timeout");
@@ -292,7 +294,10 @@ impl Client {
             return self.inventory_failed(&error);
         }
         tell_parameters(&mut self.session.reported, &mut link.lease.parameters, &mut self.side.output);
-        self.side.output.unsplit(link.lease.notifications.split());
+        match link.take_notifications() {
+            Ok(notifications) => self.side.output.unsplit(notifications),
+            Err(error) => return self.inventory_failed(&error.into()),
+        }
         Ok(())
     }
 
@@ -317,8 +322,7 @@ impl Client {
         let pins = std::mem::replace(&mut self.session.pins, standing);
         self.registration.slot.set_pins(&self.session.pins);
         if pins.contains(&Pin::Listen) {
-            let message = "the server on which this session was listening is lost";
-            return Err(End::fatal(SqlState::CONNECTION_FAILURE, message));
+            return Err(End::fatal(SqlState::CONNECTION_FAILURE, DEAF));
         }
         let report =
             Report::error(SqlState::CONNECTION_FAILURE, "the server was lost on which this session kept its state");
@@ -381,7 +385,7 @@ impl Client {
     }
 
     /// Waits for what pgpilot itself asks a server after a statement, as long as there is a client to wait for.
-    async fn after<T>(&mut self, asked: impl Future<Output = T>) -> Result<T, End> {
+    pub(super) async fn after<T>(&mut self, asked: impl Future<Output = T>) -> Result<T, End> {
         self.vigil_after().until(asked).await.map_err(|denied| match denied {
             Denied::End(end) => end,
             // No cancel request is heeded, and there is no other cause.

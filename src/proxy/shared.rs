@@ -309,6 +309,12 @@ impl Pools {
         self.all().iter().for_each(|(_, pool)| pool.outdate());
     }
 
+    /// Somebody is about to drop, rename or copy a database, which the server refuses to do while anybody is connected to it: idle
+    /// connections of ours are nobody. The server waits for them to be gone.
+    pub(super) fn vacate(&self, database: &str) {
+        self.all().iter().for_each(|(_, pool)| pool.vacate(database));
+    }
+
     /// Every node's pools.
     pub fn all(&self) -> Vec<(NodeId, Arc<NodePool>)> {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);

@@ -16,6 +16,7 @@ use super::registry::{ClientInfo, Registration};
 use super::session::{Session, Transaction};
 use super::settle;
 use super::shared::{ConsoleLevel, ConsoleVisit, Shared, Who};
+use super::venture::Ventures;
 use crate::config::PoolMode;
 use crate::decide::route::{NodeId, Role, State};
 use crate::decide::session::{ParameterMap, Pin, Settings};
@@ -117,6 +118,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 pass: None,
                 shutdown,
                 cancels_seen: 0,
+                ventures: Ventures::default(),
                 who,
                 shared: shared.clone(),
             };

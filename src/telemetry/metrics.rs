@@ -35,6 +35,17 @@ pub enum RetryCause {
     ConnectionLost,
 }
 
+/// What became of a transaction that began on a replica, though it might have written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Optimistic {
+    /// It did not write.
+    Stayed,
+    /// It went on on the primary, which had the same rows.
+    Moved,
+    /// The primary had others.
+    Diverged,
+}
+
 /// Whose fault an error is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -94,6 +105,7 @@ pub enum Count {
     Connection,
     Login(Login),
     Retry(RetryCause),
+    Optimistic(Optimistic),
     Error(Side),
     /// A session became pinned.
     Pin(Pin),
@@ -155,7 +167,7 @@ impl Ending {
 
 impl Count {
     /// All but the pins, in the order of their slots.
-    const FIXED: [Count; 28] = [
+    const FIXED: [Count; 31] = [
         Count::Connection,
         Count::Login(Login::Accepted),
         Count::Login(Login::Refused),
@@ -184,6 +196,9 @@ impl Count {
         Count::Lost(Lost::Write),
         Count::Lost(Lost::Unknown),
         Count::Lost(Lost::Token),
+        Count::Optimistic(Optimistic::Stayed),
+        Count::Optimistic(Optimistic::Moved),
+        Count::Optimistic(Optimistic::Diverged),
     ];
 
     /// In the order of their slots.
@@ -204,6 +219,7 @@ impl Count {
             Self::Switchover(ending) => 20 + ending as usize,
             Self::UnknownHint => 24,
             Self::Lost(what) => 25 + what as usize,
+            Self::Optimistic(outcome) => 28 + outcome as usize,
             Self::Pin(pin) => Self::FIXED.len() + pin as usize,
         }
     }
@@ -230,6 +246,9 @@ impl Count {
             Self::Lost(Lost::Write) => (names::LOST_WRITES, Some("write")),
             Self::Lost(Lost::Unknown) => (names::LOST_WRITES, Some("unknown")),
             Self::Lost(Lost::Token) => (names::LOST_WRITES, Some("token")),
+            Self::Optimistic(Optimistic::Stayed) => (names::OPTIMISTIC, Some("stayed")),
+            Self::Optimistic(Optimistic::Moved) => (names::OPTIMISTIC, Some("moved")),
+            Self::Optimistic(Optimistic::Diverged) => (names::OPTIMISTIC, Some("diverged")),
             Self::Failover(ending) => (names::FAILOVERS, Some(ending.label())),
             Self::Switchover(ending) => (names::SWITCHOVERS, Some(ending.label())),
             Self::Bytes(Direction::FromClients) => (names::BYTES, Some("from_clients")),

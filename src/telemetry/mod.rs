@@ -15,7 +15,9 @@ pub mod names;
 mod sheet;
 
 pub use journal::{Entry, Journal, Topic};
-pub use metrics::{Count, Direction, Ending, Login, Lookup, Lost, Metrics, RetryCause, RouteCount, Served, Side};
+pub use metrics::{
+    Count, Direction, Ending, Login, Lookup, Lost, Metrics, Optimistic, RetryCause, RouteCount, Served, Side,
+};
 pub use sheet::Sheet;
 use std::sync::Arc;
 

@@ -48,6 +48,9 @@ metrics! {
         "From asking for a server connection to getting one";
     RETRIES = "pgpilot_retries_total", Counter, Count, ["cause"],
         "Reads that a server refused as a replica, or was lost with, and that ran again elsewhere, unseen by the client";
+    OPTIMISTIC = "pgpilot_optimistic_transactions_total", Counter, Count, ["outcome"],
+        "Transactions that began on a replica in spite of being able to write: ended there (stayed), went on on the primary, \
+         which had the same rows (moved), or were refused there since it had others (diverged)";
     ERRORS = "pgpilot_errors_total", Counter, Count, ["side"],
         "Errors that pgpilot reported, by whose fault they are: client, backend, operator, or pgpilot itself (us)";
     UNPARSABLE = "pgpilot_unparsable_statements_total", Counter, Count, [],

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::frame::{Body, WireError, put};
+use super::frame::{Body, HEADER_LEN, Header, WireError, put};
 use super::sqlstate::SqlState;
 use super::startup::put_cstr;
 
@@ -83,6 +83,24 @@ pub fn backend_key_data(body: &[u8]) -> Result<(u32, &[u8]), WireError> {
     if key.len() < 4 { Err(WireError::Field('K')) } else { Ok((pid, key)) }
 }
 
+/// NotificationResponses, whole frames one behind the other: where they name `from` as the process that notified, they name
+/// `to` from now on.
+///
+/// # Errors
+/// What is there is not that.
+pub fn rename_notifier(mut frames: &mut [u8], from: u32, to: u32) -> Result<(), WireError> {
+    let field = WireError::Field(char::from(NOTIFICATION_RESPONSE));
+    while let Some(header) = Header::peek(frames)? {
+        let (frame, rest) = frames.split_at_mut_checked(header.frame_len()).ok_or(field)?;
+        let pid = frame.get_mut(HEADER_LEN..HEADER_LEN + 4).ok_or(field)?;
+        if *pid == from.to_be_bytes() {
+            pid.copy_from_slice(&to.to_be_bytes());
+        }
+        frames = rest;
+    }
+    Ok(())
+}
+
 /// The fields of an ErrorResponse or NoticeResponse that pgpilot reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorView<'a> {
@@ -148,6 +166,10 @@ pub struct Report {
 impl Report {
     pub fn error(code: SqlState, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, code, message: message.into(), detail: None, hint: None }
+    }
+
+    pub fn warning(code: SqlState, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(code, message) }
     }
 
     pub fn fatal(code: SqlState, message: impl Into<String>) -> Self {
@@ -319,6 +341,16 @@ pub fn data_row(body: &[u8]) -> Result<Vec<Option<&[u8]>>, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_notifier_is_renamed_in_each_of_several_frames() {
+        let notified = |pid: u8| [b'A', 0, 0, 0, 13, 0, 0, 0, pid, b'n', 0, b'x', 0, 0];
+        let mut frames = [notified(7), notified(8), notified(7)].concat();
+        rename_notifier(&mut frames, 7, 9).unwrap();
+        assert_eq!(frames, [notified(9), notified(8), notified(9)].concat());
+        assert!(rename_notifier(&mut frames[..20], 7, 9).is_err(), "cut in the middle of the second");
+        assert!(rename_notifier(&mut [b'A', 0, 0, 0, 4], 7, 9).is_err(), "without a process");
+    }
 
     #[test]
     fn an_error_is_read_back_and_every_cut_is_refused() {

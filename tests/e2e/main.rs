@@ -9,6 +9,7 @@
 mod admission;
 mod catalogue;
 mod consistency;
+mod databases;
 mod drivers;
 mod failover;
 mod growth;

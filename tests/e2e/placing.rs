@@ -23,7 +23,8 @@ fn policy(replica_wait: Duration) -> Policy {
 
 /// Routes as the proxy does: asks for marks and waits when the decision says so.
 async fn place(cluster: &Cluster, freshness: &mut Freshness, policy: &Policy) -> (NodeId, Reason) {
-    let demand = Demand { need: Need::Read, reason: Reason::PlainRead, promise: None, arrived: Instant::now() };
+    let demand =
+        Demand { need: Need::Read, reason: Reason::PlainRead, promise: None, arrived: Instant::now(), avoid: None };
     let mut now = demand.arrived;
     loop {
         let snapshot = cluster.snapshot();

@@ -187,6 +187,7 @@ fn pooling(list: &mut List, pool: &Pool) {
 fn routes(list: &mut List, routing: &Routing) {
     let Routing {
         mode,
+        transactions,
         consistency,
         lag,
         on_all_lagging,
@@ -202,6 +203,7 @@ fn routes(list: &mut List, routing: &Routing) {
         cache,
     } = routing;
     list.word("routing.mode", mode);
+    list.word("routing.transactions", transactions);
     list.word("routing.consistency", consistency);
     list.lag("routing", *lag);
     list.word("routing.on_all_lagging", on_all_lagging);

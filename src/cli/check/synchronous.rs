@@ -21,7 +21,9 @@ pub(super) fn trouble(rule: &Synchronous, own: &str, others: &[Option<String>]) 
     }
     if rule.listed().any(|listed| listed == "*") {
         trouble.push(
-            "it counts any standby, also one that is not in the topology file, such as pg_receivewal: list the nodes"
+            "it counts any standby, also one that is not in the topology file, such as pg_receivewal: a commit that only \
+             that one has is lost with the primary, and while one is there, no failover is begun for want of a quorum: \
+             list the nodes"
                 .to_owned(),
         );
     }

@@ -16,8 +16,8 @@ use crate::cluster::Cluster;
 use crate::config;
 use crate::coordination::Membership;
 use crate::decide::failover::{
-    Ended, Event, Fact, Job, Machine, Note, Order, Outcome, Purpose, Record, Routing, Severity, Status, Ticket, World,
-    Writing,
+    Darkness, Ended, Event, Fact, Job, Machine, Note, Order, Outcome, Purpose, Record, Routing, Severity, Status,
+    Ticket, World, Writing,
 };
 use crate::decide::health;
 use crate::decide::position::Fork;
@@ -52,6 +52,8 @@ pub(super) struct Director {
     wake: Instant,
     /// What the cluster has been told of its history.
     forks: Vec<Fork>,
+    marked: u64,
+    darkness: Darkness,
 }
 
 impl Director {
@@ -80,6 +82,8 @@ impl Director {
             metrics,
             wake: Instant::now(),
             forks: Vec::new(),
+            marked: 0,
+            darkness: Darkness::default(),
         }
     }
 
@@ -97,6 +101,7 @@ impl Director {
             let looked = Instant::now();
             let snapshot = self.cluster.snapshot();
             let world = self.world(&snapshot, looked);
+            self.tell_sight(&world, looked);
             self.step(Event::Seen(world)).await;
             self.attend().await;
             let steady = matches!(self.status.borrow().state, "steady" | "following");
@@ -182,7 +187,7 @@ impl Director {
                 }
             }
         }
-        self.tell_forks();
+        self.tell_history();
         self.bind();
         let status = self.machine.status();
         self.status.send_if_modified(|old| {
@@ -192,11 +197,24 @@ impl Director {
         });
     }
 
-    fn tell_forks(&mut self) {
+    /// The other instances are told whether this one sees anything.
+    fn tell_sight(&mut self, world: &World, now: Instant) {
+        if let Seat::Member(member) = &self.seat {
+            let patience = self.settings.borrow().failover.detect_after;
+            member.membership.sees(self.darkness.look(world, patience, now));
+        }
+    }
+
+    fn tell_history(&mut self) {
         let forks = &self.machine.record().forks;
         if *forks != self.forks {
             self.forks.clone_from(forks);
             self.cluster.board.report(health::Event::Forked(forks.clone()));
+        }
+        let marked = self.machine.record().marked;
+        if marked != self.marked {
+            self.marked = marked;
+            self.cluster.board.report(health::Event::Marked(marked));
         }
     }
 

@@ -127,7 +127,8 @@ impl Past {
     pub fn memory(&self) -> Option<Memory> {
         let primary = self.record.primary.clone()?;
         let writes = if self.record.progress == Progress::Steady { Writes::Open } else { Writes::Held };
-        Some(Memory { primary, timeline: self.record.timeline, writes })
+        let Record { timeline, marked, .. } = self.record;
+        Some(Memory { primary, timeline, marked, writes })
     }
 }
 

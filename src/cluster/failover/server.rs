@@ -247,15 +247,17 @@ impl Server {
         self.execute(&sql).await
     }
 
-    /// Writes the epoch down where it is replicated, so that anybody can tell later who was meant to be the primary.
+    /// Writes the epoch down where it is replicated, so that anybody can tell later who was meant to be the primary: in a
+    /// table, for people, and in a comment, which the probes can read without locks and privileges.
     pub(super) async fn write_epoch(&self, epoch: u64, node: &str) -> Result<(), String> {
-        let node = quote(node);
+        let (comment, node) = (quote(&format!("epoch {epoch}: {node}")), quote(node));
         // Its standbys may not be there yet: not to be waited for.
         self.execute(&format!(
             "SET synchronous_commit = local; CREATE SCHEMA IF NOT EXISTS pgpilot; \
              CREATE TABLE IF NOT EXISTS pgpilot.epochs \
              (epoch bigint PRIMARY KEY, node text NOT NULL, since timestamptz NOT NULL DEFAULT clock_timestamp()); \
-             INSERT INTO pgpilot.epochs (epoch, node) VALUES ({epoch}, {node}) ON CONFLICT DO NOTHING"
+             INSERT INTO pgpilot.epochs (epoch, node) VALUES ({epoch}, {node}) ON CONFLICT DO NOTHING; \
+             COMMENT ON SCHEMA pgpilot IS {comment}"
         ))
         .await
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::hook::{self, Hook};
 use super::server::Server;
@@ -23,6 +23,8 @@ const QUIESCE_POLL: Duration = Duration::from_millis(2);
 const QUIET: u32 = 5;
 /// A hook that copies a whole server may take so long.
 pub(super) const REJOIN: Duration = Duration::from_secs(24 * 3600);
+/// Writing the epoch down may not hold up a failover for longer.
+const MARK: Duration = Duration::from_secs(1);
 /// A fence without a hook is an attempt, for which a failover does not wait long.
 const SQL_FENCE: Duration = Duration::from_secs(2);
 
@@ -108,7 +110,9 @@ impl Workshop {
             Job::Promote { node } => {
                 let server = self.server(node, facts).await?;
                 facts.check_office()?;
-                server.promote().await
+                let promoted = server.promote().await?;
+                facts.mark(node, &server).await;
+                Ok(promoted)
             }
             Job::Follow { node, primary } => facts.follow(node, primary).await,
             Job::Rejoin { node, primary } => facts.rejoin(node, primary).await,
@@ -347,12 +351,19 @@ impl Facts {
         self.hook(Hook::Rejoin, node, node, Some(primary)).await
     }
 
-    async fn announce(&self, old: NodeId, primary: NodeId) -> Outcome {
-        let name = self.node(primary)?.name.to_string();
-        let written = self.server(primary).await?.write_epoch(self.epoch, &name).await;
-        if let Err(error) = written {
-            tracing::warn!(error, "the epoch could not be written to the new primary");
+    /// The epoch is the first thing that is written to a new primary: whoever has it has all that was before.
+    async fn mark(&self, primary: NodeId, server: &Server) {
+        let Ok(node) = self.node(primary) else { return };
+        let writing = server.write_epoch(self.epoch, node.name.as_str());
+        match timeout(MARK, writing).await {
+            Ok(Ok(())) => {}
+            // A role that may not do it promotes all the same.
+            Ok(Err(error)) => tracing::warn!(error, "the epoch could not be written to the new primary"),
+            Err(_) => tracing::warn!("the epoch could not be written to the new primary in time"),
         }
+    }
+
+    async fn announce(&self, old: NodeId, primary: NodeId) -> Outcome {
         self.hook(Hook::PostPromote, primary, old, Some(primary)).await
     }
 }

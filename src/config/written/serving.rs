@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::resolved::{Consistency, LogFormat, OnAllLagging, PoolMode, RoutingMode};
+use crate::config::resolved::{Consistency, LogFormat, OnAllLagging, PoolMode, RoutingMode, Transactions};
 use crate::config::scalar::{Endpoint, Level};
 use crate::config::units::ByteSize;
 use crate::config::value::List;
@@ -68,6 +68,13 @@ section! {
         /// "split": reads go to replicas. "shadow": everything goes to the primary, and SHOW ROUTES says what would
         /// have gone to a replica, and why the rest would not: the way to try pgpilot without a risk.
         mode: RoutingMode, default "\"split\"";
+        /// Where a transaction begins that may write. "primary": there. "optimistic": on a replica, if it is begun by a
+        /// Query of its own that says nothing of its isolation but READ COMMITTED, and the session is promised no more
+        /// than "session". With the first statement that is not certainly a read it moves to the primary, where what it
+        /// has read is read again: if any row is not what the client has been sent, in the same order, it gets SQLSTATE
+        /// 40001 before anything is written, and has to be prepared to repeat the transaction. Until one agrees, ever
+        /// more of the session's transactions begin on the primary then.
+        transactions: Transactions, default "\"primary\"";
         /// What a read on a replica is promised. "eventual": no older than `max_lag`. "session": a session sees its own
         /// writes and never goes back in time. "strong": every write acknowledged to anyone through pgpilot before.
         /// "primary": no reads on replicas.

@@ -114,6 +114,10 @@ pub(super) fn put(key: &str, value: &[u8], lease: i64) -> Value {
     json!({ "key": encode(key), "value": STANDARD.encode(value), "lease": lease.to_string() })
 }
 
+pub(super) fn delete(key: &str) -> Value {
+    json!({ "key": encode(key) })
+}
+
 /// `key` and `range_end` of all keys that begin with `prefix`: up to the first that is greater than all of these.
 pub(super) fn all_with(prefix: &str) -> (String, String) {
     let mut end = prefix.as_bytes().to_vec();

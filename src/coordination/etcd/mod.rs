@@ -17,7 +17,7 @@ pub(in crate::coordination) use messages::{Condition, KeyValue};
 use crate::config::{Coordination, Secret};
 use crate::net::tls::TlsError;
 use http::{Http, Lines};
-use messages::{Grant, HappeningKind, Range, Streamed, Token, Txn, Watched, all_with, put};
+use messages::{Grant, HappeningKind, Range, Streamed, Token, Txn, Watched, all_with, delete, put};
 
 /// gRPC's code for a login that does not hold any more.
 const UNAUTHENTICATED: u32 = 16;
@@ -137,6 +137,21 @@ impl Etcd {
         let body = json!({ "compare": compare, "success": [{ "request_put": put(key, value, lease) }] });
         let txn: Txn = self.ask("/v3/kv/txn", &body, limit).await?;
         Ok(if txn.succeeded { Verdict::Written(txn.header.revision) } else { Verdict::Unmet })
+    }
+
+    /// Removes one key, if all conditions hold.
+    ///
+    /// # Errors
+    /// Nobody answers in time; it may have been removed.
+    pub(in crate::coordination) async fn remove(
+        &self,
+        conditions: &[Condition<'_>],
+        key: &str,
+        limit: Duration,
+    ) -> Result<(), EtcdError> {
+        let compare: Vec<Value> = conditions.iter().map(|condition| condition.json()).collect();
+        let body = json!({ "compare": compare, "success": [{ "request_delete_range": delete(key) }] });
+        self.ask::<Txn>("/v3/kv/txn", &body, limit).await.map(drop)
     }
 
     /// What happens to the keys that begin with `prefix`, from this revision on.

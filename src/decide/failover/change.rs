@@ -7,6 +7,7 @@ use super::elect::{Choice, Terms};
 use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
 use super::machine::{Machine, Phase, Rules};
 use super::repair::Way;
+use super::suspicion::{Testimony, testimony};
 use super::world::{Contact, World};
 use super::{Guards, Log, Progress};
 use crate::decide::route::{NodeId, Role};
@@ -53,15 +54,14 @@ pub(super) enum Step {
     Stopping,
     /// Switchover: the candidate gets the end of the log.
     CatchingUp,
-    /// Failover: every instance's connections to the old primary are closed, and it is fenced.
+    /// Failover: every instance's connections to the old primary are closed, and it is fenced. Replicas that hear nothing
+    /// of it any more are sealed meanwhile; `None`: when that is done.
     Fencing {
         waiting: BTreeSet<Job>,
+        sealing: Option<Sealing>,
     },
     /// Failover: the replicas' logs come to rest.
-    Sealing {
-        waiting: BTreeSet<NodeId>,
-        sealed: Vec<(NodeId, Log)>,
-    },
+    Sealing(Sealing),
     Promoting {
         choice: Choice,
         since: Instant,
@@ -79,6 +79,36 @@ pub(super) enum Step {
     },
 }
 
+/// Replicas that are being cut off from the old primary, and those that have been.
+#[derive(Debug, Default)]
+pub(super) struct Sealing {
+    waiting: BTreeSet<NodeId>,
+    sealed: Vec<(NodeId, Log)>,
+}
+
+impl Sealing {
+    /// Gives out the jobs.
+    pub(super) fn begin(nodes: impl IntoIterator<Item = NodeId>, actions: &mut Actions) -> Self {
+        let waiting: BTreeSet<NodeId> = nodes.into_iter().collect();
+        actions.jobs.extend(waiting.iter().map(|&node| Job::Seal { node }));
+        Self { waiting, sealed: Vec::new() }
+    }
+
+    fn ended(&mut self, node: NodeId, outcome: Outcome, actions: &mut Actions) {
+        self.waiting.remove(&node);
+        match outcome {
+            Ok(Fact::Sealed(log)) => self.sealed.push((node, log)),
+            Ok(_) => {}
+            Err(why) => actions.alarm(Some(node), format!("could not be cut off from the old primary: {why}")),
+        }
+    }
+
+    fn undone_by(&self) -> Vec<Job> {
+        let sealed = self.sealed.iter().map(|(node, _)| *node);
+        self.waiting.iter().copied().chain(sealed).map(|node| Job::Unseal { node }).collect()
+    }
+}
+
 impl Step {
     pub(super) fn promoting(choice: Choice, now: Instant) -> Self {
         Self::Promoting { choice, since: now, retry_at: None, failures: 0 }
@@ -93,7 +123,7 @@ impl Step {
             Self::Stopping => "stopping",
             Self::CatchingUp => "catching up",
             Self::Fencing { .. } => "fencing",
-            Self::Sealing { .. } => "sealing",
+            Self::Sealing(_) => "sealing",
             Self::Promoting { .. } => "promoting",
             Self::Abandoning { .. } => "abandoning",
             Self::Undoing { .. } => "undoing",
@@ -178,11 +208,11 @@ impl Machine {
         let overdue = change.deadline(&self.rules).is_some_and(|at| at <= now);
         let yields = change.purpose != Purpose::Switchover && change.yields(&self.world, change.terms.waived);
         match &mut change.step {
-            Step::Approving | Step::Fencing { .. } | Step::Sealing { .. } if yields => {
+            Step::Approving | Step::Fencing { .. } | Step::Sealing(_) if yields => {
                 self.undo("the primary answers again".to_owned(), now, actions);
             }
             // There was nobody to be sealed when a candidate was given up.
-            Step::Sealing { waiting, .. } if waiting.is_empty() => self.sealed(now, actions),
+            Step::Sealing(Sealing { waiting, .. }) if waiting.is_empty() => self.sealed(now, actions),
             Step::Quiescing { .. } | Step::CatchingUp if overdue => {
                 let what = change.step.label();
                 self.undo(format!("it was still {what} when its time was over"), now, actions);
@@ -222,7 +252,8 @@ impl Machine {
                 Ok(_) => {}
                 Err(why) => self.undo(why, now, actions),
             },
-            (Step::Fencing { waiting }, job) if waiting.contains(&job) => {
+            (Step::Fencing { sealing: Some(sealing), .. }, Job::Seal { node }) => sealing.ended(node, outcome, actions),
+            (Step::Fencing { waiting, .. }, job) if waiting.contains(&job) => {
                 waiting.remove(&job);
                 if let (Job::Agree { .. }, Err(why)) = (job, &outcome) {
                     // Somebody may still write there.
@@ -238,14 +269,9 @@ impl Machine {
                     self.fenced(now, actions);
                 }
             }
-            (Step::Sealing { waiting, sealed }, Job::Seal { node }) => {
-                waiting.remove(&node);
-                match outcome {
-                    Ok(Fact::Sealed(log)) => sealed.push((node, log)),
-                    Ok(_) => {}
-                    Err(why) => actions.alarm(Some(node), format!("could not be cut off from the old primary: {why}")),
-                }
-                if waiting.is_empty() {
+            (Step::Sealing(sealing), Job::Seal { node }) => {
+                sealing.ended(node, outcome, actions);
+                if sealing.waiting.is_empty() {
                     self.sealed(now, actions);
                 }
             }
@@ -290,16 +316,21 @@ impl Machine {
             }
             (Ok(_), Purpose::Failover | Purpose::Adoption) => {
                 let jobs = [Job::Sever { node }, Job::Agree { node }, Job::Fence { node }];
+                actions.jobs.extend(jobs);
+                let fails_over = change.purpose == Purpose::Failover;
+                let lost = fails_over && testimony(&self.world) == Testimony::Lost;
+                // One that still hears the old primary gets what that writes until it is fenced.
+                let sealing = lost.then(|| Sealing::begin(self.eligible().map(|node| node.id), actions));
+                let Phase::Changing(change) = &mut self.phase else { return };
                 // A fence stops it, too, one way or the other.
                 change.treatment = Treatment::Stopped;
-                change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
-                actions.jobs.extend(jobs);
+                change.step = Step::Fencing { waiting: jobs.into_iter().collect(), sealing };
             }
         }
     }
 
     fn fenced(&mut self, now: Instant, actions: &mut Actions) {
-        let Phase::Changing(change) = &self.phase else { return };
+        let Phase::Changing(change) = &mut self.phase else { return };
         let unproven = change.proof != Proof::Proven && !change.terms.waived.contains(Guards::FENCE);
         if self.rules.require_fence && unproven {
             return self.undo("the old primary is not proven to be fenced".to_owned(), now, actions);
@@ -309,24 +340,27 @@ impl Machine {
             let log = Log { timeline: self.record.timeline, ..Log::default() };
             return self.promote(Choice { candidate, log }, now, actions);
         }
-        self.seal(now, actions);
-    }
-
-    pub(super) fn seal(&mut self, now: Instant, actions: &mut Actions) {
-        let waiting: BTreeSet<NodeId> = self.eligible().map(|node| node.id).collect();
+        let begun = match &mut change.step {
+            Step::Fencing { sealing, .. } => sealing.take(),
+            _ => None,
+        };
+        let sealing = begun.unwrap_or_else(|| Sealing::begin(self.eligible().map(|node| node.id), actions));
         let Phase::Changing(change) = &mut self.phase else { return };
-        if waiting.is_empty() {
+        if sealing.waiting.is_empty() && sealing.sealed.is_empty() {
             return self.undo("no replica answers any more".to_owned(), now, actions);
         }
-        actions.jobs.extend(waiting.iter().map(|&node| Job::Seal { node }));
-        change.step = Step::Sealing { waiting, sealed: Vec::new() };
+        let done = sealing.waiting.is_empty();
+        change.step = Step::Sealing(sealing);
+        if done {
+            self.sealed(now, actions);
+        }
     }
 
     fn sealed(&mut self, now: Instant, actions: &mut Actions) {
         let Phase::Changing(change) = &mut self.phase else { return };
         change.given_up = None;
         let Phase::Changing(change) = &self.phase else { return };
-        let Step::Sealing { sealed, .. } = &change.step else { return };
+        let Step::Sealing(Sealing { sealed, .. }) = &change.step else { return };
         match self.choose(sealed, &change.terms) {
             Ok(choice) => self.promote(choice, now, actions),
             Err(why) => self.undo(why.to_string(), now, actions),
@@ -338,10 +372,7 @@ impl Machine {
         let Phase::Changing(change) = &self.phase else { return };
         let (old, treatment) = (change.old, change.treatment);
         let mut jobs: Vec<Job> = match &change.step {
-            Step::Sealing { waiting, sealed } => {
-                let sealed = sealed.iter().map(|(node, _)| *node);
-                waiting.iter().copied().chain(sealed).map(|node| Job::Unseal { node }).collect()
-            }
+            Step::Fencing { sealing: Some(sealing), .. } | Step::Sealing(sealing) => sealing.undone_by(),
             // Nobody was promoted: that could not be written down, or the candidate is fenced.
             Step::Promoting { .. } | Step::Abandoning { .. } => {
                 self.repairs.forget();

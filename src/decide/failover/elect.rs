@@ -128,6 +128,8 @@ fn guard(
     let others = world.nodes.iter().filter(|node| Some(node.id) != world.primary);
     let others: Vec<&str> = others.map(|node| node.standby_name.as_str()).collect();
     let listed = rule.candidates(primary.map_or("", |node| &node.standby_name), &others);
+    // Of those nobody can be asked what it has.
+    let listed = listed + world.strangers.unwrap_or_default();
     let counted = |(id, _): &&(NodeId, Log)| world.node(*id).is_some_and(|node| rule.lists(&node.standby_name));
     let sealed = sealed.iter().filter(counted).count();
     if sealed + rule.quorum <= listed {

@@ -90,6 +90,7 @@ impl Machine {
                 && !given_up
                 && node.contact == Contact::Up
                 && node.role == Role::Stray
+                && node.marked >= self.record.marked
                 && timeline.is_some_and(|timeline| timeline > self.record.timeline)
         });
         let mut newer = newer.map(|node| node.id);
@@ -111,7 +112,7 @@ impl Machine {
         let jobs = [Job::Sever { node: old }, Job::Agree { node: old }];
         actions.jobs = jobs.to_vec();
         if let Phase::Changing(change) = &mut self.phase {
-            change.step = Step::Fencing { waiting: jobs.into_iter().collect() };
+            change.step = Step::Fencing { waiting: jobs.into_iter().collect(), sealing: None };
         }
     }
 }
@@ -156,6 +157,7 @@ mod tests {
             hearing: if number == 1 { heard } else { Hearing::Unknown },
             applies: Applies::AtOnce,
             standby_name: String::new(),
+            marked: 0,
             history: History::Common,
         };
         let timeline = if second == Role::Replica { 1 } else { 2 };
@@ -166,6 +168,7 @@ mod tests {
             nodes: vec![member(0, contact, Role::Primary, 1), member(1, Contact::Up, second, timeline)],
             written: Some(Lsn(100)),
             synchronous: Some(String::new()),
+            strangers: Some(0),
         }
     }
 
@@ -254,7 +257,8 @@ mod tests {
         machine.on(ended(Job::Sever { node }, Ok(Fact::Done)), later);
         assert!(machine.on(ended(Job::Fence { node }, unproven), later).jobs.is_empty());
         let actions = machine.on(ended(Job::Agree { node }, Err("b has not".to_owned())), later);
-        assert_eq!((machine.status().state, &actions.jobs[..]), ("undoing", &[Job::Resume { node }][..]));
+        let undone = [Job::Unseal { node: NodeId(1) }, Job::Resume { node }];
+        assert_eq!((machine.status().state, &actions.jobs[..]), ("undoing", &undone[..]));
     }
 
     #[test]

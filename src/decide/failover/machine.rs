@@ -180,6 +180,9 @@ impl Machine {
         if self.world.written.is_none() {
             self.world.written = self.record.written;
         }
+        if self.world.strangers.is_none() {
+            self.world.strangers = Some(self.record.strangers);
+        }
     }
 
     /// Goes on with what the last pgpilot left.
@@ -241,6 +244,8 @@ impl Machine {
             primary: Some(primary.name.clone()),
             timeline: self.world.timeline,
             synchronous: self.world.synchronous.clone().unwrap_or_default(),
+            strangers: self.world.strangers.unwrap_or_default(),
+            marked: self.record.marked.max(primary.marked),
             // It goes on writing.
             written: None,
             ..self.record.clone()
@@ -268,7 +273,13 @@ impl Machine {
         };
         match (writing, given_up) {
             (Writing::First(_), Some(choice)) => self.reinstate(choice, why, now, actions),
-            (Writing::First(_), None) => self.undo(format!("it cannot be written down: {why}"), now, actions),
+            (Writing::First(_), None) => {
+                if let Progress::Promoting { .. } = self.record.progress {
+                    // Nobody has been: what is written down while it is undone may not have the next pgpilot do it.
+                    self.record.progress = Progress::Preparing;
+                }
+                self.undo(format!("it cannot be written down: {why}"), now, actions);
+            }
             (Writing::Also(_), _) => self.unsaved = Some(now + AFTER_UNDOING),
         }
     }

@@ -17,6 +17,7 @@ mod ordered;
 mod promotion;
 mod record;
 mod repair;
+mod sight;
 #[cfg(test)]
 mod simulation;
 mod suspicion;
@@ -32,5 +33,6 @@ pub use event::{Actions, Ended, Event, Fact, Job, Note, Outcome, Proof, Purpose,
 pub use machine::{Machine, Rules, Status};
 pub use order::{Guards, Maintenance, Order, Run};
 pub use record::{Progress, Record};
+pub use sight::{Darkness, Sight, stands_back};
 pub use synchronous::Synchronous;
 pub use world::{Applies, Contact, Hearing, History, Log, Member, Profile, Tail, World, Zone};

@@ -1,9 +1,8 @@
 //! The promotion: of the candidate that was written down, or of another once that one is given up.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::change::Step;
+use super::change::{Sealing, Step};
 use super::elect::{Choice, Terms};
 use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
 use super::machine::{Machine, Phase};
@@ -102,6 +101,10 @@ impl Machine {
             change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY), failures: 1 };
             return;
         }
+        if change.purpose == Purpose::Switchover {
+            // This one was to get everything first. Another one has to have it already.
+            change.terms = Terms { waived: Guards::empty(), to: None, max_data_loss: self.rules.max_data_loss };
+        }
         change.terms.to = change.terms.to.filter(|&to| to != choice.candidate);
         self.give_up(choice, actions);
     }
@@ -151,10 +154,9 @@ impl Machine {
         self.record.progress = Progress::Preparing;
         actions.record = Some(Writing::First(self.record.clone()));
         self.repairs.forget();
-        let waiting: BTreeSet<NodeId> = self.eligible().map(|node| node.id).collect();
-        actions.jobs.extend(waiting.iter().map(|&node| Job::Seal { node }));
+        let sealing = Sealing::begin(self.eligible().map(|node| node.id), actions);
         let Phase::Changing(change) = &mut self.phase else { return };
-        change.step = Step::Sealing { waiting, sealed: Vec::new() };
+        change.step = Step::Sealing(sealing);
         change.given_up = Some(choice);
     }
 

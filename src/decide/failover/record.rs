@@ -20,6 +20,13 @@ pub struct Record {
     pub timeline: Timeline,
     /// The primary's `synchronous_standby_names`, when it was last heard.
     pub synchronous: String,
+    /// How many standbys that are no nodes counted by that, then.
+    #[serde(default)]
+    pub strangers: usize,
+    /// The newest epoch that was seen to be written down in a primary's database: whoever lacks it has left before, and
+    /// takes nobody's place.
+    #[serde(default)]
+    pub marked: u64,
     pub maintenance: Maintenance,
     /// Why the primary is changed, or was last.
     #[serde(default)]

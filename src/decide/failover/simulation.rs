@@ -369,6 +369,7 @@ impl Simulation {
                 history: History::Common,
                 applies: Applies::AtOnce,
                 standby_name: name(node).to_string(),
+                marked: 0,
             }
         };
         World {
@@ -378,6 +379,7 @@ impl Simulation {
             nodes: (0..self.servers.len()).map(member).collect(),
             written: self.sampled.map(|log| Lsn(log as u64)),
             synchronous: Some(if self.synchronous { "ANY 1 (pg1, pg2, pg3)" } else { "" }.to_owned()),
+            strangers: Some(0),
         }
     }
 

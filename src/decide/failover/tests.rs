@@ -9,6 +9,8 @@ use crate::decide::route::{NodeId, Role};
 
 mod giving_up;
 mod maintained;
+mod outsiders;
+mod sealing;
 
 const UNIX: u64 = 1_800_000_000;
 
@@ -30,7 +32,7 @@ fn name(node: u16) -> NodeName {
 }
 
 /// pg1 is the primary, pg2 and pg3 have all of its log.
-fn world(contact: Contact) -> World {
+pub(super) fn world(contact: Contact) -> World {
     let lost = contact != Contact::Up;
     let member = |node: u16| Member {
         id: NodeId(node),
@@ -44,6 +46,7 @@ fn world(contact: Contact) -> World {
         history: History::Common,
         applies: Applies::AtOnce,
         standby_name: name(node).to_string(),
+        marked: 0,
     };
     World {
         primary: Some(NodeId(0)),
@@ -52,6 +55,7 @@ fn world(contact: Contact) -> World {
         nodes: (0..3).map(member).collect(),
         written: Some(Lsn(100)),
         synchronous: Some(String::new()),
+        strangers: Some(0),
     }
 }
 

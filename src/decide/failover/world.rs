@@ -28,6 +28,8 @@ pub struct World {
     pub written: Option<Lsn>,
     /// The primary's rule for commits, by its last answer.
     pub synchronous: Option<String>,
+    /// Standbys that are no nodes of the topology file, and count by that rule, as it counts any.
+    pub strangers: Option<usize>,
 }
 
 /// One node.
@@ -47,6 +49,8 @@ pub struct Member {
     pub applies: Applies,
     /// Its name in `synchronous_standby_names`.
     pub standby_name: String,
+    /// The newest epoch that is written down in its database.
+    pub marked: u64,
 }
 
 /// What a replica has of the write-ahead log.
@@ -167,8 +171,14 @@ impl World {
                 hearing: hearing(view, answer, snapshot.primary, whose, now),
                 applies: answer.map_or(Applies::AtOnce, applies),
                 standby_name: answer.map(|answer| answer.standby_name.clone()).unwrap_or_default(),
+                marked: answer.map_or(0, |answer| answer.marked),
             }
         };
+        let others = answers
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| snapshot.primary.is_none_or(|id| usize::from(id.0) != *index));
+        let names: Vec<&str> = others.map(|(_, it)| it.as_ref().map_or("", |it| it.standby_name.as_str())).collect();
         Self {
             primary: snapshot.primary,
             timeline: snapshot.timeline,
@@ -181,6 +191,9 @@ impl World {
             synchronous: primary
                 .filter(|answer| matches!(answer.stage, Stage::Writable { .. }))
                 .map(|answer| answer.synchronous.clone()),
+            strangers: primary
+                .filter(|answer| matches!(answer.stage, Stage::Writable { .. }))
+                .map(|answer| strangers(&answer.standbys, &names)),
         }
     }
 
@@ -209,6 +222,19 @@ impl World {
     pub fn rule(&self) -> Synchronous {
         Synchronous::parse(self.synchronous.as_deref().unwrap_or_default())
     }
+}
+
+/// How many of a primary's standbys are none of the other nodes, which follow under these names.
+fn strangers(standbys: &[String], others: &[&str]) -> usize {
+    let mut others = others.to_vec();
+    let mut is_stranger = |standby: &&String| {
+        // One whose name is not known may be anybody.
+        let same = |other: &&str| standby.is_empty() || other.is_empty() || other.eq_ignore_ascii_case(standby);
+        let exact = others.iter().position(|other| other.eq_ignore_ascii_case(standby));
+        let found = exact.or_else(|| others.iter().position(same));
+        found.map(|index| others.swap_remove(index)).is_none()
+    };
+    standbys.iter().filter(|standby| is_stranger(standby)).count()
 }
 
 fn contact(view: &NodeView) -> Contact {
@@ -268,5 +294,26 @@ fn hearing(
         Some(upstream) if Some(upstream) != primary => Hearing::Replica(upstream),
         // An address that no node has: rather the primary under another name than nobody.
         _ => Hearing::Primary,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standbys_that_are_no_nodes_are_counted() {
+        for (standbys, others, expected) in [
+            (&["pg2", "pg3"][..], ["pg2", "pg3"], 0),
+            (&["pg3"], ["pg2", "pg3"], 0),
+            (&["pg_receivewal", "pg3"], ["pg2", "pg3"], 1),
+            (&["walreceiver", "walreceiver", "walreceiver"], ["walreceiver", "WalReceiver"], 1),
+            // A node that has not been asked, and a standby whose name may not be seen.
+            (&["pg3", "pg2"], ["", "pg3"], 0),
+            (&["", "", ""], ["pg2", "pg3"], 1),
+        ] {
+            let standbys: Vec<_> = standbys.iter().map(|&name| name.to_owned()).collect();
+            assert_eq!(strangers(&standbys, &others), expected, "{standbys:?} {others:?}");
+        }
     }
 }

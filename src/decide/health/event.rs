@@ -53,6 +53,8 @@ pub enum Event {
     },
     /// Where the timelines of this cluster's history began, as far as that is known.
     Forked(Vec<Fork>),
+    /// The primary had this epoch written down in its database: who has an older one has left before.
+    Marked(u64),
     /// Several instances have decided that `node` is the primary of `epoch`, and writes `timeline`: nobody else is followed
     /// until they decide otherwise. A change that was under way has ended.
     Recorded {
@@ -110,6 +112,10 @@ pub struct Answer {
     pub standby_name: String,
     /// Its own `synchronous_standby_names`; counts on a primary.
     pub synchronous: String,
+    /// If that counts any standby: what those are called that stream from it; empty, if the probing role may not see it.
+    pub standbys: Vec<String>,
+    /// The newest epoch that is written down in its database; 0: none.
+    pub marked: u64,
 }
 
 /// Which side of replication a node is on.

@@ -42,10 +42,18 @@ pub(super) enum Verdict {
 }
 
 impl Following {
-    /// `bound`: the only node that may be followed, if others have decided that.
-    pub(super) fn judge(self, records: &[Record], identity: Option<u64>, bound: Option<NodeId>) -> Verdict {
+    /// `bound`: the only node that may be followed, if others have decided that. `marked`: the newest epoch that a primary
+    /// has had written down: nobody who lacks it replaces a primary, whatever its timeline.
+    pub(super) fn judge(
+        self,
+        records: &[Record],
+        identity: Option<u64>,
+        bound: Option<NodeId>,
+        marked: u64,
+    ) -> Verdict {
         let Some(identity) = identity else { return Verdict::Keep };
         let allowed = |id: NodeId| bound.is_none_or(|bound| bound == id);
+        let outdated = |id: NodeId| records[usize::from(id.0)].is_outdated(marked);
         match self {
             Self::Node { id, timeline } => {
                 let record = &records[usize::from(id.0)];
@@ -57,39 +65,51 @@ impl Following {
                     None if record.answer().is_some() => Verdict::StepDown { was: id, timeline },
                     Some(now) if record.holds_on() && now > timeline => Verdict::Follow { id, timeline: now },
                     Some(_) if record.holds_on() => Verdict::Keep,
-                    _ => elect(records, identity, |id, claimed| claimed > timeline && allowed(id)),
+                    _ => elect(records, identity, outdated, |id, claimed| claimed > timeline && allowed(id)),
                 }
             }
             // The old primary itself may come back on the timeline that it wrote.
             Self::Vacant { was, timeline } => {
                 let gone = records[usize::from(was.0)].is_removed();
-                elect(records, identity, |id, claimed| {
+                // Nor is that one held to what may have been dropped from its database.
+                let outdated = |id: NodeId| id != was && outdated(id);
+                elect(records, identity, outdated, |id, claimed| {
                     allowed(id) && (claimed > timeline || (claimed == timeline && (gone || id == was)))
                 })
             }
             Self::Undecided => {
                 let asked_all = records.iter().all(Record::is_proven);
-                if asked_all { elect(records, identity, |id, _| allowed(id)) } else { Verdict::Keep }
+                if asked_all { elect(records, identity, outdated, |id, _| allowed(id)) } else { Verdict::Keep }
             }
         }
     }
 }
 
-/// The node that is writable on the highest timeline anyone of this cluster has heard of.
-fn elect(records: &[Record], identity: u64, eligible: impl Fn(NodeId, Timeline) -> bool) -> Verdict {
+/// The node that is writable on the highest timeline anyone of this cluster has heard of; of two promotions to the same one,
+/// that which has the newer epoch written down. What an outdated node says does not count.
+fn elect(
+    records: &[Record],
+    identity: u64,
+    outdated: impl Fn(NodeId) -> bool,
+    eligible: impl Fn(NodeId, Timeline) -> bool,
+) -> Verdict {
     let ours = || {
-        numbered(records).filter(|(_, record)| {
-            !record.is_removed() && record.answer().is_some_and(|answer| answer.system_identifier == identity)
+        numbered(records).filter(|(id, record)| {
+            let known = record.answer().is_some_and(|answer| answer.system_identifier == identity);
+            !record.is_removed() && known && !outdated(*id)
         })
     };
     let newest = ours().filter_map(|(_, record)| record.answer()).map(|answer| answer.timeline).max();
-    let claims: Vec<NodeId> = ours()
+    let mut claims: Vec<NodeId> = ours()
         .filter(|(id, record)| {
             let claim = record.writable_on().filter(|&claimed| eligible(*id, claimed));
             record.is_answering() && claim.is_some() && claim == newest
         })
         .map(|(id, _)| id)
         .collect();
+    let marked = |id: NodeId| records[usize::from(id.0)].marked();
+    let epoch = claims.iter().map(|id| marked(*id)).max();
+    claims.retain(|id| Some(marked(*id)) == epoch);
     match (claims.as_slice(), newest) {
         (&[id], Some(timeline)) => Verdict::Follow { id, timeline },
         ([], _) | (_, None) => Verdict::Keep,

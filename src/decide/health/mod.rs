@@ -50,6 +50,8 @@ pub struct Health {
     /// Held: nobody is followed anew.
     writes: Writes,
     forks: Vec<Fork>,
+    /// The newest epoch that a primary of this cluster has had written down.
+    marked: u64,
     /// This instance's own: without a lease it may not write, whatever the nodes do.
     permission: Writes,
     /// The only node that may be followed; `None`: any.
@@ -74,6 +76,7 @@ impl Health {
             epoch: 0,
             writes: Writes::Open,
             forks: Vec::new(),
+            marked: 0,
             permission: Writes::Open,
             bound: None,
             marks: Trail::new(MARKS),
@@ -147,6 +150,7 @@ impl Health {
             Event::Held => self.writes = Writes::Held,
             Event::Released => self.writes = Writes::Open,
             Event::Forked(forks) => self.forks = forks,
+            Event::Marked(epoch) => self.marked = epoch,
             Event::Appointed { node, epoch, timeline } => {
                 self.known(node)?;
                 self.bound = self.bound.and(Some(node));
@@ -237,7 +241,7 @@ impl Health {
         if self.writes == Writes::Held {
             return;
         }
-        let verdict = self.following.judge(&self.records, self.identity, self.bound);
+        let verdict = self.following.judge(&self.records, self.identity, self.bound, self.marked);
         let contested = match &verdict {
             Verdict::Contested(nodes) => nodes.clone(),
             _ if self.identity.is_none() => unidentified(&self.records),

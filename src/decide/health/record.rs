@@ -133,6 +133,16 @@ impl Record {
         }
     }
 
+    /// Whether it is writable, but has left the cluster's history before this epoch began.
+    pub(super) fn is_outdated(&self, marked: u64) -> bool {
+        self.writable_on().is_some() && self.marked() < marked
+    }
+
+    /// The newest epoch that is written down in its database.
+    pub(super) fn marked(&self) -> u64 {
+        self.answer.as_ref().map_or(0, |answer| answer.marked)
+    }
+
     /// It is the primary now, whatever its last answer says.
     pub(super) fn appointed(&mut self, timeline: Timeline, now: Instant) {
         self.appointed_at = Some(now);

@@ -1,3 +1,4 @@
+mod claims;
 mod ended;
 
 use std::sync::Arc;
@@ -38,6 +39,8 @@ fn answer(system: u64, timeline: u32, stage: Stage) -> Answer {
         recovered: None,
         standby_name: String::new(),
         synchronous: String::new(),
+        standbys: Vec::new(),
+        marked: 0,
     }
 }
 
@@ -419,15 +422,6 @@ fn nodes_keep_their_numbers_across_reloads() {
     world.answers(B, replica(1, 1000));
     world.answers(C, writable(2, 1100));
     assert_eq!((world.primary(), world.health.snapshot().epoch), (Some(C), 2));
-}
-
-#[test]
-fn another_cluster_altogether_is_discovered_anew() {
-    let mut world = World::steady();
-    world.health.on(Event::Configured(vec![spec("x")]), world.now);
-    assert_eq!(world.primary(), None);
-    world.answers(NodeId(3), answer(8, 1, Stage::Writable { insert: Lsn(500), flush: Lsn(500) }));
-    assert_eq!((world.primary(), world.health.snapshot().epoch), (Some(NodeId(3)), 2));
 }
 
 proptest! {

@@ -277,6 +277,13 @@ impl<C, W> Book<C, W> {
         closes
     }
 
+    /// Takes the idle connections of one pool off the books: they are to be closed.
+    pub fn empty(&mut self, pool: PoolIndex) -> Vec<C> {
+        let idle = std::mem::take(&mut self.pools[pool.0].idle);
+        self.total -= idle.len();
+        idle.into_iter().map(|idle| idle.connection).collect()
+    }
+
     /// Takes every waiter off the queue, to be told that the node is gone.
     pub fn dismiss(&mut self) -> Vec<W> {
         self.queue.drain(..).map(|waiter| waiter.waiter).collect()

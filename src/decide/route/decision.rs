@@ -25,6 +25,8 @@ pub struct Demand {
     pub promise: Option<Consistency>,
     /// When pgpilot got it; waits count from here.
     pub arrived: Instant,
+    /// The node that has just failed it: any other one is better, though this one is better than none.
+    pub avoid: Option<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,8 +138,15 @@ pub fn route(
     }
     freshness.resolve(snapshot);
     let bar = Bar::new(consistency, demand, freshness, snapshot);
-    let reads = Reads { demand, snapshot, policy, now };
-    let (mut candidates, outlook) = reads.gather(&bar, Staleness::Limited);
+    let mut reads = Reads { demand, snapshot, policy, now, avoid: demand.avoid };
+    let (mut candidates, mut outlook) = reads.gather(&bar, Staleness::Limited);
+    if outlook != Outlook::Found && reads.avoids_a_replica() {
+        if let Some(decision) = reads.none_but_the_avoided(outlook) {
+            return decision;
+        }
+        reads.avoid = None;
+        (candidates, outlook) = reads.gather(&bar, Staleness::Limited);
+    }
     let reason = match outlook {
         Outlook::Found => demand.reason,
         Outlook::NoReplica => Reason::NoReplica,
@@ -234,6 +243,14 @@ struct Reads<'a> {
     snapshot: &'a Snapshot,
     policy: &'a Policy,
     now: Instant,
+    avoid: Option<NodeId>,
+}
+
+impl Outlook {
+    /// Whether a short wait is likely to end it.
+    fn is_brief(self) -> bool {
+        matches!(self, Self::NotCaughtUp { lag: Some(lag) } if lag <= SETTLE_WAIT)
+    }
 }
 
 impl Reads<'_> {
@@ -241,7 +258,8 @@ impl Reads<'_> {
         let mut candidates = Candidates::default();
         let zone = self.policy.zone.as_ref();
         let mut outlook = Outlook::NoReplica;
-        for node in self.snapshot.nodes.iter().filter(|node| is_in_service(node)) {
+        let in_question = |node: &&NodeView| is_in_service(node) && self.avoid != Some(node.id);
+        for node in self.snapshot.nodes.iter().filter(in_question) {
             let new_enough = node.fresh || staleness == Staleness::Any;
             if new_enough && bar.is_met_by(node, self.snapshot) {
                 candidates.add(node, zone);
@@ -261,12 +279,29 @@ impl Reads<'_> {
         if outlook == Outlook::Found
             && self.policy.reads_on_primary
             && let Some(primary) = self.snapshot.usable_primary()
+            && self.avoid != Some(primary.id)
             && !primary.drained
             && primary.weight > 0
         {
             candidates.add(primary, zone);
         }
         (candidates, outlook)
+    }
+
+    fn avoids_a_replica(&self) -> bool {
+        self.avoid.and_then(|node| self.snapshot.node(node)).is_some_and(is_in_service)
+    }
+
+    /// No other replica will do than the one that has just failed the read. A little patience costs less than what has been
+    /// spent on it there: the session's last contact may be all that speaks against another one. Then it is the primary's
+    /// turn; `None`: if there is one.
+    fn none_but_the_avoided(&self, outlook: Outlook) -> Option<Decision> {
+        let until = self.demand.arrived + self.policy.replica_wait.max(SETTLE_WAIT);
+        if outlook.is_brief() && self.now < until {
+            return Some(self.wait_for_replica(until, Reason::NotCaughtUp));
+        }
+        let primary = self.snapshot.usable_primary()?;
+        Some(Decision { route: Route::Primary(primary.id), reason: self.demand.reason, ask: Ask::Nothing })
     }
 
     /// What draws the session away from the replica that holds it. Another one is much better when it is in pgpilot's own
@@ -298,8 +333,7 @@ impl Reads<'_> {
 
     /// Waits for a replica, or takes the detour to the primary.
     fn not_caught_up(&self, consistency: Consistency, freshness: &mut Freshness, outlook: Outlook) -> Decision {
-        let close = matches!(outlook, Outlook::NotCaughtUp { lag: Some(lag) } if lag <= SETTLE_WAIT);
-        let settles = close
+        let settles = outlook.is_brief()
             && match consistency {
                 Consistency::Session => freshness.patience.ends_detours(),
                 // No read can be known to be covered when it comes.

@@ -335,6 +335,8 @@ impl World {
                 stage,
                 standby_name: String::new(),
                 synchronous: String::new(),
+                standbys: Vec::new(),
+                marked: 0,
             };
             Event::Answered { node: id(node), asked_at, answer: Box::new(answer) }
         } else {
@@ -399,7 +401,7 @@ impl World {
             reads_on_primary: false,
             zone: None,
         };
-        let demand = Demand { need: Need::Read, reason: Reason::PlainRead, promise: None, arrived };
+        let demand = Demand { need: Need::Read, reason: Reason::PlainRead, promise: None, arrived, avoid: None };
         let dice = self.dice.u64(..);
         let freshness = &mut self.sessions[session].freshness;
         let decision = route(&demand, freshness, &snapshot, &policy, |_| 0, dice, self.now);

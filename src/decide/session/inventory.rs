@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::settings::{Settings, ascii_expression};
 
+/// So many channels are remembered; of a session that listens to more, none.
+const MAX_CHANNELS: usize = 1000;
+
 /// Why a session keeps its server connection outside a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pin {
@@ -57,6 +60,8 @@ impl fmt::Display for Pin {
 pub struct Inventory {
     pub settings: Settings,
     pub pins: Vec<Pin>,
+    /// What it listens to, if those are not too many to be remembered.
+    pub channels: Vec<String>,
 }
 
 /// The server answered something else than what [`inventory_sql`] asks for.
@@ -81,6 +86,7 @@ pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
              SET LOCAL statement_timeout = 0;",
         );
     }
+    let (channel, limit) = (escaped("channel"), MAX_CHANNELS + 1);
     let (setting, role, authorization) = (
         escaped("setting"),
         escaped("pg_catalog.current_setting('role')"),
@@ -98,7 +104,7 @@ pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
          UNION ALL SELECT 'p', 'advisory_lock', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
          WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
          UNION ALL SELECT 'p', 'hold_cursor', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
-         UNION ALL SELECT 'p', 'listen', NULL WHERE EXISTS (SELECT pg_catalog.pg_listening_channels()) \
+         UNION ALL (SELECT 'l', {channel}, NULL FROM pg_catalog.pg_listening_channels() AS l (channel) LIMIT {limit}) \
          UNION ALL SELECT 'p', 'hidden_prepare', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
          WHERE from_sql AND name OPERATOR(pg_catalog.!~~) 'pgpilot%')",
     ));
@@ -160,17 +166,42 @@ impl Inventory {
                 ("c", _, None | Some("")) => {}
                 ("c", name, Some(value)) => inventory.settings.insert(name, value),
                 ("p", name, _) => inventory.pins.push(pin(name).ok_or(InventoryError)?),
+                ("l", channel, _) => inventory.channels.push(channel.to_owned()),
                 _ => return Err(InventoryError),
             }
+        }
+        if !inventory.channels.is_empty() {
+            inventory.pins.push(Pin::Listen);
+        }
+        if inventory.channels.len() > MAX_CHANNELS {
+            inventory.channels.clear();
         }
         Ok(inventory)
     }
 }
 
 fn pin(label: &str) -> Option<Pin> {
-    [Pin::TemporaryObject, Pin::AdvisoryLock, Pin::HoldCursor, Pin::Listen, Pin::HiddenPrepare]
+    [Pin::TemporaryObject, Pin::AdvisoryLock, Pin::HoldCursor, Pin::HiddenPrepare]
         .into_iter()
         .find(|pin| pin.label() == label)
+}
+
+/// Listens to these channels, in ASCII: an identifier with escapes is the same in every client encoding.
+pub fn listen_sql(channels: &[String]) -> String {
+    let mut sql = String::new();
+    for channel in channels {
+        sql.push_str(if channel.is_ascii() { "LISTEN \"" } else { "LISTEN U&\"" });
+        for c in channel.chars() {
+            match c {
+                '"' => sql.push_str("\"\""),
+                '\\' if !channel.is_ascii() => sql.push_str("\\\\"),
+                c if c.is_ascii() => sql.push(c),
+                c => sql.push_str(&format!("\\+{:06x}", u32::from(c))),
+            }
+        }
+        sql.push_str("\";");
+    }
+    sql
 }
 
 #[cfg(test)]
@@ -189,15 +220,27 @@ mod tests {
             row("i", "session_authorization", Some("app")),
             row("c", "app.tenant", Some("7")),
             row("c", "app.gone", Some("")),
-            row("p", "listen", None),
+            row("l", r"caf\303\251", None),
         ];
         let inventory = Inventory::read(rows.iter().map(|row| &row[..]), "app").unwrap();
         assert_eq!(inventory.settings, Settings::from_iter([("work_mem", "4096"), ("app.tenant", "7")]));
-        assert_eq!(inventory.pins, [Pin::Listen]);
+        assert_eq!((inventory.pins, inventory.channels), (vec![Pin::Listen], vec!["café".to_owned()]));
+        let many: Vec<_> = (0..=MAX_CHANNELS).map(|n| row("l", &n.to_string(), None)).collect();
+        let inventory = Inventory::read(many.iter().map(|row| &row[..]), "app").unwrap();
+        assert_eq!((inventory.pins, inventory.channels), (vec![Pin::Listen], vec![]));
         let other = [row("i", "session_authorization", Some("boss"))];
         let inventory = Inventory::read(other.iter().map(|row| &row[..]), "app").unwrap();
         assert_eq!(inventory.settings.get("session_authorization"), Some("boss"));
         assert!(Inventory::read([&row("p", "what", None)[..]], "app").is_err());
+    }
+
+    #[test]
+    fn channels_are_named_in_ascii() {
+        let channels = ["news", "a\"b\\c", "caf\u{e9}\\", "\u{1f418}"].map(str::to_owned);
+        assert_eq!(
+            listen_sql(&channels),
+            "LISTEN \"news\";LISTEN \"a\"\"b\\c\";LISTEN U&\"caf\\+0000e9\\\\\";LISTEN U&\"\\+01f418\";"
+        );
     }
 
     #[test]

@@ -109,6 +109,14 @@ pub struct TransactionMode {
     pub deferrable: bool,
 }
 
+impl TransactionMode {
+    /// Whether a standby takes it as well, by default as one that only reads, and each statement sees what is new.
+    pub fn is_plain(self) -> bool {
+        let isolation = self.isolation.is_none_or(|level| level == Isolation::ReadCommitted);
+        isolation && self.access.is_none() && !self.deferrable
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     ReadOnly,
@@ -208,7 +216,7 @@ impl Hints {
 bitflags::bitflags! {
     /// What a statement may leave behind or depend on, besides its result.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-    pub struct Effects: u16 {
+    pub struct Effects: u32 {
         /// May change session settings in a way its text does not name (set_config with computed arguments, DO, CALL, a function of unknown volatility).
         const SETTINGS = 1;
         /// May leave state on the server connection that cannot be replayed: temporary objects, session advisory locks, WITH HOLD cursors, LISTEN.
@@ -231,6 +239,8 @@ bitflags::bitflags! {
         const ALONE = 1 << 10;
         /// Changes what sessions of a role, or in a database, begin with.
         const DEFAULTS = 1 << 11;
+        /// Wants nobody to be connected to a database, which its object names.
+        const VACATES = 1 << 20;
         /// What must be assumed of a statement that pgpilot does not understand.
         const ANYTHING = Self::SETTINGS.bits() | Self::PINS.bits() | Self::UNPINS.bits() | Self::CATALOGUE.bits();
     }
@@ -320,6 +330,8 @@ reasons! {
     NoReplica = "no_replica",
     /// No primary is known.
     NoPrimary = "no_primary",
+    /// In a transaction that may write, and has not: `routing.transactions` is "optimistic".
+    Optimistic = "optimistic",
     /// It had been sent before: a replica refused it, or its server was lost.
     Retried = "retried",
     /// A replica refused this text before.

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a run says what it did")]
 
 mod client;
+mod conflicts;
 mod connection;
 mod faults;
 mod lagging;
@@ -13,9 +14,11 @@ mod ledger;
 mod levels;
 mod lost;
 mod messages;
+mod optimistic;
 mod settings;
 mod tally;
 mod tokens;
+mod told;
 
 use std::collections::VecDeque;
 use std::env;

@@ -1,5 +1,6 @@
 //! Nodes with writes of their own.
 
+use pgpilot::decide::failover::{Maintenance, Order};
 use pgpilot::demo::account::Account;
 use pgpilot::demo::{Scope, Stop};
 
@@ -80,4 +81,34 @@ async fn of_two_promotions_the_one_that_was_written_down_counts() {
         let sum: i64 = session.query_one("SELECT sum(n) FROM t", &[]).await.unwrap().get(0);
         assert_eq!(sum, 3, "{}", node.name());
     }
+}
+
+/// Two promotions with the same number, and the loser's is followed by another: its timeline is the newest of all, but it
+/// has left the history before the epoch that the primary has written down.
+#[tokio::test]
+async fn a_node_that_left_before_the_last_epoch_takes_nobodys_place() {
+    let proxy = without_hooks(plain(), "[routing]\nprimary_wait = \"1s\"\n").await;
+    let client = table(&proxy).await;
+    let (loser, winner) = (proxy.node("pg3"), proxy.node("pg2"));
+    loser.stop(Stop::Fast).await.unwrap();
+    proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (1)").await;
+    let marked = async || proxy.app.shared().cluster.answer(proxy.id("pg2")).is_some_and(|answer| answer.marked == 2);
+    wait_for("the epoch in the database", LIMIT, marked).await;
+    proxy.order(Order::Maintenance(Maintenance::On)).await.unwrap();
+    loser.start().await.unwrap();
+    loser.promote().await.unwrap();
+    loser.stop(Stop::Fast).await.unwrap();
+    Account::choose().unwrap().private_file(&loser.data_directory().join("standby.signal"), "").unwrap();
+    loser.start().await.unwrap();
+    loser.promote().await.unwrap();
+    let timeline = async || proxy.app.shared().cluster.answer(proxy.id("pg3")).map(|answer| answer.timeline.0);
+    wait_for("its third timeline to be seen", LIMIT, async || timeline().await == Some(3)).await;
+    winner.kill9(Scope::Node).await.unwrap();
+    let error = client.batch_execute("INSERT INTO t VALUES (100)").await.unwrap_err();
+    assert_eq!(error.code().map(|code| code.code()), Some("57P03"), "{error:?}: {:#?}", proxy.events());
+    winner.start().await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (2)").await;
+    assert_eq!((proxy.primary().as_deref(), proxy.epoch()), (Some("pg2"), 2), "{:#?}", proxy.events());
+    assert_eq!(ask(&client, "/* pgpilot: primary */ SELECT sum(n) FROM t").await, "3");
 }

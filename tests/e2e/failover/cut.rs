@@ -2,17 +2,24 @@
 
 use std::sync::Arc;
 
+use pgpilot::config::Config;
+use pgpilot::decide::route::{Role, State};
 use pgpilot::demo::{LocalCluster, Node};
 
 use super::{attentive, plain, section, table, until_written};
-use crate::support::proxy::{Proxy, topology};
+use crate::support::proxy::{Proxy, ask, topology};
 use crate::support::relay::Relay;
 use crate::support::{LIMIT, wait_for};
 
 /// A pgpilot that reaches each node through a relay of its own, in the nodes' order. `more` is for `[failover]`.
 pub(super) async fn behind_relays(servers: &Arc<LocalCluster>, more: &str) -> (Proxy, Vec<Relay>) {
     let more = format!("{}automatic = true\n{more}[routing]\nprimary_wait = \"2s\"\n", section(servers));
-    let mut config = topology(servers, &more);
+    let (config, relays) = through_relays(topology(servers, &more)).await;
+    (Proxy::configured(servers.clone(), config).await, relays)
+}
+
+/// The same, but that each node is reached through a relay of its own, in the nodes' order.
+pub(super) async fn through_relays(mut config: Config) -> (Config, Vec<Relay>) {
     let mut relays = Vec::new();
     for node in &mut config.nodes {
         let relay = Relay::start(node.port).await;
@@ -21,7 +28,7 @@ pub(super) async fn behind_relays(servers: &Arc<LocalCluster>, more: &str) -> (P
         node.port = relay.port();
         relays.push(relay);
     }
-    (Proxy::configured(servers.clone(), config).await, relays)
+    (config, relays)
 }
 
 pub(super) async fn cluster() -> Arc<LocalCluster> {
@@ -91,4 +98,45 @@ async fn a_pgpilot_that_sees_nothing_does_nothing() {
     relays.iter().for_each(Relay::mend);
     until_written(&client, "INSERT INTO t VALUES (1)").await;
     assert_eq!((proxy.primary().as_deref(), proxy.app.operations().failover().epoch), (Some("pg1"), 1));
+}
+
+#[tokio::test]
+async fn a_primary_that_is_cut_off_from_its_replicas_goes_on_and_serves_the_reads() {
+    let servers = cluster().await;
+    let upstream = Relay::start(servers.node("pg1").unwrap().port()).await;
+    for replica in ["pg2", "pg3"] {
+        stream_through(servers.node(replica).unwrap(), &upstream).await;
+    }
+    let (proxy, _relays) = behind_relays(&servers, "").await;
+    let client = table(&proxy).await;
+    upstream.cut();
+    let stale = async || {
+        // Who writes nothing is not behind.
+        client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+        let snapshot = proxy.app.shared().cluster.snapshot();
+        snapshot.nodes.iter().filter(|node| node.role == Role::Replica).all(|node| !node.fresh)
+    };
+    wait_for("the replicas to be too far behind", LIMIT, stale).await;
+    let sum = ask(&client, "/* pgpilot: primary */ SELECT sum(n) FROM t").await;
+    let reader = proxy.connect().await;
+    reader.batch_execute("SET pgpilot.consistency = 'eventual'").await.unwrap();
+    assert_eq!(ask(&reader, "SELECT sum(n) FROM t").await, sum);
+    assert_eq!((proxy.primary().as_deref(), proxy.epoch()), (Some("pg1"), 1), "{:#?}", proxy.events());
+}
+
+#[tokio::test]
+async fn a_pgpilot_that_sees_the_primary_alone_sends_it_everything() {
+    let servers = cluster().await;
+    let (proxy, relays) = behind_relays(&servers, "").await;
+    let client = table(&proxy).await;
+    relays[1..].iter().for_each(Relay::cut);
+    let alone = async || {
+        let snapshot = proxy.app.shared().cluster.snapshot();
+        snapshot.nodes[1..].iter().all(|node| node.state == State::Down)
+    };
+    wait_for("the replicas to be lost", LIMIT, alone).await;
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    let reader = proxy.connect().await;
+    assert_eq!(ask(&reader, "SELECT sum(n) FROM t").await, "1");
+    assert_eq!((proxy.primary().as_deref(), proxy.epoch()), (Some("pg1"), 1), "{:#?}", proxy.events());
 }

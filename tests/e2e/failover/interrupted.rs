@@ -180,3 +180,21 @@ async fn who_cannot_stop_a_superuser_does_not_hand_over() {
     until_written(&client, "INSERT INTO t VALUES (3)").await;
     assert_ne!(proxy.primary().as_deref(), Some("pg1"), "{:#?}", proxy.events());
 }
+
+/// It may have been promoted, and nobody can ask: so nobody else is, until it is known to be fenced.
+#[tokio::test]
+async fn a_candidate_that_dies_half_way_stays_the_candidate() {
+    let servers = cluster().await;
+    leave(&servers, "{\"Promoting\": {\"candidate\": \"pg3\", \"decided\": \"0/1\"}}").await;
+    for node in ["pg1", "pg3"] {
+        servers.node(node).unwrap().kill9(Scope::Node).await.unwrap();
+    }
+    let section = format!("{}automatic = true\nstart_timeout = \"500ms\"\n", section(&servers));
+    let proxy = successor(&servers, &section).await;
+    proxy.wait_for_event("is not proven to be fenced, so nobody else may be promoted").await;
+    assert_eq!(proxy.primary(), None, "{:#?}", proxy.events());
+    servers.node("pg3").unwrap().start().await.unwrap();
+    let client = client_of(&proxy).await;
+    until_written(&client, "CREATE TABLE t (n int)").await;
+    assert_eq!((proxy.primary().as_deref(), proxy.epoch()), (Some("pg3"), 7), "{:#?}", proxy.events());
+}

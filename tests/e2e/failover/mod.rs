@@ -7,7 +7,8 @@
 //!   `guards::a_postmaster_that_is_frozen_alone_is_no_lost_primary`.
 //! - pgpilot alone is cut off from it: `cut::a_primary_that_pgpilot_alone_cannot_reach_is_not_replaced`. Everybody is:
 //!   `cut::a_primary_that_nobody_reaches_is_replaced_and_fenced_when_it_is_found`. pgpilot is cut off from all:
-//!   `cut::a_pgpilot_that_sees_nothing_does_nothing`.
+//!   `cut::a_pgpilot_that_sees_nothing_does_nothing`; an instance is, and another one is not:
+//!   `several::dark::an_instance_that_sees_no_node_lets_another_one_decide`.
 //! - All nodes die: `alive::when_all_are_dead_the_primary_is_waited_for`. The primary and a synchronous standby do:
 //!   `guards::without_a_quorum_nobody_is_promoted_unless_loss_is_allowed`.
 //! - The data disk is full: `alive::a_full_data_disk_is_for_operators`. The disk of the log is:
@@ -16,7 +17,10 @@
 //!   `alive::a_primary_that_recovers_is_waited_for_as_long_as_it_is_allowed_to_take`,
 //!   `guards::a_primary_that_restarts_stays_the_primary`. It is lost again and again:
 //!   `losing::a_primary_that_is_lost_again_and_again_is_left_to_operators`.
-//! - The candidate dies while it is promoted: `giving_up` and the simulation in src/decide/failover.
+//! - The primary is cut off from its replicas:
+//!   `cut::a_primary_that_is_cut_off_from_its_replicas_goes_on_and_serves_the_reads`. pgpilot is, from all but the primary:
+//!   `cut::a_pgpilot_that_sees_the_primary_alone_sends_it_everything`.
+//! - The candidate dies while it is promoted: `interrupted::a_candidate_that_dies_half_way_stays_the_candidate`, `giving_up` and the simulation in src/decide/failover.
 //! - pgpilot is killed: before anybody was chosen,
 //!   `interrupted::the_next_pgpilot_begins_anew_where_one_was_killed_before_it_had_chosen` and
 //!   `interrupted::what_was_only_prepared_is_undone_by_the_next_pgpilot`; when somebody was,
@@ -29,9 +33,10 @@
 //!   `watching::a_killed_replica_is_out_at_once_and_back_when_caught_up`.
 //! - A node has writes of its own: `apart::a_node_with_writes_of_its_own_is_quarantined`. The old primary comes back
 //!   writable: `losing::an_old_primary_that_comes_back_writable_is_fenced_and_brought_back`. Somebody else promotes, too:
-//!   `apart::of_two_promotions_the_one_that_was_written_down_counts`.
+//!   `apart::of_two_promotions_the_one_that_was_written_down_counts`,
+//!   `apart::a_node_that_left_before_the_last_epoch_takes_nobodys_place`.
 //! - pgpilot's machine stands still: `alive::a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure`.
-//! - Clients wait meanwhile: `held`. Nothing acknowledged is lost: `campaign`.
+//! - Clients wait meanwhile: `held`. Some listen: `listening`. Nothing acknowledged is lost: `campaign`.
 
 mod alive;
 mod apart;
@@ -42,6 +47,7 @@ mod guards;
 mod handing_over;
 mod held;
 mod interrupted;
+mod listening;
 mod losing;
 mod several;
 

@@ -129,9 +129,9 @@ async fn state_that_was_lost_with_its_server_is_reported_once() {
     assert!(error.code().code().starts_with("08"), "{error:?}");
     assert!(error.detail().is_some_and(|detail| detail.contains("advisory_lock")), "{error:?}");
     assert_eq!(ask(&locking, "SELECT count(*) FROM t").await, "0");
-    // Who only listens would never hear of it otherwise.
-    plain.batch_execute("LISTEN news").await.unwrap();
-    assert_eq!(ask(&plain, "SHOW pgpilot.pins").await, "listen");
+    // Who listens, and has lost more than that, would never hear of it otherwise.
+    plain.batch_execute("LISTEN news; CREATE TEMP TABLE t (n int)").await.unwrap();
+    assert_eq!(ask(&plain, "SHOW pgpilot.pins").await, "temporary_object, listen");
     proxy.node("pg1").restart(Stop::Immediate).await.unwrap();
     wait_for("the listener to be disconnected", Duration::from_secs(2), async || plain.is_closed()).await;
 }

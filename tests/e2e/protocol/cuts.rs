@@ -88,7 +88,7 @@ async fn a_large_message_may_be_cut_within_its_head() {
         client.send_taken(&bind[..at]).await;
         client.send(&bind[at..]).await;
         client.send(&rest).await;
-        let shown = show(&client.until(backend::READY_FOR_QUERY).await);
+        let shown = show(&client.until(backend::READY_FOR_QUERY).await, client.pid);
         assert!(shown.iter().any(|line| line.contains("400000")), "cut at {at}: {shown:?}");
     }
 }
@@ -120,7 +120,7 @@ async fn a_login_may_be_cut_anywhere() {
 }
 
 fn greeting(frames: &[Frame]) -> Vec<String> {
-    let mut lines = show(frames);
+    let mut lines = show(frames, 0);
     lines.sort();
     lines
 }

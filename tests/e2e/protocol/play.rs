@@ -84,7 +84,7 @@ pub(crate) async fn play_among(
     mut meanwhile: Meanwhile<'_>,
 ) -> Vec<String> {
     let mut client = Raw::connect(port, database).await;
-    let mut replies = show(&client.greeting);
+    let mut replies = show(&client.greeting, client.pid);
     replies.sort();
     for (number, segment) in segments(steps).iter().enumerate() {
         deliver(&mut client, segment, number, how).await;
@@ -121,7 +121,7 @@ async fn listen(client: &mut Raw, until: u8, replies: &mut Vec<String>) -> Vec<F
             break None;
         }
     };
-    replies.extend(show(&frames));
+    replies.extend(show(&frames, client.pid));
     replies.extend(end.map(str::to_owned));
     frames
 }
@@ -132,7 +132,7 @@ pub(crate) async fn play_on(client: &mut Raw, segments: &[Segment], how: Deliver
     for (number, segment) in segments.iter().enumerate() {
         deliver(client, segment, number, how).await;
         let frames = client.until(segment.until.expect("a wait")).await;
-        replies.extend(show(&frames));
+        replies.extend(show(&frames, client.pid));
     }
     replies
 }
@@ -169,12 +169,12 @@ async fn disturb(other: &mut Raw, number: usize) {
     other.until(backend::READY_FOR_QUERY).await;
 }
 
-/// Replies as text, without what differs from one run to the next.
-pub(crate) fn show(frames: &[Frame]) -> Vec<String> {
-    frames.iter().filter_map(line).collect()
+/// Replies as text, without what differs from one run to the next; `pid` is the process ID that the client was given.
+pub(crate) fn show(frames: &[Frame], pid: u32) -> Vec<String> {
+    frames.iter().filter_map(|frame| line(frame, pid)).collect()
 }
 
-fn line(frame: &Frame) -> Option<String> {
+fn line(frame: &Frame, pid: u32) -> Option<String> {
     match frame.tag {
         backend::PARAMETER_STATUS => {
             let (name, value) = backend::parameter_status(&frame.body).expect("a parameter");
@@ -192,7 +192,10 @@ fn line(frame: &Frame) -> Option<String> {
             Some(text)
         }
         backend::ROW_DESCRIPTION => Some(format!("T {}", columns(&frame.body).escape_ascii())),
-        backend::NOTIFICATION_RESPONSE => Some(format!("A {}", frame.body[4..].escape_ascii())),
+        backend::NOTIFICATION_RESPONSE => {
+            let by = if frame.body[..4] == pid.to_be_bytes() { "itself" } else { "another" };
+            Some(format!("A by {by} {}", frame.body[4..].escape_ascii()))
+        }
         _ => Some(format!("{frame:?}")),
     }
 }

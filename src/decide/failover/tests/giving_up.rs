@@ -178,3 +178,30 @@ fn a_promotion_of_an_earlier_pgpilot_is_given_up_only_by_who_accepts_a_loss() {
     let begun = force(&mut machine, Guards::FENCE | Guards::DATA_LOSS, Run::Real, later);
     assert!(begun.jobs.contains(&Job::Seal { node: OTHER }), "{begun:?}");
 }
+
+/// It had got everything before it was to be promoted; nobody has seen to that with the others.
+#[test]
+fn what_a_switchover_waives_for_its_candidate_is_not_waived_for_another() {
+    let now = Instant::now();
+    let mut machine = machine(record(None), now);
+    let order = Order::Switchover { to: Some(STUCK), run: Run::Real };
+    machine.on(Event::Ordered { order, ticket: 9 }, now);
+    for (job, fact) in [
+        (Job::Approve { old: OLD, candidate: Some(STUCK) }, Fact::Done),
+        (Job::Ready { node: OLD, to: STUCK }, Fact::Done),
+        (Job::Quiesce { node: OLD }, Fact::Done),
+        (Job::Agree { node: OLD }, Fact::Done),
+        (Job::Stop { node: OLD, to: STUCK }, Fact::Stopped(Some(Lsn(100)))),
+        (Job::CatchUp { node: STUCK, lsn: Some(Lsn(100)) }, Fact::Sealed(log(1))),
+    ] {
+        ended(&mut machine, job, fact, now);
+    }
+    let later = now + rules().start_timeout;
+    let outcome = Err("no connection".to_owned());
+    machine.on(Event::Ended { job: Job::Promote { node: STUCK }, outcome }, later);
+    let sealing = ended(&mut machine, Job::Fence { node: STUCK }, Fact::Fenced(Proof::Proven), later);
+    assert!(sealing.jobs.contains(&Job::Seal { node: OTHER }), "{sealing:?}");
+    let behind = Log { end: Lsn(57), replayed: Lsn(57), ..log(1) };
+    let undone = ended(&mut machine, Job::Seal { node: OTHER }, Fact::Sealed(behind), later);
+    assert!(undone.jobs.contains(&Job::Resume { node: OLD }) && machine.status().state == "undoing", "{undone:?}");
+}

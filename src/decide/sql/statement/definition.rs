@@ -1,5 +1,7 @@
 //! CREATE, ALTER, DROP.
 
+use std::borrow::Cow;
+
 use super::{prepared, query, utility};
 use crate::decide::sql::classify::Facts;
 use crate::decide::sql::scan::is_temporary_schema;
@@ -19,6 +21,11 @@ pub(super) fn create(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     if alone {
         verdict.effects |= Effects::ALONE;
     }
+    if tokens.is(at, "database") {
+        let template =
+            tokens.find(at, &["template"]).map(|at| if tokens.is_operator(at + 1, "=") { at + 2 } else { at + 1 });
+        verdict = vacating(verdict, template.and_then(|at| tokens.escaped_name(at)));
+    }
     if let Some(source) = created_from(tokens, at) {
         if tokens.is(source, "execute") {
             let executed = prepared::execute(tokens.from(source), facts);
@@ -34,6 +41,15 @@ pub(super) fn create(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
 fn created_from(tokens: Tokens<'_>, kind: usize) -> Option<usize> {
     let runs = (kind..kind + 3).any(|i| tokens.is_any(i, &["table", "materialized"]));
     tokens.find(kind, &["as"]).filter(|_| runs).map(|at| at + 1)
+}
+
+/// While somebody is connected to it, a database is neither dropped nor renamed, moved or copied (`CountOtherDBBackends` in
+/// src/backend/storage/ipc/procarray.c).
+fn vacating(verdict: Verdict, database: Option<Cow<'_, str>>) -> Verdict {
+    match database {
+        Some(name) => verdict.with(Effects::VACATES).about(name),
+        None => verdict,
+    }
 }
 
 fn is_concurrent_index(tokens: Tokens<'_>, at: usize) -> bool {
@@ -57,7 +73,9 @@ pub(super) fn alter(tokens: Tokens<'_>) -> Verdict {
     // ALTER ROLE .. SET, ALTER DATABASE .. RESET
     let begins = tokens.is_any(1, &["role", "user", "database"]) && tokens.find(3, &["set", "reset"]).is_some();
     let begins = if begins && !moves_database { Effects::DEFAULTS } else { Effects::empty() };
-    utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE | alone | begins)
+    let verdict = utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE | alone | begins);
+    let vacates = moves_database || (tokens.is(1, "database") && tokens.find(3, &["rename"]).is_some());
+    vacating(verdict, tokens.escaped_name(2).filter(|_| vacates))
 }
 
 /// DROP: may also take a temporary object away.
@@ -65,5 +83,8 @@ pub(super) fn drop(tokens: Tokens<'_>) -> Verdict {
     let concurrent = tokens.is(1, "index") && tokens.is(2, "concurrently");
     let alone = concurrent || tokens.is_any(1, &["database", "tablespace", "subscription"]);
     let alone = if alone { Effects::ALONE } else { Effects::empty() };
-    Verdict::new(Intent::Write, Reason::Ddl).with(Effects::WRITES | Effects::CATALOGUE | Effects::UNPINS | alone)
+    let verdict =
+        Verdict::new(Intent::Write, Reason::Ddl).with(Effects::WRITES | Effects::CATALOGUE | Effects::UNPINS | alone);
+    let name = if tokens.is(2, "if") { 4 } else { 2 };
+    vacating(verdict, tokens.escaped_name(name).filter(|_| tokens.is(1, "database")))
 }

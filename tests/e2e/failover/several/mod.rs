@@ -2,6 +2,7 @@
 
 mod agreeing;
 mod cancelling;
+mod dark;
 mod losing_etcd;
 mod stopped;
 
