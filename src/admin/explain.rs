@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::sources::Sources;
+use super::sources::{Explained, Sources};
 use super::table::{Column, Table, Value, integer, number, text};
 use super::views::{millis, node_name, takes_reads};
 use crate::config::{Consistency, RoutingMode, Transactions};
@@ -28,18 +28,25 @@ pub(super) const COLUMNS: &[Column] = &[
     text("consistency"),
     // Replicas in service that lag too much, each with the measure.
     text("left_out"),
+    // By what the verdict was given: names are looked for where a session of this user that has set nothing does. NULL: that
+    // is not known, and they may mean anything.
+    text("user"),
+    text("database"),
+    text("search_path"),
 ];
 
 /// `database`: `None` is that of `[health]`.
 pub(super) fn explain(sources: &dyn Sources, sql: &str, user: &str, database: Option<&str>) -> Table {
     let config = sources.config();
     let database = database.unwrap_or(&config.health.database);
-    let verdicts = sources.classify(sql, database);
+    let Explained { classified: verdicts, search_path } = sources.classify(sql, user, database);
     let of_user = config.users.iter().find(|it| it.name == user);
     let of_database = config.databases.iter().find(|it| it.name == database);
     let policy = Policy::new(&config.routing, of_user, of_database);
     let snapshot = sources.snapshot();
     let whole = whole(sources, &snapshot, &verdicts.statements, &policy);
+    let asker: [Value; 3] = [user.to_owned().into(), database.to_owned().into(), search_path.into()];
+    let whole: Vec<Value> = whole.into_iter().chain(asker).collect();
     let mut rows: Vec<Vec<Value>> = Vec::new();
     for (number, verdict) in verdicts.statements.iter().enumerate() {
         let statement: [Value; 5] = [

@@ -25,7 +25,7 @@ mod views;
 pub use command::COMMANDS;
 pub use console::{ConsoleUser, Level};
 pub use sources::{
-    Action, CatalogueRow, ClientRow, FailoverStatus, InstanceRow, InstanceStanding, NodeFacts, Outcome, Performed,
-    PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources,
+    Action, CatalogueRow, ClientRow, Explained, FailoverStatus, InstanceRow, InstanceStanding, NodeFacts, Outcome,
+    Performed, PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources,
 };
 pub use views::FAILOVER_AT_A_GLANCE;

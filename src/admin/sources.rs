@@ -38,8 +38,8 @@ pub trait Sources: Send + Sync + 'static {
     /// Server connections one by one.
     fn servers(&self) -> Vec<ServerRow>;
 
-    /// The verdict that a statement of a client in `database` would get now.
-    fn classify(&self, sql: &str, database: &str) -> Classified;
+    /// The verdict that a statement of `user` in `database` would get now, in a session that has set nothing.
+    fn classify(&self, sql: &str, user: &str, database: &str) -> Explained;
 
     /// What came more than once, and where it went.
     fn shapes(&self) -> Vec<ShapeRow>;
@@ -61,6 +61,14 @@ pub trait Sources: Send + Sync + 'static {
     /// when the new settings are in force, `Order` when the new primary is open, or everything is as it was. `Shutdown` only
     /// begins.
     fn perform(&self, action: Action) -> Performed<'_>;
+}
+
+/// A verdict, and what it was given by.
+#[derive(Debug, Clone)]
+pub struct Explained {
+    pub classified: Classified,
+    /// With which the user's sessions begin; `None`: that is not known, and names may mean anything.
+    pub search_path: Option<String>,
 }
 
 /// The answer to an [`Action`], to be awaited. Dropped, the action may or may not be carried out; it is never left half-done.

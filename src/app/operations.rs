@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
-    Action, CatalogueRow, ClientRow, ConsoleUser, FailoverStatus, InstanceRow, InstanceStanding, Level, NodeFacts,
-    Outcome, Performed, PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources, console,
+    Action, CatalogueRow, ClientRow, ConsoleUser, Explained, FailoverStatus, InstanceRow, InstanceStanding, Level,
+    NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources,
+    console,
 };
 use crate::cluster::failover::{self, Connections, Failover};
 use crate::config::Config;
@@ -123,8 +124,9 @@ impl Sources for Operations {
         leased.chain(idle).collect()
     }
 
-    fn classify(&self, sql: &str, database: &str) -> Classified {
-        Classified::clone(&self.shared.verdicts(&Arc::from(database)).of(sql.as_bytes()))
+    fn classify(&self, sql: &str, user: &str, database: &str) -> Explained {
+        let (judged, search_path) = self.shared.verdicts(&Arc::from(database)).of_newcomer(sql.as_bytes(), user);
+        Explained { classified: Classified::clone(&judged), search_path }
     }
 
     fn shapes(&self) -> Vec<ShapeRow> {

@@ -24,8 +24,18 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<Exit, Failure> {
         Output::Text => {
             // The route is that of the whole text: said once, not with each statement.
             let statements = rows.only(&["statement", "verdict"]).to_table();
-            let mut whole =
-                rows.only(&["route", "node", "lag_ms", "route_reason", "candidates", "left_out", "consistency"]);
+            let mut whole = rows.only(&[
+                "route",
+                "node",
+                "lag_ms",
+                "route_reason",
+                "candidates",
+                "left_out",
+                "consistency",
+                "user",
+                "database",
+                "search_path",
+            ]);
             whole.rows.truncate(1);
             format!("{statements}\n{}", whole.to_table())
         }

@@ -148,11 +148,6 @@ impl NodePool {
         }
     }
 
-    /// What servers begin sessions with has changed: connections opened before are closed when nobody has them.
-    pub fn outdate(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Closes the idle connections to a database.
     pub fn vacate(&self, database: &str) {
         let mut closes = Vec::new();
@@ -162,6 +157,11 @@ impl NodePool {
         of_database.for_each(|pool| closes.extend(book.empty(pool.index)));
         drop(shelf);
         closes.into_iter().for_each(|connection| connection.close());
+    }
+
+    /// What servers begin sessions with has changed: connections opened before are closed when nobody has them.
+    pub fn outdate(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Closes what is too old, opens what `min_idle` asks for, and forgets pools that nobody uses; to be called about

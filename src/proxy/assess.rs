@@ -255,6 +255,8 @@ impl Client {
             frontend::FUNCTION_CALL => {
                 (assessed.executes, assessed.writes, assessed.exceeds_reads) = (true, true, true);
                 assessed.needs.want(Need::Primary, Reason::FunctionCall);
+                // Of the function it gives but the number.
+                assessed.needs.effects |= Effects::SETTINGS | Effects::PINS | Effects::UNPINS;
             }
             _ => {}
         }

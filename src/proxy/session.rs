@@ -168,6 +168,18 @@ impl Session {
         context
     }
 
+    /// Whether what it may have left on its connection stays there, whatever is discarded.
+    pub(super) fn marks_its_connection(&self) -> bool {
+        self.left.effects.intersects(Effects::LASTS) || self.pins.iter().any(|pin| pin.outlives_discard())
+    }
+
+    /// From the next inventory on, this is among the pins.
+    pub(super) fn pins_stand(&mut self, pin: Pin) {
+        if !self.standing_pins.contains(&pin) {
+            self.standing_pins.push(pin);
+        }
+    }
+
     /// From now on the session keeps its connection.
     pub(super) fn pin_for_good(&mut self, pin: Pin) {
         if !self.standing_pins.contains(&pin) {
@@ -199,7 +211,8 @@ impl Session {
 impl Leftovers {
     /// Whether the server has to be asked what the session has left.
     pub(super) fn need_inventory(&self) -> bool {
-        !self.names.is_empty() || self.effects.intersects(Effects::SETTINGS | Effects::PINS | Effects::UNPINS)
+        const ASKED_FOR: Effects = Effects::SETTINGS.union(Effects::PINS).union(Effects::UNPINS).union(Effects::LASTS);
+        !self.names.is_empty() || self.effects.intersects(ASKED_FOR)
     }
 }
 

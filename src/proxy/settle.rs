@@ -267,6 +267,7 @@ impl Client {
             link.lease.settings = self.session.settings.clone();
         }
         self.session.settings_changed();
+        Pin::lasting(left.effects).for_each(|pin| self.session.pins_stand(pin));
         pins.extend(&self.session.standing_pins);
         if pins != self.session.pins {
             tracing::debug!(?pins, "the session's pins have changed");
@@ -426,6 +427,9 @@ impl Client {
     /// A connection that was in use when its session ended: what runs is cancelled, what is open is rolled back, what was left is discarded.
     async fn abandon(&self, mut link: Link) {
         self.release_slot().await;
+        if link.is_quiet() && self.session.marks_its_connection() {
+            return;
+        }
         if !link.is_quiet() || link.batch_open || matches!(self.side.rest, Passing::Forward(_)) {
             let key = link.lease.cancel_key.clone();
             tokio::spawn(async move {

@@ -304,15 +304,15 @@ impl Pools {
         nodes.get(usize::from(node.0)).and_then(Option::as_ref).map_or(0, |node| node.pool.leased())
     }
 
-    /// See [`NodePool::outdate`].
-    fn outdate(&self) {
-        self.all().iter().for_each(|(_, pool)| pool.outdate());
-    }
-
     /// Somebody is about to drop, rename or copy a database, which the server refuses to do while anybody is connected to it: idle
     /// connections of ours are nobody. The server waits for them to be gone.
     pub(super) fn vacate(&self, database: &str) {
         self.all().iter().for_each(|(_, pool)| pool.vacate(database));
+    }
+
+    /// See [`NodePool::outdate`].
+    fn outdate(&self) {
+        self.all().iter().for_each(|(_, pool)| pool.outdate());
     }
 
     /// Every node's pools.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::{DefaultHashBuilder, Equivalent, Weighter, sync::Cache};
 
-use super::contexts::{ANYBODY, Contexts, SessionContext};
+use super::contexts::{ANYBODY, Contexts, Names, SessionContext};
 use super::judged::{Judged, RunCount};
 use super::recent::Recent;
 use super::recipe::Loaded;
@@ -146,6 +146,14 @@ impl Verdicts {
         let (judged, lookup) = self.look_up(text, &self.database.read(), ANYBODY, Asker::default());
         self.metrics.count(Count::Verdict(lookup));
         judged
+    }
+
+    /// The verdict on a text of a session of `user` that has set nothing, and the `search_path` with which it begins, if
+    /// that is known.
+    pub fn of_newcomer(&self, text: &[u8], user: &str) -> (Arc<Judged>, Option<String>) {
+        let names = Names { role: user, path: None };
+        let judged = self.of_session(text, &SessionContext { user, names: Some(names), types: &[] });
+        (judged, self.database.read().catalogue.default_path(user).map(str::to_owned))
     }
 
     /// The verdict on a text of this session's.

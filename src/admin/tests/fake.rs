@@ -12,7 +12,7 @@ use crate::decide::pool::PoolCounts;
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{Lag, NodeId, NodeView, Role, Sample, Snapshot, State};
 use crate::decide::session::Pin;
-use crate::decide::sql::{Catalogue, CatalogueSize, Classified, Facts, FunctionLists, Reason, classify};
+use crate::decide::sql::{Catalogue, CatalogueSize, Facts, FunctionLists, Reason, classify};
 use crate::telemetry::{Journal, Telemetry};
 
 pub(crate) struct Fake {
@@ -136,9 +136,10 @@ impl Sources for Fake {
         vec![row(ServerState::Idle, None), row(ServerState::Leased(Some(42)), Some(Duration::from_secs(3)))]
     }
 
-    fn classify(&self, sql: &str, _database: &str) -> Classified {
+    fn classify(&self, sql: &str, user: &str, _database: &str) -> Explained {
         let (catalogue, overrides) = (Catalogue::builtin(), FunctionLists::default());
-        classify(sql, &Facts::new(&catalogue, &overrides, 1 << 16))
+        let classified = classify(sql, &Facts::new(&catalogue, &overrides, 1 << 16));
+        Explained { classified, search_path: Some(format!("{user}, public")) }
     }
 
     fn shapes(&self) -> Vec<ShapeRow> {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::settings::{Settings, ascii_expression};
+use crate::decide::sql::Effects;
 
 /// So many channels are remembered; of a session that listens to more, none.
 const MAX_CHANNELS: usize = 1000;
@@ -16,6 +17,17 @@ pub enum Pin {
     Listen,
     /// Something was prepared by SQL where pgpilot could not see it (in a function, in a text it could not parse).
     HiddenPrepare,
+    /// One that its server drops when the connection ends.
+    ReplicationSlot,
+    /// `setseed()`: the connection's random numbers are those that the session has asked for.
+    RandomSeed,
+    /// dblink's connections to other databases.
+    Dblink,
+    /// A backup that the connection has begun.
+    Backup,
+    ReplicationOrigin,
+    /// LOAD.
+    Library,
     /// The session asks for `currval()` or `lastval()` between its transactions: from the first time on it keeps its connection.
     SequenceState,
     /// The topology file's pool mode.
@@ -31,6 +43,12 @@ impl Pin {
         Pin::HoldCursor,
         Pin::Listen,
         Pin::HiddenPrepare,
+        Pin::ReplicationSlot,
+        Pin::RandomSeed,
+        Pin::Dblink,
+        Pin::Backup,
+        Pin::ReplicationOrigin,
+        Pin::Library,
         Pin::SequenceState,
         Pin::SessionMode,
     ];
@@ -43,8 +61,45 @@ impl Pin {
             Pin::HoldCursor => "hold_cursor",
             Pin::Listen => "listen",
             Pin::HiddenPrepare => "hidden_prepare",
+            Pin::ReplicationSlot => "replication_slot",
+            Pin::RandomSeed => "random_seed",
+            Pin::Dblink => "dblink",
+            Pin::Backup => "backup",
+            Pin::ReplicationOrigin => "replication_origin",
+            Pin::Library => "library",
             Pin::SequenceState => "sequence_state",
             Pin::SessionMode => "session_mode",
+        }
+    }
+
+    /// What such statements hold from now on, and no server tells of: until the session ends.
+    pub fn lasting(effects: Effects) -> impl Iterator<Item = Pin> {
+        const LASTING: [(Effects, Pin); 5] = [
+            (Effects::SEED, Pin::RandomSeed),
+            (Effects::CONNECTS, Pin::Dblink),
+            (Effects::BACKUP, Pin::Backup),
+            (Effects::ORIGIN, Pin::ReplicationOrigin),
+            (Effects::LIBRARY, Pin::Library),
+        ];
+        LASTING.into_iter().filter(move |(effect, _)| effects.contains(*effect)).map(|(_, pin)| pin)
+    }
+
+    /// Whether DISCARD ALL leaves it: the connection is of no use to anybody else.
+    pub fn outlives_discard(self) -> bool {
+        match self {
+            Pin::ReplicationSlot
+            | Pin::RandomSeed
+            | Pin::Dblink
+            | Pin::Backup
+            | Pin::ReplicationOrigin
+            | Pin::Library => true,
+            Pin::TemporaryObject
+            | Pin::AdvisoryLock
+            | Pin::HoldCursor
+            | Pin::Listen
+            | Pin::HiddenPrepare
+            | Pin::SequenceState
+            | Pin::SessionMode => false,
         }
     }
 }
@@ -106,7 +161,9 @@ pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
          UNION ALL SELECT 'p', 'hold_cursor', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
          UNION ALL (SELECT 'l', {channel}, NULL FROM pg_catalog.pg_listening_channels() AS l (channel) LIMIT {limit}) \
          UNION ALL SELECT 'p', 'hidden_prepare', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
-         WHERE from_sql AND name OPERATOR(pg_catalog.!~~) 'pgpilot%')",
+         WHERE from_sql AND name OPERATOR(pg_catalog.!~~) 'pgpilot%') \
+         UNION ALL SELECT 'p', 'replication_slot', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
+         WHERE temporary AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())",
     ));
     for name in names.into_iter().filter(|name| name.contains('.')) {
         let name = ascii_expression(name);
@@ -181,9 +238,9 @@ impl Inventory {
 }
 
 fn pin(label: &str) -> Option<Pin> {
-    [Pin::TemporaryObject, Pin::AdvisoryLock, Pin::HoldCursor, Pin::HiddenPrepare]
-        .into_iter()
-        .find(|pin| pin.label() == label)
+    const TOLD: [Pin; 5] =
+        [Pin::TemporaryObject, Pin::AdvisoryLock, Pin::HoldCursor, Pin::HiddenPrepare, Pin::ReplicationSlot];
+    TOLD.into_iter().find(|pin| pin.label() == label)
 }
 
 /// Listens to these channels, in ASCII: an identifier with escapes is the same in every client encoding.

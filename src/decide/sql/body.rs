@@ -53,14 +53,37 @@ pub(super) fn hazard(text: &str, language: Language, promise: Promise, facts: &F
     let found = match language {
         Language::Sql => in_sql(text, promise, facts),
         Language::PlPgSql => in_procedure(text, promise, facts),
-        Language::Other if promise == Promise::Nothing => Some(Effects::empty()),
+        // What is set inside is seen by nobody outside.
+        Language::Other if promise == Promise::Nothing => Some(Effects::SETTINGS | mentioned(text)),
         Language::Other => None,
     };
-    let hidden = mentioned(text);
     // Dynamic SQL is not looked into; but what is written in it can be seen.
-    let found = found.or_else(|| hidden.contains(Effects::WRITES).then_some(Effects::empty()))?;
-    // What is set inside is seen by nobody outside.
-    Some((found | hidden | Effects::SETTINGS).difference(Effects::WRITES | Effects::ALONE | Effects::COPY_IN))
+    let writes = || mentioned(text).contains(Effects::WRITES).then(|| mentioned(text) | Effects::SETTINGS);
+    let left = found.or_else(writes)?;
+    Some(left.difference(Effects::WRITES | Effects::ALONE | Effects::COPY_IN))
+}
+
+/// What is left behind by an expression, a rule or a call that a server runs besides a statement; `None`: nothing.
+pub(super) fn left_by(text: &str, facts: &Facts<'_>) -> Option<Effects> {
+    const LEFT: Effects = Effects::ANYTHING.union(Effects::LASTS).difference(Effects::CATALOGUE);
+    let tokens = (text.len() <= facts.max_parse).then(|| Lexer::new(text).collect::<Result<Vec<Token>, _>>().ok());
+    let Some(tokens) = tokens.flatten() else { return Some(Effects::ANYTHING & LEFT) };
+    let left = left_by_scan(&scan_procedure(Tokens::new(text, &tokens), facts), facts) & LEFT;
+    (!left.is_empty()).then_some(left)
+}
+
+/// What is found in a text, and what must be supposed.
+fn left_by_scan(found: &Scan, facts: &Facts<'_>) -> Effects {
+    let supposed = found.doubts.iter().map(|doubt| match doubt {
+        Doubt::Call { .. } => Effects::SETTINGS,
+        Doubt::Relation { schema, name } => {
+            facts.catalogue.relation(schema.as_deref(), name, None).map_or(Effects::empty(), |hazard| hazard.effects)
+        }
+        Doubt::Modification => Effects::empty(),
+    });
+    // A setting that is changed by name is changed unseen.
+    let set = if found.settings.is_empty() { Effects::empty() } else { Effects::SETTINGS };
+    supposed.fold(found.effects | set, |all, effects| all | effects)
 }
 
 fn in_sql(text: &str, promise: Promise, facts: &Facts<'_>) -> Option<Effects> {
@@ -106,7 +129,50 @@ fn in_procedure(text: &str, promise: Promise, facts: &Facts<'_>) -> Option<Effec
         }
         Promise::NoWrites => is_bound_procedure(&found) || runs_what_is_bound(tokens, facts),
     };
-    (is_hazard || !found.settings.is_empty()).then_some(found.effects)
+    let left = || left_by_scan(&found, facts) | left_by_actions(tokens, facts) | made_by(text, tokens);
+    (is_hazard || !found.settings.is_empty()).then(left)
+}
+
+/// What statements leave behind that are none of PL/pgSQL's own. What modifies rows has been scanned.
+fn left_by_actions(tokens: Tokens<'_>, facts: &Facts<'_>) -> Effects {
+    let of = |i: usize| match Lower::new(tokens.word(i)).as_str() {
+        "set" if !begins_statement(tokens, i) => Effects::empty(),
+        "do" if tokens.is_any(i + 1, &["nothing", "update", "instead", "also"]) => Effects::empty(),
+        "create" | "drop" | "alter" | "grant" | "revoke" | "comment" | "security" => facts.catalogue.left_by_ddl(),
+        "execute" | "set" | "reset" | "do" | "discard" | "prepare" | "deallocate" | "load" | "listen" | "unlisten"
+        | "import" | "reassign" => Effects::SETTINGS,
+        _ => Effects::empty(),
+    };
+    (0..tokens.len()).filter(|&i| is_action(tokens, i)).fold(Effects::empty(), |all, i| all | of(i))
+}
+
+/// Whether the word at `i` may be a statement's first: `UPDATE t SET` is no statement of that kind.
+fn begins_statement(tokens: Tokens<'_>, i: usize) -> bool {
+    let Some(before) = i.checked_sub(1) else { return true };
+    tokens.is_punctuation(before, b';')
+        || tokens.is_operator(before, ">>")
+        || tokens.is_any(before, &["begin", "then", "else", "loop"])
+}
+
+/// What of a session's state a body makes by itself: by its statements, or, where those are put together, by any word.
+fn made_by(text: &str, tokens: Tokens<'_>) -> Effects {
+    if (0..tokens.len()).any(|i| tokens.is(i, "execute")) {
+        return mentioned(text);
+    }
+    let is_made = |i: usize| {
+        let before = |words| i > 0 && tokens.is_any(i - 1, words);
+        match Lower::new(tokens.word(i)).as_str() {
+            "temp" | "temporary" => before(&["create", "local", "global", "replace"]),
+            "hold" => before(&["with"]),
+            "listen" => begins_statement(tokens, i),
+            _ => false,
+        }
+    };
+    let loads = (0..tokens.len()).any(|i| tokens.is(i, "load") && begins_statement(tokens, i));
+    let loads = if loads { Effects::LIBRARY } else { Effects::empty() };
+    let is_temporary_schema = text.to_ascii_lowercase().contains("pg_temp");
+    let makes = is_temporary_schema || (0..tokens.len()).any(is_made);
+    loads | if makes { Effects::PINS } else { Effects::empty() }
 }
 
 /// What a name means is not looked into: a variable that is called as a sequence is taken for it.
@@ -185,24 +251,26 @@ fn sum<'v>(mut hazards: impl Iterator<Item = &'v Verdict>) -> Option<Effects> {
     let first = hazards.next()?;
     // A setting that is changed by name is changed unseen.
     let effects = |verdict: &Verdict| {
-        verdict.effects | if verdict.settings.is_empty() { Effects::empty() } else { Effects::SETTINGS }
+        let is_plain = matches!(verdict.intent, Intent::Read | Intent::Write) && verdict.settings.is_empty();
+        verdict.effects | if is_plain { Effects::empty() } else { Effects::SETTINGS }
     };
     Some(hazards.fold(effects(first), |all, verdict| all | effects(verdict)))
 }
 
 /// What the raw text speaks of, be it in a string: session state, settings, and functions that write.
 fn mentioned(text: &str) -> Effects {
-    const WORDS: [(&str, Effects); 15] = [
+    const WORDS: [(&str, Effects); 16] = [
         ("temp", Effects::PINS),
         ("temporary", Effects::PINS),
         ("pg_temp", Effects::PINS),
         ("listen", Effects::PINS),
         ("hold", Effects::PINS),
-        ("setseed", Effects::PINS),
+        ("setseed", Effects::SEED),
         ("pg_advisory_lock", Effects::PINS),
         ("pg_advisory_lock_shared", Effects::PINS),
         ("pg_try_advisory_lock", Effects::PINS),
         ("pg_try_advisory_lock_shared", Effects::PINS),
+        ("dblink_connect", Effects::CONNECTS),
         ("set_config", Effects::SETTINGS),
         ("nextval", Effects::WRITES),
         ("setval", Effects::WRITES),

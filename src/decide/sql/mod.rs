@@ -20,6 +20,7 @@ mod scan;
 mod settings;
 mod shape;
 mod statement;
+mod targets;
 mod tokens;
 mod typenames;
 mod types;

@@ -14,6 +14,7 @@ use super::classify::Facts;
 use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
 use super::settings;
+use super::targets::{self, Named};
 use super::tokens::Tokens;
 use super::types::{Depends, Effects, Reason};
 
@@ -189,15 +190,26 @@ impl<'a> Scanner<'a, '_> {
         let tokens = self.tokens;
         match word {
             "into" if self.grammar == Grammar::Query && !self.follows(i, &["insert", "merge"]) => {
-                self.cause(Cause::new(Reason::SelectInto).with(into_effects(tokens.from(i + 1))));
+                let left = into_effects(tokens.from(i + 1)) | self.facts.catalogue.left_by_ddl();
+                self.cause(Cause::new(Reason::SelectInto).with(left));
             }
             "for" if tokens.is_any(i + 1, &["update", "share", "no", "key"]) => self.cause(Cause::new(Reason::RowLock)),
-            "insert" | "update" | "delete" | "merge" => self.modification(i),
+            "insert" | "update" | "delete" | "merge" => {
+                self.modification(i);
+                self.written(i);
+            }
+            "copy" | "truncate" => self.written(i),
             _ => {}
         }
         if self.facts.catalogue.has_operator_hazards() {
             keywords::operators_behind(word).iter().for_each(|name| self.operator(None, name));
         }
+    }
+
+    fn written(&mut self, i: usize) {
+        let (effects, depends) = left_by_writing(self.tokens, i, self.facts);
+        self.found.effects |= effects;
+        self.found.depends |= depends;
     }
 
     fn modification(&mut self, i: usize) {
@@ -391,6 +403,23 @@ impl<'a> Scanner<'a, '_> {
             self.found.doubts.push(doubt);
         }
     }
+}
+
+/// What is run besides the statement whose keyword is at `i`, by the triggers and the like of what it writes to.
+pub(super) fn left_by_writing(tokens: Tokens<'_>, i: usize, facts: &Facts<'_>) -> (Effects, Depends) {
+    let Facts { catalogue, asker, .. } = *facts;
+    let (mut left, mut depends) = (Effects::empty(), Depends::empty());
+    for Named { schema, name } in targets::of(tokens, i) {
+        let schema = schema.as_deref();
+        if catalogue.left_by_write(schema, &name, None).is_none() {
+            continue;
+        }
+        if schema.is_none() {
+            depends |= Depends::PATH;
+        }
+        left |= catalogue.left_by_write(schema, &name, asker.path).unwrap_or_default();
+    }
+    (left, depends)
 }
 
 /// What `INTO ..` makes.

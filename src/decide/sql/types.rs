@@ -237,10 +237,22 @@ bitflags::bitflags! {
         const COPY_IN = 1 << 9;
         /// Cannot run inside a transaction block (VACUUM, CREATE DATABASE, ..), so it must be the only statement of its message.
         const ALONE = 1 << 10;
+        /// Seeds random(), for as long as the server connection lives.
+        const SEED = 1 << 11;
+        /// Opens connections to other databases, of which no server tells (dblink).
+        const CONNECTS = 1 << 12;
+        /// Begins a backup, which ends with its server connection.
+        const BACKUP = 1 << 13;
+        /// Gives the server connection a replication origin.
+        const ORIGIN = 1 << 14;
+        /// Loads a library into the server process.
+        const LIBRARY = 1 << 15;
+        /// What only the end of the server connection takes away, and no server tells of.
+        const LASTS = Self::SEED.bits() | Self::CONNECTS.bits() | Self::BACKUP.bits() | Self::ORIGIN.bits() | Self::LIBRARY.bits();
         /// Changes what sessions of a role, or in a database, begin with.
-        const DEFAULTS = 1 << 11;
+        const DEFAULTS = 1 << 16;
         /// Wants nobody to be connected to a database, which its object names.
-        const VACATES = 1 << 20;
+        const VACATES = 1 << 17;
         /// What must be assumed of a statement that pgpilot does not understand.
         const ANYTHING = Self::SETTINGS.bits() | Self::PINS.bits() | Self::UNPINS.bits() | Self::CATALOGUE.bits();
     }

@@ -3,6 +3,7 @@
 mod cancelling;
 mod failing_over;
 mod freshness;
+mod leaks;
 mod limits;
 mod losing_servers;
 mod pipelines;

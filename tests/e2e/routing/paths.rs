@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use crate::support::plain::{Messages, Raw, TRUST, errors};
-use crate::support::proxy::{Proxy, ask};
+use crate::support::proxy::{PASSWORD, Proxy, USER, ask, servers};
 use crate::support::{LIMIT, wait_for};
 
 const EVENTUAL: &str = "[routing]\nconsistency = \"eventual\"\n";
@@ -40,14 +40,21 @@ CREATE VIEW shelf.shown AS SELECT shelf.pick(5) AS a;
 CREATE VIEW public.shown AS SELECT 6 AS a;
 GRANT USAGE ON SCHEMA shelf, drawer TO PUBLIC; GRANT ALL ON picked, shelf.shown, public.shown TO PUBLIC";
 
+/// A proxy that has never known other roles: to one that has, the settings of older connections are not known.
+async fn with_roles(statements: &[&str], more: &str) -> Proxy {
+    let servers = servers().await;
+    let primary = servers.node("pg1").unwrap();
+    for statement in statements {
+        primary.sql(statement).await.unwrap();
+    }
+    servers.wait_caught_up(primary).await.unwrap();
+    Proxy::before(servers, more).await
+}
+
 #[tokio::test]
 async fn names_mean_what_the_search_path_says() {
-    let proxy = Proxy::shared(EVENTUAL).await;
-    // Before pgpilot loads the catalogue.
     let role = "CREATE ROLE picker LOGIN IN ROLE app PASSWORD 'picker-secret'";
-    for statement in [role, "ALTER ROLE picker IN DATABASE shop SET search_path = drawer"] {
-        proxy.node("pg1").sql(statement).await.unwrap();
-    }
+    let proxy = with_roles(&[role, "ALTER ROLE picker IN DATABASE shop SET search_path = drawer"], EVENTUAL).await;
     let client = proxy.connect().await;
     client.batch_execute(FUNCTIONS).await.unwrap();
     known(&proxy, "SELECT shelf.pick(1)", Intent::Write).await;
@@ -187,4 +194,34 @@ async fn each_statement_of_a_pipeline_counts_for_its_shape() {
     let (one, two, three) =
         (ran("SELECT 0 AS one_of_many"), ran("SELECT 0 AS two_of_many"), ran("SELECT 0 AS three_of_many"));
     assert!(one >= 1 && two == 2 * one && (10..=15).contains(&three), "{one} {two} {three}");
+}
+
+#[tokio::test]
+async fn what_is_explained_is_a_session_of_the_users_that_has_set_nothing() {
+    let roles = [
+        "CREATE ROLE reader LOGIN IN ROLE app PASSWORD 'reader-secret'",
+        "CREATE ROLE writer LOGIN IN ROLE app PASSWORD 'writer-secret'",
+        "ALTER ROLE writer SET search_path = drawer",
+        "ALTER ROLE writer IN DATABASE shop SET search_path = shelf, public",
+    ];
+    let proxy = with_roles(&roles, "[admin]\nusers = [\"app\"]\n").await;
+    let client = proxy.connect().await;
+    client.batch_execute(FUNCTIONS).await.unwrap();
+    known(&proxy, "SELECT shelf.pick(1)", Intent::Write).await;
+    let url = format!("host=127.0.0.1 port={} user={USER} password={PASSWORD} dbname=pgpilot", proxy.port());
+    let (console, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    for (user, path, intent) in [
+        ("reader", "\"$user\", public", "read"),
+        ("writer", "shelf, public", "write"),
+        ("app", "\"$user\", public", "read"),
+    ] {
+        for sql in ["SELECT pick(3)", "SELECT a FROM shown"] {
+            let question = format!("EXPLAIN ROUTE (USER {user}, DATABASE shop) {sql}");
+            let row = console.query(&question, &[]).await.unwrap().remove(0);
+            let told = |column: &str| row.get::<_, Option<String>>(column).unwrap_or_default();
+            assert_eq!(told("intent"), intent, "{question}");
+            assert_eq!(["user", "database", "search_path"].map(told), [user, "shop", path], "{question}");
+        }
+    }
 }

@@ -74,6 +74,13 @@ impl CatalogueBuilder {
                 let of = if kind == "row" { Of::Row { schema, name } } else { Of::Type { schema, name } };
                 self.definitions.add(Definition::query(of, query));
             }
+            (CatalogueQuery::Writes, &[Some(schema), Some(name), Some(text)]) => {
+                let of = Of::Write { schema: schema.into(), name: name.into() };
+                self.definitions.add(Definition::query(of, text));
+            }
+            (CatalogueQuery::Writes, &[None, None, Some(text)]) => {
+                self.definitions.add(Definition::query(Of::Ddl, text));
+            }
             (CatalogueQuery::Schemas, &[Some(name), Some(owner), Some(public)]) => {
                 let schema = Schema { owner: owner.into(), is_public: public == "true" };
                 self.catalogue.schemas.insert(name.into(), schema);

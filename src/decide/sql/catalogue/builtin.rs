@@ -90,6 +90,10 @@ fn effects_named(list: &str) -> Effects {
             "sequence" => Effects::SEQUENCE_STATE,
             "node" => Effects::NODE,
             "writes" => Effects::WRITES,
+            "seed" => Effects::SEED,
+            "connects" => Effects::CONNECTS,
+            "backup" => Effects::BACKUP,
+            "origin" => Effects::ORIGIN,
             _ => Effects::empty(),
         }
     })
@@ -106,8 +110,8 @@ mod tests {
             let fields: Vec<&str> = line.split('\t').collect();
             assert_eq!(fields.len(), 3, "{line:?}");
             assert!(!fields[2].is_empty(), "{line:?}");
-            let known = |e: &&str| matches!(*e, "pins" | "unpins" | "settings" | "sequence" | "node" | "writes" | "");
-            assert!(fields[1].split(',').all(|e| known(&e)), "{line:?}");
+            let is_known = |name: &str| name.is_empty() || !effects_named(name).is_empty();
+            assert!(fields[1].split(',').all(is_known), "{line:?}");
             hazards.push(fields[0]);
         }
         assert!(hazards.is_sorted_by(|a, b| a < b), "sorted, no name twice");
@@ -117,6 +121,7 @@ mod tests {
         for line in lines(EXTENSIONS) {
             let fields: Vec<&str> = line.split('\t').collect();
             assert!(fields.len() == 4 && matches!(fields[2], "primary" | "replica"), "{line:?}");
+            assert!(fields[3].is_empty() || !effects_named(fields[3]).is_empty(), "{line:?}");
         }
     }
 }

@@ -53,6 +53,13 @@ pub(super) enum Of {
         schema: Box<str>,
         name: Box<str>,
     },
+    /// What writing to a relation runs besides.
+    Write {
+        schema: Box<str>,
+        name: Box<str>,
+    },
+    /// What DDL runs besides.
+    Ddl,
 }
 
 impl Definition {
@@ -67,7 +74,10 @@ impl Definition {
             | Of::Relation { name, .. }
             | Of::Operator { name, .. }
             | Of::Type { name, .. }
-            | Of::Row { name, .. } => name,
+            | Of::Row { name, .. }
+            | Of::Write { name, .. } => name,
+            // Nobody speaks of it.
+            Of::Ddl => "",
         }
     }
 
@@ -86,6 +96,7 @@ impl Definition {
         let by_type = by_type.reduce(|all, effects| all | effects).map(|effects| effects | Effects::SETTINGS);
         let by_text = match self.of {
             Of::Function { .. } => body::hazard(&self.text, self.language, self.promise, facts),
+            Of::Write { .. } | Of::Ddl => body::left_by(&self.text, facts),
             _ => body::query_hazard(&self.text, facts),
         };
         match (by_type, by_text) {
@@ -159,6 +170,8 @@ impl Catalogue {
             Of::Operator { schema, name } => add_home(&mut self.operators, schema, name, effects),
             Of::Type { schema, name } => add_home(&mut self.types, schema, name, effects),
             Of::Row { schema, name } => add_home(&mut self.rows, schema, name, effects),
+            Of::Write { schema, name } => add_home(&mut self.writes, schema, name, effects),
+            Of::Ddl => self.ddl |= effects,
         }
     }
 }

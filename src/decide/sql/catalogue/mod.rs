@@ -49,6 +49,10 @@ pub struct Catalogue {
     types: Homes,
     /// Row types of tables for which the same holds: their names are those of the tables.
     rows: Homes,
+    /// Relations to which a write leaves something behind: by its triggers, defaults, rules and so on.
+    writes: Homes,
+    /// What event triggers leave behind.
+    ddl: Effects,
     /// Names of hazardous functions that can be called as `row.function`.
     fields: HashMap<Box<str>, Effects>,
     /// Functions in `pg_catalog` that none of pgpilot's lists has.
@@ -113,6 +117,8 @@ impl Catalogue {
             operators: HashMap::new(),
             types: HashMap::new(),
             rows: HashMap::new(),
+            writes: HashMap::new(),
+            ddl: Effects::empty(),
             fields: HashMap::new(),
             unlisted: Vec::new(),
             placeholders: BTreeSet::new(),
@@ -197,6 +203,16 @@ impl Catalogue {
         reach(&self.rows, schema, name, None)
     }
 
+    /// What a write to a relation of this name leaves behind, besides what its statement does; `None`: nothing.
+    pub(super) fn left_by_write(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
+        reach(&self.writes, schema, name, path)
+    }
+
+    /// What DDL leaves behind, besides what its statement does.
+    pub(super) fn left_by_ddl(&self) -> Effects {
+        self.ddl
+    }
+
     /// Whether there are such operators at all.
     pub fn has_operator_hazards(&self) -> bool {
         !self.operators.is_empty()
@@ -222,6 +238,8 @@ impl Catalogue {
             && self.operators == other.operators
             && self.types == other.types
             && self.rows == other.rows
+            && self.writes == other.writes
+            && self.ddl == other.ddl
             && self.fields == other.fields
             && self.placeholders == other.placeholders
     }
@@ -250,7 +268,7 @@ impl Catalogue {
         let of_relations = self.relations.iter().map(|(name, all)| {
             ENTRY + name.len() + all.iter().map(|r| size_of::<Relation>() + r.schema.len()).sum::<usize>()
         });
-        let homes = [&self.operators, &self.types, &self.rows].into_iter().flat_map(HashMap::keys);
+        let homes = [&self.operators, &self.types, &self.rows, &self.writes].into_iter().flat_map(HashMap::keys);
         let names = homes.chain(self.fields.keys()).chain(self.schemas.keys());
         let bytes = of_functions.chain(of_relations).chain(names.map(|name| ENTRY + name.len())).sum();
         CatalogueSize { functions, relations, bytes }

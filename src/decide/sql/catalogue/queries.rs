@@ -12,10 +12,11 @@ pub enum CatalogueQuery {
     Scalars,
     Casts,
     Defaults,
+    Writes,
 }
 
 impl CatalogueQuery {
-    pub const ALL: [CatalogueQuery; 8] = [
+    pub const ALL: [CatalogueQuery; 9] = [
         CatalogueQuery::Functions,
         CatalogueQuery::Relations,
         CatalogueQuery::Operators,
@@ -24,6 +25,7 @@ impl CatalogueQuery {
         CatalogueQuery::Scalars,
         CatalogueQuery::Casts,
         CatalogueQuery::Defaults,
+        CatalogueQuery::Writes,
     ];
 
     pub fn sql(self) -> &'static str {
@@ -36,6 +38,7 @@ impl CatalogueQuery {
             CatalogueQuery::Scalars => SCALARS,
             CatalogueQuery::Casts => CASTS,
             CatalogueQuery::Defaults => DEFAULTS,
+            CatalogueQuery::Writes => WRITES,
         }
     }
 }
@@ -47,6 +50,8 @@ impl CatalogueQuery {
 /// - field: a function of one composite argument, which can be called as `row.name`.
 /// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of.
 /// - types: of its arguments and its result, those that are not built in, one a line: a domain may be checked on the way.
+///
+/// No query can call a trigger's function: only those that triggers call are of interest.
 const FUNCTIONS: &str = r"
 SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname::text,
        CASE WHEN p.prokind = 'a' THEN '0 ' ELSE (p.pronargs - p.pronargdefaults)::text || ' ' END
@@ -74,7 +79,9 @@ LEFT JOIN pg_catalog.pg_depend d
        ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
 LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
 WHERE (p.pronargs > 0 OR p.prorettype NOT IN (
-        'pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype))
+        'pg_catalog.trigger'::pg_catalog.regtype, 'pg_catalog.event_trigger'::pg_catalog.regtype)
+       OR p.oid IN (SELECT t.tgfoid FROM pg_catalog.pg_trigger t) AND n.nspname <> 'pg_catalog'
+       OR p.oid IN (SELECT t.evtfoid FROM pg_catalog.pg_event_trigger t))
   AND n.nspname !~ '^pg_(temp|toast)'
 ORDER BY p.oid";
 
@@ -225,3 +232,91 @@ UNION ALL
 SELECT session_user::text, 'asked', s.name, s.reset_val
 FROM pg_catalog.pg_settings s
 WHERE s.name = 'search_path'";
+
+/// schema, name, text: what a write to a relation runs besides itself, one row each; without schema and name: what DDL runs.
+///
+/// Of its own a relation has triggers, defaults (generated columns are among them, and those of domains), checks, policies,
+/// rules, and expressions of indexes and partitions; of its columns' types, the checks. A write reaches further relations:
+/// the tables under a view, partitions and heirs, and what a foreign key takes along. Such a row is a statement that writes
+/// there, and is left out if nothing is known of any relation that is reached.
+///
+/// The trigger functions of `pg_catalog` (foreign keys, deferred constraints) change no session. Neither do constants, and
+/// the most common defaults: there may be one in every table.
+const WRITES: &str = r"
+WITH RECURSIVE own (relation, text) AS (
+    SELECT t.tgrelid,
+           CASE WHEN t.tgqual IS NOT NULL THEN pg_catalog.pg_get_triggerdef(t.oid) || ';' ELSE '' END
+           || 'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
+    FROM pg_catalog.pg_trigger t
+    JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+    JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE t.tgenabled <> 'D' AND n.nspname <> 'pg_catalog'
+    UNION
+    SELECT e.relation, 'SELECT ' || e.text
+    FROM (SELECT d.adrelid, pg_catalog.pg_get_expr(d.adbin, d.adrelid) FROM pg_catalog.pg_attrdef d
+          UNION ALL
+          SELECT k.conrelid, pg_catalog.pg_get_expr(k.conbin, k.conrelid)
+          FROM pg_catalog.pg_constraint k WHERE k.contype = 'c' AND k.conrelid <> 0
+          UNION ALL
+          SELECT p.polrelid, pg_catalog.pg_get_expr(x.tree, p.polrelid)
+          FROM pg_catalog.pg_policy p
+          CROSS JOIN LATERAL (VALUES (p.polqual), (p.polwithcheck)) x (tree)
+          UNION ALL
+          SELECT i.indrelid, pg_catalog.pg_get_expr(x.tree, i.indrelid)
+          FROM pg_catalog.pg_index i CROSS JOIN LATERAL (VALUES (i.indexprs), (i.indpred)) x (tree)
+          UNION ALL
+          SELECT p.partrelid, pg_catalog.pg_get_expr(p.partexprs, p.partrelid) FROM pg_catalog.pg_partitioned_table p
+          UNION ALL
+          SELECT a.attrelid, pg_catalog.pg_get_expr(t.typdefaultbin, 0)
+          FROM pg_catalog.pg_type t JOIN pg_catalog.pg_attribute a ON a.atttypid = t.oid
+          WHERE t.typtype = 'd' AND a.attnum > 0 AND NOT a.attisdropped
+         ) e (relation, text)
+    WHERE pg_catalog.strpos(e.text, '(') > 0 AND e.relation >= 16384
+      AND e.text !~ '^(nextval\(''[^'']*''::regclass\)|now\(\)|gen_random_uuid\(\)|\(?[a-z_0-9]+ [<>=]+ [(]?[0-9.]+[)]?(::[a-z ]+)?\)?)$'
+    UNION
+    SELECT r.ev_class, pg_catalog.pg_get_ruledef(r.oid)
+    FROM pg_catalog.pg_rewrite r WHERE r.ev_type IN ('2', '3', '4') AND r.oid >= 16384 AND r.ev_enabled <> 'D'
+    UNION
+    SELECT c.oid, 'SELECT NULL::' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+    FROM pg_catalog.pg_attribute a
+    JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    JOIN pg_catalog.pg_type e ON e.oid = CASE WHEN t.typelem <> 0 THEN t.typelem ELSE t.oid END
+    JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE e.typtype IN ('d', 'c', 'r', 'm') AND e.oid >= 16384 AND a.attnum > 0 AND c.relkind IN ('r', 'p', 'f')
+), further (relation, reached) AS (
+    SELECT k.confrelid, k.conrelid FROM pg_catalog.pg_constraint k
+    WHERE k.contype = 'f' AND (k.confdeltype NOT IN ('a', 'r') OR k.confupdtype NOT IN ('a', 'r'))
+    UNION
+    SELECT i.inhparent, i.inhrelid FROM pg_catalog.pg_inherits i
+    UNION
+    SELECT r.ev_class, d.refobjid
+    FROM pg_catalog.pg_rewrite r
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid
+    WHERE r.ev_type = '1' AND r.oid >= 16384 AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND d.refobjid <> r.ev_class
+), concerned (relation) AS (
+    SELECT o.relation FROM own o
+    UNION
+    SELECT f.relation FROM concerned c JOIN further f ON f.reached = c.relation
+), written (relation, text) AS (
+    SELECT o.relation, o.text FROM own o
+    UNION ALL
+    SELECT f.relation, 'UPDATE ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
+    FROM further f
+    JOIN pg_catalog.pg_class c ON c.oid = f.reached
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE f.reached IN (SELECT relation FROM concerned) AND f.reached <> f.relation
+)
+SELECT n.nspname::text, c.relname::text, w.text
+FROM written w
+JOIN pg_catalog.pg_class c ON c.oid = w.relation
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname !~ '^pg_(temp|toast)' AND w.text IS NOT NULL
+UNION ALL
+SELECT NULL, NULL,
+       'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
+FROM pg_catalog.pg_event_trigger t
+JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid
+JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE t.evtenabled <> 'D' AND t.evtevent <> 'login'";

@@ -2,7 +2,7 @@
 
 use super::{classify_optimizable, query, utility};
 use crate::decide::sql::classify::Facts;
-use crate::decide::sql::scan::{full_name, is_temporary_schema};
+use crate::decide::sql::scan::{full_name, is_temporary_schema, left_by_writing};
 use crate::decide::sql::tokens::Tokens;
 use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
 
@@ -27,6 +27,9 @@ pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
             if let Some(at) = tokens.find(direction, &["where"]) {
                 query::leave_behind(&mut verdict, tokens.from(at + 1), facts);
             }
+            let (left, depends) = left_by_writing(tokens, 0, facts);
+            verdict.effects |= left;
+            verdict.depends |= depends;
             verdict
         }
         _ => Verdict::opaque(Reason::Unparsable),

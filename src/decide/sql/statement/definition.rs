@@ -1,12 +1,25 @@
-//! CREATE, ALTER, DROP.
+//! CREATE, ALTER, DROP, and what else event triggers are told of.
 
 use std::borrow::Cow;
 
 use super::{prepared, query, utility};
 use crate::decide::sql::classify::Facts;
+use crate::decide::sql::keywords::Lower;
 use crate::decide::sql::scan::is_temporary_schema;
 use crate::decide::sql::tokens::Tokens;
 use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
+
+/// Statements that change definitions.
+pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
+    let verdict = match Lower::new(tokens.word(0)).as_str() {
+        "create" => create(tokens, facts),
+        "alter" => alter(tokens, facts),
+        "drop" => drop(tokens),
+        "comment" | "security" => utility::write(Reason::Ddl, Effects::WRITES),
+        _ => utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE),
+    };
+    verdict.with(facts.catalogue.left_by_ddl())
+}
 
 pub(super) fn create(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     let mut at = if tokens.is(1, "or") && tokens.is(2, "replace") { 3 } else { 1 };
@@ -63,7 +76,7 @@ fn in_temporary_schema(tokens: Tokens<'_>) -> bool {
     (1..tokens.len()).any(|i| is_schema(i) && is_temporary_schema(tokens.escaped_name(i).as_deref()))
 }
 
-pub(super) fn alter(tokens: Tokens<'_>) -> Verdict {
+fn alter(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     if tokens.is(1, "system") {
         return utility::write(Reason::Utility, Effects::NODE | Effects::ALONE);
     }
@@ -73,13 +86,17 @@ pub(super) fn alter(tokens: Tokens<'_>) -> Verdict {
     // ALTER ROLE .. SET, ALTER DATABASE .. RESET
     let begins = tokens.is_any(1, &["role", "user", "database"]) && tokens.find(3, &["set", "reset"]).is_some();
     let begins = if begins && !moves_database { Effects::DEFAULTS } else { Effects::empty() };
-    let verdict = utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE | alone | begins);
+    let mut verdict = utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE | alone | begins);
+    // New columns are filled, and constraints checked, by what stands here.
+    if let Some(at) = tokens.find(2, &["default", "using", "check", "generated"]).filter(|_| tokens.is(1, "table")) {
+        query::leave_behind(&mut verdict, tokens.from(at), facts);
+    }
     let vacates = moves_database || (tokens.is(1, "database") && tokens.find(3, &["rename"]).is_some());
     vacating(verdict, tokens.escaped_name(2).filter(|_| vacates))
 }
 
 /// DROP: may also take a temporary object away.
-pub(super) fn drop(tokens: Tokens<'_>) -> Verdict {
+fn drop(tokens: Tokens<'_>) -> Verdict {
     let concurrent = tokens.is(1, "index") && tokens.is(2, "concurrently");
     let alone = concurrent || tokens.is_any(1, &["database", "tablespace", "subscription"]);
     let alone = if alone { Effects::ALONE } else { Effects::empty() };

@@ -23,7 +23,7 @@ pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     match Lower::new(tokens.word(0)).as_str() {
         "select" | "with" | "values" | "table" => query::read(tokens, facts),
         "insert" | "update" | "delete" | "merge" => query::modification(tokens, facts),
-        "truncate" => utility::write(Reason::Dml, Effects::WRITES),
+        "truncate" => query::modification(tokens, facts),
         "copy" => copy::classify(tokens, facts),
         "explain" => explain::classify(tokens, facts),
 
@@ -38,7 +38,7 @@ pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
         "listen" => utility::write(Reason::SessionState, Effects::PINS),
         "unlisten" => utility::write(Reason::SessionState, Effects::UNPINS),
         // A library stays in its server process.
-        "load" => utility::write(Reason::SessionState, Effects::PINS),
+        "load" => utility::write(Reason::SessionState, Effects::LIBRARY),
 
         "prepare" => prepared::prepare(tokens, facts),
         "execute" => prepared::execute(tokens, facts),
@@ -47,11 +47,9 @@ pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
         "fetch" | "move" => utility::cursor(Effects::empty()),
         "close" => utility::cursor(Effects::UNPINS),
 
-        "create" => definition::create(tokens, facts),
-        "alter" => definition::alter(tokens),
-        "drop" => definition::drop(tokens),
-        "grant" | "revoke" | "reassign" | "import" => utility::write(Reason::Ddl, Effects::WRITES | Effects::CATALOGUE),
-        "comment" | "security" => utility::write(Reason::Ddl, Effects::WRITES),
+        "create" | "alter" | "drop" | "grant" | "revoke" | "reassign" | "import" | "comment" | "security" => {
+            definition::classify(tokens, facts)
+        }
 
         "do" => utility::anonymous_block(tokens),
         "call" => utility::call(tokens, facts),
@@ -59,8 +57,8 @@ pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
         "lock" | "analyze" | "analyse" => utility::write(Reason::Utility, Effects::empty()),
         "vacuum" => utility::write(Reason::Utility, Effects::ALONE),
         "checkpoint" => utility::write(Reason::Utility, Effects::NODE),
-        "refresh" => query::refresh(),
-        "reindex" | "cluster" => utility::rebuild(tokens),
+        "refresh" => query::refresh().with(facts.catalogue.left_by_ddl()),
+        "reindex" | "cluster" => utility::rebuild(tokens).with(facts.catalogue.left_by_ddl()),
         _ => Verdict::opaque(Reason::Unparsable).about(tokens.raw(0)),
     }
 }

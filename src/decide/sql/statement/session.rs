@@ -92,7 +92,7 @@ fn assign(tokens: Tokens<'_>, name: &str, equals: usize, scope: SetScope) -> Ver
         }
         "search_path" => search_path(tokens, equals + 1, scope),
         // The generator's state stays in the server process.
-        "seed" => changed(&[name], scope).with(Effects::PINS),
+        "seed" => changed(&[name], scope).with(Effects::SEED),
         _ => changed(&[name], scope),
     }
 }

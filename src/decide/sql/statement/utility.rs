@@ -18,14 +18,17 @@ pub(super) fn cursor(effects: Effects) -> Verdict {
 /// DO: its body may change any setting; what pins the session cannot be made without one of these words in it, or a
 /// function that does it.
 pub(super) fn anonymous_block(tokens: Tokens<'_>) -> Verdict {
-    const WORDS: [&str; 7] = ["temp", "advisory", "listen", "hold", "setseed", "load", "execute"];
-    let mentions = |i: usize| {
+    const WORDS: [&str; 5] = ["temp", "advisory", "listen", "hold", "execute"];
+    const LASTING: [(&str, Effects); 2] = [("setseed", Effects::SEED), ("dblink_connect", Effects::CONNECTS)];
+    let mentioned = |i: usize| {
         let body = tokens.raw(i).to_ascii_lowercase();
-        WORDS.iter().any(|word| body.contains(word))
+        let pins = if WORDS.iter().any(|word| body.contains(word)) { Effects::PINS } else { Effects::empty() };
+        let lasting = LASTING.iter().filter(|(word, _)| body.contains(word));
+        lasting.fold(pins, |all, &(_, effect)| all | effect)
     };
-    let pins = if (1..tokens.len()).any(mentions) { Effects::PINS } else { Effects::empty() };
+    let left = (1..tokens.len()).fold(Effects::empty(), |all, i| all | mentioned(i));
     let settings = (1..tokens.len()).flat_map(|i| placeholders(tokens.raw(i))).collect();
-    Verdict { settings, ..write(Reason::Utility, Effects::SETTINGS | pins | Effects::UNPINS) }
+    Verdict { settings, ..write(Reason::Utility, Effects::SETTINGS | left | Effects::UNPINS) }
 }
 
 /// CALL procedure(..).
