@@ -45,8 +45,7 @@ pub(super) struct Link {
     pub grant: Grant,
     /// Batches that can be sent elsewhere: on a replica any; on a primary such as only read.
     pub kept: Kept,
-    /// The lengths of batches that have been sent elsewhere in vain, and are to be sent once more: each when the one before it has been answered, for
-    /// what has to be taught for it depends on that.
+    /// The lengths of batches to be sent once more: each when the one before has been answered, which decides what is to be taught for it.
     pub again: VecDeque<usize>,
     /// An error has come since the last ReadyForQuery.
     pub failed: bool,
