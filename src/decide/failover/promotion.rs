@@ -77,6 +77,16 @@ impl Machine {
             return;
         }
         actions.alarm(Some(choice.candidate), format!("cannot be promoted: {why}"));
+        if change.is_resumed {
+            // Fenced, it would stay away, and nobody could take its place all the same.
+            actions.alarm(
+                Some(choice.candidate),
+                "may have taken writes before pgpilot was restarted: it is waited for, and nobody else is promoted, until \
+                 a forced failover with allow-unfenced and allow-data-loss gives it up",
+            );
+            change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY), failures: 1 };
+            return;
+        }
         change.step = Step::Abandoning { choice };
         actions.jobs.push(Job::Fence { node: choice.candidate });
     }
@@ -88,15 +98,6 @@ impl Machine {
                 Some(choice.candidate),
                 "is not proven to be fenced, so nobody else may be promoted: it is tried again, until a forced \
                  failover with allow-unfenced gives it up",
-            );
-            change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY), failures: 1 };
-            return;
-        }
-        if change.is_resumed {
-            actions.alarm(
-                Some(choice.candidate),
-                "is fenced, but may have taken writes before pgpilot was restarted: nobody else is promoted, until a \
-                 forced failover with allow-unfenced and allow-data-loss gives it up",
             );
             change.step = Step::Promoting { choice, since: now, retry_at: Some(now + RETRY), failures: 1 };
             return;
