@@ -181,7 +181,7 @@ async fn who_cannot_stop_a_superuser_does_not_hand_over() {
     assert_ne!(proxy.primary().as_deref(), Some("pg1"), "{:#?}", proxy.events());
 }
 
-/// It may have been promoted, and nobody can ask: so nobody else is, until it is known to be fenced.
+/// It may have been promoted, and nobody can ask: so nobody else is, and it is waited for.
 #[tokio::test]
 async fn a_candidate_that_dies_half_way_stays_the_candidate() {
     let servers = cluster().await;
@@ -191,7 +191,7 @@ async fn a_candidate_that_dies_half_way_stays_the_candidate() {
     }
     let section = format!("{}automatic = true\nstart_timeout = \"500ms\"\n", section(&servers));
     let proxy = successor(&servers, &section).await;
-    proxy.wait_for_event("is not proven to be fenced, so nobody else may be promoted").await;
+    proxy.wait_for_event("may have taken writes before pgpilot was restarted: it is waited for").await;
     assert_eq!(proxy.primary(), None, "{:#?}", proxy.events());
     servers.node("pg3").unwrap().start().await.unwrap();
     let client = client_of(&proxy).await;
