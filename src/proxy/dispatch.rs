@@ -65,8 +65,9 @@ impl Client {
         let asks = AsksSequences::of(assessed.needs.effects);
         let demand = Demand { need, reason, promise, arrived: Instant::now(), avoid: None };
         let link = self.lease(demand, asks).await?;
-        if reason == Reason::Optimistic && link.is_replica() {
-            self.begin_venture(batch, assessed);
+        let link = self.resume_venture(link).await?;
+        if link.is_replica() {
+            self.begin_venture(batch, assessed, reason);
         }
         self.link.insert(link).purpose = purpose;
         self.own_sequences(asks).await
@@ -132,7 +133,9 @@ impl Client {
     /// that leaves no trace in the session, which would then look otherwise than at the first try.
     pub(super) fn joins_replica(&self, batch: Batch) -> bool {
         let Some(link) = self.link.as_ref() else { return false };
-        let movable = !link.kept.is_empty() && !link.batch_open && self.transaction.is_idle();
+        // One that the batch under way begins must know what it has been asked, and that it has been answered.
+        let begins = self.ventures.are_under_way();
+        let movable = !link.kept.is_empty() && !link.batch_open && self.transaction.is_idle() && !begins;
         if !movable || self.side.kept > CLIENT_INPUT_MAX || self.transaction_may_end_lease() {
             return false;
         }
@@ -168,7 +171,7 @@ impl Client {
         known.verdict.statements.iter().for_each(|verdict| needs.add(verdict, self.session.defaults, &|_| None));
         matches!(needs.server, Some((Need::Read | Need::Replica, _)))
             && needs.promise.over(self.session.policy.consistency).is_none()
-            && needs.effects.difference(Effects::HINT_UNKNOWN).is_empty()
+            && needs.effects.difference(Effects::HARMLESS).is_empty()
             && needs.names.is_empty()
     }
 

@@ -15,6 +15,7 @@ mod levels;
 mod lost;
 mod messages;
 mod optimistic;
+mod read_only;
 mod settings;
 mod tally;
 mod tokens;
