@@ -98,6 +98,9 @@ impl Client {
                 (need, reason) = if ventures { (need, Reason::Optimistic) } else { (Need::Primary, why) };
             }
         }
+        if need != Need::Primary && self.is_promised_more_than_a_replica_keeps(assessed) {
+            (need, reason) = (Need::Primary, Reason::Consistency);
+        }
         if self.who.mode == PoolMode::Session && need == Need::Read {
             // The connection stays for the whole session, which may write later.
             (need, reason) = (Need::Primary, Reason::Pinned);
@@ -106,6 +109,19 @@ impl Client {
             (need, reason) = (Need::Primary, Reason::Shadow);
         }
         (need, reason)
+    }
+
+    /// At READ COMMITTED each statement has to show what was acknowledged before it: a replica that can do so for a transaction's first one may not be able
+    /// to for the others.
+    fn is_promised_more_than_a_replica_keeps(&self, assessed: &Assessed) -> bool {
+        let opened = match &self.transaction {
+            Transaction::Idle => assessed.needs.opens,
+            Transaction::Deferred(deferred) => Some(deferred.mode),
+            Transaction::Open | Transaction::Failed | Transaction::Lost { .. } => None,
+        };
+        let session = self.session.policy.consistency;
+        let promised = assessed.needs.promise.over(session).unwrap_or(session);
+        promised == Consistency::Strong && opened.is_some_and(|mode| !mode.sees_one_snapshot())
     }
 
     /// A part of a batch whose continuation is not known may go to a replica only if it leaves nothing there but prepared statements.

@@ -136,6 +136,7 @@ async fn what_the_session_is_promised_holds_for_each_statement() {
     let hinted = format!("/* pgpilot: consistency=strong */ {SECOND}");
     let at_once = format!("/* pgpilot: primary */ {SECOND}");
     for (n, (mode, begin, between, read)) in [
+        ("strong", BEGIN[0], "", SECOND),
         ("strong", BEGIN[1], "COMMIT AND CHAIN", SECOND),
         ("session", BEGIN[0], "SET LOCAL pgpilot.min_lsn = TOKEN", SECOND),
         ("session", BEGIN[1], "SET LOCAL pgpilot.min_lsn = TOKEN", SECOND),
