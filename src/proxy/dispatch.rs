@@ -98,6 +98,9 @@ impl Client {
                 (need, reason) = if ventures { (need, Reason::Optimistic) } else { (Need::Primary, why) };
             }
         }
+        if (need, reason) == (Need::Primary, Reason::ReadWriteTransaction) && self.ventures_with(batch, assessed) {
+            (need, reason) = (Need::Read, Reason::Optimistic);
+        }
         if need != Need::Primary && self.is_promised_more_than_a_replica_keeps(assessed) {
             (need, reason) = (Need::Primary, Reason::Consistency);
         }
@@ -109,6 +112,13 @@ impl Client {
             (need, reason) = (Need::Primary, Reason::Shadow);
         }
         (need, reason)
+    }
+
+    /// Whether a batch that begins a transaction, and reads in it, may do so on a replica, though that may write later.
+    fn ventures_with(&mut self, batch: Batch, assessed: &Assessed) -> bool {
+        let reads = self.transaction.is_idle() && assessed.executes && assessed.needs.promise.reads();
+        let mode = assessed.needs.opens.filter(|_| reads && self.session.hint != Some(Hint::Primary));
+        mode.is_some_and(|mode| self.may_venture(mode, batch, assessed))
     }
 
     /// At READ COMMITTED each statement has to show what was acknowledged before it: a replica that can do so for a transaction's first one may not be able

@@ -112,6 +112,32 @@ const RESERVED: [&str; 77] = [
     "with",
 ];
 
+/// Functions and keywords whose result is another one at another moment, or elsewhere, though nothing has changed.
+pub(super) fn is_of_the_moment(word: &str) -> bool {
+    matches!(
+        word,
+        "clock_timestamp"
+            | "current_time"
+            | "current_timestamp"
+            | "gen_random_bytes"
+            | "gen_random_uuid"
+            | "localtime"
+            | "localtimestamp"
+            | "now"
+            | "random"
+            | "random_normal"
+            | "statement_timestamp"
+            | "tablesample"
+            | "timeofday"
+            | "transaction_timestamp"
+            | "uuid_generate_v1"
+            | "uuid_generate_v1mc"
+            | "uuid_generate_v4"
+            | "uuidv4"
+            | "uuidv7"
+    )
+}
+
 /// Operators that a word stands for, or may stand for (`src/backend/parser/gram.y`, `parse_clause.c`): they are looked up
 /// like any other, in the search path. Where rows are sorted or made distinct, the type's default operators are meant.
 pub(super) fn operators_behind(word: &str) -> &'static [&'static str] {

@@ -199,6 +199,9 @@ impl<'a> Scanner<'a, '_> {
                 self.written(i);
             }
             "copy" | "truncate" => self.written(i),
+            "current_time" | "current_timestamp" | "localtime" | "localtimestamp" | "tablesample" => {
+                self.found.effects |= Effects::MOMENT;
+            }
             _ => {}
         }
         if self.facts.catalogue.has_operator_hazards() {
@@ -246,6 +249,7 @@ impl<'a> Scanner<'a, '_> {
         let Resolved { standing, home, depends } = catalogue.resolve(&call, self.facts.asker.path, overrides);
         self.found.depends |= depends;
         match standing {
+            Standing::Safe if keywords::is_of_the_moment(name) => self.found.effects |= Effects::MOMENT,
             Standing::Safe => {}
             Standing::Unknown => self.doubt(Doubt::Call { schema: schema.map(Into::into), name: name.into() }),
             Standing::Primary { effects, by } => {
