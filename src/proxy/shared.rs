@@ -135,6 +135,16 @@ impl Shared {
         }))
     }
 
+    /// Begins to load the catalogues of the databases that the topology file names: until one is loaded, nothing there
+    /// counts as a read.
+    pub fn load_catalogues(&self) {
+        let config = self.config.load();
+        let named = config.databases.iter().map(|database| &*database.name);
+        for database in named.chain([&*config.health.database]) {
+            self.catalogues.database(database);
+        }
+    }
+
     /// The verdicts of a database: one cache for all its clients.
     pub fn verdicts(&self, database: &Arc<str>) -> Arc<Verdicts> {
         let mut all = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -75,11 +75,7 @@ async fn proxy_with(definitions: &[&str], known: &str) -> Proxy {
     }
     let marker = format!("CREATE FUNCTION {known}() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'");
     client.batch_execute(&marker).await.unwrap();
-    wait_for("the definitions to be known", LIMIT, async || {
-        let verdicts = proxy.app.shared().verdicts(&"shop".into());
-        verdicts.of(format!("SELECT {known}()").as_bytes()).statements[0].reason == Reason::PlainRead
-    })
-    .await;
+    proxy.wait_for_read(&format!("SELECT {known}()")).await;
     proxy
 }
 
