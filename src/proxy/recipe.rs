@@ -1,7 +1,7 @@
 //! How a database's catalogue becomes what verdicts are given by.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -26,7 +26,16 @@ pub struct CatalogueRecipe {
     /// For generations, and for sets of relations.
     next: AtomicU64,
     builtin: Catalogue,
+    /// What was laid down for sessions to begin with, as it was seen last; and who is told when that changes.
+    laid_down: Mutex<Option<Option<String>>>,
+    tell_of_defaults: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
+
+/// What `ALTER ROLE .. SET` and `ALTER DATABASE .. SET` have laid down, of all databases: it need not have passed through
+/// here.
+const LAID_DOWN: &str = r"
+SELECT pg_catalog.md5(pg_catalog.string_agg(s::text, E'\n' ORDER BY s.setdatabase, s.setrole))
+FROM pg_catalog.pg_db_role_setting s";
 
 impl Loaded {
     /// `None`: nothing has been loaded yet.
@@ -51,7 +60,28 @@ impl CatalogueRecipe {
     }
 
     pub(super) fn new(lists: FunctionLists) -> Self {
-        Self { lists: ArcSwap::from_pointee(lists), next: AtomicU64::new(1), builtin: Catalogue::builtin() }
+        Self {
+            lists: ArcSwap::from_pointee(lists),
+            next: AtomicU64::new(1),
+            builtin: Catalogue::builtin(),
+            laid_down: Mutex::default(),
+            tell_of_defaults: OnceLock::new(),
+        }
+    }
+
+    /// Who is to be told, of the first one that asks.
+    pub(super) fn tell_of_defaults(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.tell_of_defaults.set(Box::new(tell));
+    }
+
+    fn see_laid_down(&self, now: Option<String>) {
+        let mut seen = self.laid_down.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = seen.replace(now);
+        let has_changed = before.is_some() && before != *seen;
+        drop(seen);
+        if let Some(tell) = self.tell_of_defaults.get().filter(|_| has_changed) {
+            tell();
+        }
     }
 
     /// The lists have changed: it shows in what is built from now on.
@@ -68,7 +98,7 @@ impl Recipe for CatalogueRecipe {
     }
 
     fn queries(&self) -> Vec<&str> {
-        CatalogueQuery::ALL.iter().map(|query| query.sql()).collect()
+        CatalogueQuery::ALL.iter().map(|query| query.sql()).chain([LAID_DOWN]).collect()
     }
 
     fn build(&self, answers: &[Vec<Box<TextRow>>], before: &Loaded) -> Result<Loaded, String> {
@@ -78,6 +108,9 @@ impl Recipe for CatalogueRecipe {
                 let row: Vec<Option<&str>> = row.iter().map(Option::as_deref).collect();
                 builder.add(query, &row).map_err(|error| error.to_string())?;
             }
+        }
+        if let Some([row]) = answers.get(CatalogueQuery::ALL.len()).map(Vec::as_slice) {
+            self.see_laid_down(row.first().cloned().flatten());
         }
         let lists = self.lists.load_full();
         let catalogue = builder.finish(&lists).after(&before.catalogue);
