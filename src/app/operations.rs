@@ -141,8 +141,13 @@ impl Sources for Operations {
     }
 
     fn catalogues(&self) -> Vec<CatalogueRow> {
-        let rows = self.shared.catalogues.all().into_iter();
-        rows.map(|(database, known)| CatalogueRow { database: (*database).into(), size: known.read().size() }).collect()
+        let all = self.shared.catalogues.all().into_iter();
+        let rows = all.map(|(database, known)| CatalogueRow {
+            database: database.into(),
+            size: known.read().size(),
+            trouble: known.trouble(),
+        });
+        rows.collect()
     }
 
     fn service(&self) -> Service {

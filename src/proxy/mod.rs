@@ -10,6 +10,7 @@ mod cancel;
 mod client;
 mod contexts;
 mod deallocate;
+mod defaults;
 mod dispatch;
 mod ending;
 mod exchange;

@@ -137,7 +137,7 @@ impl Link {
         let answer = self.dues.on_message(header.tag)?;
         match header.tag {
             b::COPY_IN_RESPONSE => {
-                self.dues.copy_in_started();
+                self.batch_open |= self.dues.copy_in_started();
                 self.copy_in = CopyIn::Active;
             }
             b::COMMAND_COMPLETE if self.copy_in == CopyIn::Active => self.copy_in = CopyIn::No,

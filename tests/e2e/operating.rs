@@ -58,6 +58,7 @@ fn write_topology(path: &Path, servers: &LocalCluster, port: u16, http: u16, mor
     for node in servers.nodes() {
         text += &format!("[[nodes]]\nname = \"{}\"\nhost = \"127.0.0.1\"\nport = {}\n", node.name(), node.port());
     }
+    text += "[[databases]]\nname = \"shop\"\n";
     std::fs::write(path, text).unwrap();
 }
 
@@ -80,6 +81,9 @@ impl Serving {
             nodes.as_array().unwrap().iter().filter(|node| node["reads"] == true).count() == 2
         })
         .await;
+        // The application's and pgpilot's own, though nobody has asked for anything in them.
+        let loaded = "pgpilot_catalogues{state=\"loaded\"} 2";
+        wait_for("the catalogues", LIMIT, async || serving.get("/metrics").await.contains(loaded)).await;
         serving
     }
 

@@ -65,7 +65,8 @@ pub(super) fn hazard(text: &str, language: Language, promise: Promise, facts: &F
 
 /// What is left behind by an expression, a rule or a call that a server runs besides a statement; `None`: nothing.
 pub(super) fn left_by(text: &str, facts: &Facts<'_>) -> Option<Effects> {
-    const LEFT: Effects = Effects::ANYTHING.union(Effects::LASTS).difference(Effects::CATALOGUE);
+    const LEFT: Effects =
+        Effects::ANYTHING.union(Effects::LASTS).union(Effects::STRANGE_RELATION).difference(Effects::CATALOGUE);
     let tokens = (text.len() <= facts.max_parse).then(|| Lexer::new(text).collect::<Result<Vec<Token>, _>>().ok());
     let Some(tokens) = tokens.flatten() else { return Some(Effects::ANYTHING & LEFT) };
     let left = left_by_scan(&scan_procedure(Tokens::new(text, &tokens), facts), facts) & LEFT;
@@ -79,7 +80,7 @@ fn left_by_scan(found: &Scan, facts: &Facts<'_>) -> Effects {
         Doubt::Relation { schema, name } => {
             facts.catalogue.relation(schema.as_deref(), name, None).map_or(Effects::empty(), |hazard| hazard.effects)
         }
-        Doubt::Modification => Effects::empty(),
+        Doubt::Strange { .. } | Doubt::Modification => Effects::empty(),
     });
     // A setting that is changed by name is changed unseen.
     let set = if found.settings.is_empty() { Effects::empty() } else { Effects::SETTINGS };

@@ -51,12 +51,17 @@ fn unsettled(doubt: &Doubt, facts: &Facts<'_>) -> Cause {
             let home = schema.as_deref().or_else(|| facts.catalogue.home_of_relation(name));
             Cause::about(Reason::PrimaryRelation, full_name(home, name)).with(effects)
         }
+        Doubt::Strange { schema, name } => strange(schema.as_deref(), name),
         Doubt::Modification => Cause::new(Reason::Unparsable),
     }
 }
 
 fn unknown_function(schema: Option<&str>, name: &str) -> Cause {
     Cause::about(Reason::UnknownFunction, full_name(schema, name)).with(Effects::SETTINGS)
+}
+
+fn strange(schema: Option<&str>, name: &str) -> Cause {
+    Cause::about(Reason::UnknownRelation, full_name(schema, name)).with(Effects::STRANGE_RELATION)
 }
 
 /// One statement and nothing after it.
@@ -136,6 +141,12 @@ impl Findings {
                 let home = schema.as_deref().or_else(|| facts.catalogue.home_of_relation(name));
                 Some(Cause::about(Reason::PrimaryRelation, full_name(home, name)).with(hazard.effects))
             }),
+            Doubt::Strange { .. } if self.hides_relations => Some(unsettled(doubt, facts)),
+            Doubt::Strange { schema, name } => {
+                let is_it =
+                    |found: &(Option<String>, String)| found.0.as_deref() == schema.as_deref() && *found.1 == **name;
+                self.relations.iter().any(is_it).then(|| strange(schema.as_deref(), name))
+            }
             Doubt::Modification => self.modification.map(|reason| Cause::new(reason).with(Effects::WRITES)),
         }
     }

@@ -13,6 +13,7 @@ use super::catalogue::{Call, Listed, Resolved, Standing};
 use super::classify::Facts;
 use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
+use super::references;
 use super::settings;
 use super::targets::{self, Named};
 use super::tokens::Tokens;
@@ -44,6 +45,8 @@ pub(super) enum Doubt {
     Call { schema: Option<Box<str>>, name: Box<str> },
     /// A relation that only the primary answers rightly, or a column of the same name.
     Relation { schema: Option<Box<str>>, name: Box<str> },
+    /// A relation that nothing is known of, or what only looks like one.
+    Strange { schema: Option<Box<str>>, name: Box<str> },
     /// INSERT, UPDATE, DELETE or MERGE, or a column so named.
     Modification,
 }
@@ -207,6 +210,10 @@ impl<'a> Scanner<'a, '_> {
     }
 
     fn written(&mut self, i: usize) {
+        // `FOR UPDATE SKIP LOCKED`, `ON UPDATE CASCADE`
+        if self.follows(i, &["for", "key", "on"]) {
+            return;
+        }
         let (effects, depends) = left_by_writing(self.tokens, i, self.facts);
         self.found.effects |= effects;
         self.found.depends |= depends;
@@ -405,12 +412,28 @@ impl<'a> Scanner<'a, '_> {
     }
 }
 
+/// The relations of a query that nothing is known of.
+pub(super) fn strangers(tokens: Tokens<'_>, facts: &Facts<'_>) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
+    references::each(tokens, |Named { schema, name }| {
+        let schema = schema.as_deref();
+        if !is_temporary_schema(schema) && facts.catalogue.is_strange(schema, &name, facts.asker.path) {
+            doubts.push(Doubt::Strange { schema: schema.map(Into::into), name: (*name).into() });
+        }
+    });
+    doubts
+}
+
 /// What is run besides the statement whose keyword is at `i`, by the triggers and the like of what it writes to.
 pub(super) fn left_by_writing(tokens: Tokens<'_>, i: usize, facts: &Facts<'_>) -> (Effects, Depends) {
     let Facts { catalogue, asker, .. } = *facts;
     let (mut left, mut depends) = (Effects::empty(), Depends::empty());
     for Named { schema, name } in targets::of(tokens, i) {
         let schema = schema.as_deref();
+        if catalogue.is_strange(schema, &name, asker.path) {
+            left |= Effects::STRANGE_RELATION;
+            depends |= Depends::STRANGERS;
+        }
         if catalogue.left_by_write(schema, &name, None).is_none() {
             continue;
         }

@@ -9,6 +9,7 @@ mod paths;
 mod script;
 mod session;
 mod shown;
+mod strangers;
 mod suite;
 mod tally;
 mod texts;

@@ -20,6 +20,7 @@ async fn in_shadow_mode_nothing_reaches_a_replica() {
     let proxy = Proxy::shared("[routing]\nmode = \"shadow\"\n").await;
     let client = proxy.connect().await;
     client.batch_execute("DROP TABLE IF EXISTS shadowed; CREATE TABLE shadowed (a int)").await.unwrap();
+    proxy.wait_for_read("SELECT a FROM shadowed").await;
     for n in 0..30 {
         client.batch_execute(&format!("INSERT INTO shadowed VALUES ({n})")).await.unwrap();
         assert_eq!(ask(&client, &format!("SELECT count(*) FROM shadowed WHERE a <= {n}")).await, (n + 1).to_string());

@@ -81,6 +81,9 @@ impl CatalogueBuilder {
             (CatalogueQuery::Writes, &[None, None, Some(text)]) => {
                 self.definitions.add(Definition::query(Of::Ddl, text));
             }
+            (CatalogueQuery::Names, &[Some(schema), Some(name)]) => {
+                self.catalogue.known.get_or_insert_default().add(schema, name);
+            }
             (CatalogueQuery::Schemas, &[Some(name), Some(owner), Some(public)]) => {
                 let schema = Schema { owner: owner.into(), is_public: public == "true" };
                 self.catalogue.schemas.insert(name.into(), schema);
@@ -181,6 +184,9 @@ impl CatalogueBuilder {
     /// view over either, and so on.
     pub fn finish(mut self, lists: &FunctionLists) -> Catalogue {
         self.describe_namesakes();
+        if let Some(known) = &mut self.catalogue.known {
+            known.complete();
+        }
         self.definitions.judge(self.catalogue, lists)
     }
 

@@ -9,6 +9,7 @@ mod builder;
 mod builtin;
 mod defaults;
 mod definitions;
+mod known;
 mod lists;
 mod path;
 mod queries;
@@ -29,6 +30,7 @@ pub(super) use resolve::{Argument, Call, Resolved};
 
 use builtin::Builtin;
 use defaults::Defaults;
+use known::Known;
 use path::Schema;
 use scalars::Scalars;
 use signature::Signature;
@@ -43,6 +45,8 @@ pub struct Catalogue {
     functions: HashMap<Box<str>, Vec<Function>>,
     /// Only those that need the primary; by name.
     relations: HashMap<Box<str>, Vec<Relation>>,
+    /// All of them; `None`: that is not known.
+    known: Option<Known>,
     /// Operators that a function which needs the primary stands behind: by name, their schemas.
     operators: Homes,
     /// Types whose casts, input functions or domain constraints need the primary.
@@ -114,6 +118,7 @@ impl Catalogue {
             builtin,
             functions: HashMap::new(),
             relations: HashMap::new(),
+            known: None,
             operators: HashMap::new(),
             types: HashMap::new(),
             rows: HashMap::new(),
@@ -203,6 +208,16 @@ impl Catalogue {
         reach(&self.rows, schema, name, None)
     }
 
+    /// Whether there is surely no relation of this name where the session looks for it: but for temporary ones.
+    pub(super) fn is_strange(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> bool {
+        self.known.as_ref().is_some_and(|known| !known.has(schema, name, path))
+    }
+
+    /// Whether the same relations are known as in the other one.
+    pub fn knows_the_same(&self, other: &Catalogue) -> bool {
+        self.known == other.known
+    }
+
     /// What a write to a relation of this name leaves behind, besides what its statement does; `None`: nothing.
     pub(super) fn left_by_write(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
         reach(&self.writes, schema, name, path)
@@ -228,7 +243,8 @@ impl Catalogue {
         if self.fields.is_empty() { None } else { self.fields.get(name).copied() }
     }
 
-    /// Whether every verdict under this catalogue is the same as under the other one.
+    /// Whether every verdict under this catalogue is the same as under the other one, but for those on relations that are
+    /// not known.
     pub fn says_the_same(&self, other: &Catalogue) -> bool {
         self.functions == other.functions
             && self.schemas == other.schemas
@@ -270,8 +286,9 @@ impl Catalogue {
         });
         let homes = [&self.operators, &self.types, &self.rows, &self.writes].into_iter().flat_map(HashMap::keys);
         let names = homes.chain(self.fields.keys()).chain(self.schemas.keys());
-        let bytes = of_functions.chain(of_relations).chain(names.map(|name| ENTRY + name.len())).sum();
-        CatalogueSize { functions, relations, bytes }
+        let bytes: usize = of_functions.chain(of_relations).chain(names.map(|name| ENTRY + name.len())).sum();
+        let known = self.known.as_ref().map_or(0, Known::size);
+        CatalogueSize { functions, relations, bytes: known + bytes }
     }
 
     /// Why a built-in function needs the primary, for people.

@@ -13,10 +13,11 @@ pub enum CatalogueQuery {
     Casts,
     Defaults,
     Writes,
+    Names,
 }
 
 impl CatalogueQuery {
-    pub const ALL: [CatalogueQuery; 9] = [
+    pub const ALL: [CatalogueQuery; 10] = [
         CatalogueQuery::Functions,
         CatalogueQuery::Relations,
         CatalogueQuery::Operators,
@@ -26,6 +27,7 @@ impl CatalogueQuery {
         CatalogueQuery::Casts,
         CatalogueQuery::Defaults,
         CatalogueQuery::Writes,
+        CatalogueQuery::Names,
     ];
 
     pub fn sql(self) -> &'static str {
@@ -39,6 +41,7 @@ impl CatalogueQuery {
             CatalogueQuery::Casts => CASTS,
             CatalogueQuery::Defaults => DEFAULTS,
             CatalogueQuery::Writes => WRITES,
+            CatalogueQuery::Names => NAMES,
         }
     }
 }
@@ -232,6 +235,14 @@ UNION ALL
 SELECT session_user::text, 'asked', s.name, s.reset_val
 FROM pg_catalog.pg_settings s
 WHERE s.name = 'search_path'";
+
+/// schema, name: of every relation that a query can name, schema by schema.
+const NAMES: &str = r"
+SELECT n.nspname::text, c.relname::text
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_(temp|toast)'
+ORDER BY n.nspname";
 
 /// schema, name, text: what a write to a relation runs besides itself, one row each; without schema and name: what DDL runs.
 ///

@@ -1,4 +1,5 @@
 mod overloads;
+mod strangers;
 mod writes;
 
 use super::super::{Facts, classify};
