@@ -22,6 +22,7 @@ mod hold;
 mod judged;
 mod kept;
 mod large;
+mod lessons;
 mod link;
 mod listening;
 mod logins;

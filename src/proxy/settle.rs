@@ -23,7 +23,7 @@ use crate::config::Consistency;
 use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Pin, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, SequenceState, ServerConnection};
-use crate::telemetry::{Count, Direction, Topic};
+use crate::telemetry::{Count, Direction};
 use crate::wire::backend::{self, Report, TransactionStatus};
 use crate::wire::{SqlState, frontend};
 
@@ -183,16 +183,8 @@ impl Client {
             shared.slow.note(link, executed.text.as_deref(), who, now);
             executed.ran(link.served(), link.reason, now - link.started);
         }
-        for text in std::mem::take(&mut link.lesson) {
-            if !link.failed {
-                tracing::info!(
-                    node = link.node().0,
-                    "a replica refused a statement: its like goes to the primary from now on"
-                );
-                let outline = verdicts.learn_refused(&text);
-                let note = format!("a replica refused what runs on the primary; its like goes there now: {outline}");
-                shared.cluster.journal().note(Topic::Routing, None, note);
-            }
+        if let Some(lesson) = link.lesson.take().filter(|_| !link.failed) {
+            lesson.learn(link.node(), verdicts, &mut session.names, shared.cluster.journal());
         }
         for name in link.failed_prepares() {
             session.names.set(&name, None);

@@ -244,20 +244,20 @@ impl Verdicts {
         Arc::new(classified.into())
     }
 
-    /// A replica refused this text: it and its like go to the primary from now on, until the catalogue changes. Returns
-    /// the text without its literals.
-    pub fn learn_refused(&self, text: &[u8]) -> String {
-        let learn = |statement: &Verdict| match statement.intent {
-            Intent::Read => Verdict {
-                intent: Intent::Write,
-                reason: Reason::Learned,
-                depends: Depends::empty(),
-                ..statement.clone()
-            },
-            _ => Verdict { depends: Depends::empty(), ..statement.clone() },
+    /// A replica refused this text, and said why: it and its like go to the primary from now on, until the catalogue
+    /// changes. Returns the text without its literals; `None`: that was known.
+    pub fn learn_refused(&self, text: &[u8], why: &str) -> Option<String> {
+        let known = self.of(text);
+        let is_news = |verdict: &Verdict| match &verdict.intent {
+            Intent::Read => true,
+            Intent::Prepare { statement, .. } => statement.intent == Intent::Read,
+            _ => !verdict.depends.is_empty(),
         };
-        let verdict = Classified { statements: self.of(text).statements.iter().map(learn).collect() };
-        let verdict = Arc::new(verdict.into());
+        if !known.statements.iter().any(is_news) {
+            return None;
+        }
+        let statements = known.statements.iter().map(|verdict| refused(verdict, why)).collect();
+        let verdict = Arc::new(Classified { statements }.into());
         let generation = self.database.read().generation;
         let exact = KeyRef { generation, relations: ALL_KNOWN, context: ANYBODY, form: Form::Text, bytes: text };
         with_shape(text, |shape| {
@@ -267,7 +267,7 @@ impl Verdicts {
         });
         self.cache.insert(exact.keep(), verdict);
         self.lessons.fetch_add(1, Ordering::Relaxed);
-        outline(text)
+        Some(outline(text))
     }
 
     /// What came more than once, as far as it is kept.
@@ -309,6 +309,19 @@ impl Verdicts {
     /// A verdict kept elsewhere holds as long as this does not change.
     pub fn stamp(&self) -> u64 {
         self.database.read().generation << 32 | self.lessons.load(Ordering::Relaxed)
+    }
+}
+
+/// The verdict on what a replica has refused that was taken for a read; or that is one in some sessions only.
+fn refused(verdict: &Verdict, why: &str) -> Verdict {
+    let verdict = Verdict { depends: Depends::empty(), ..verdict.clone() };
+    match verdict.intent {
+        Intent::Read => Verdict { intent: Intent::Write, reason: Reason::Learned, object: Some(why.into()), ..verdict },
+        Intent::Prepare { name, name_at, statement } if statement.intent == Intent::Read => {
+            let statement = Box::new(refused(&statement, why));
+            Verdict { intent: Intent::Prepare { name, name_at, statement }, ..verdict }
+        }
+        _ => verdict,
     }
 }
 
@@ -419,11 +432,22 @@ mod tests {
         let intent = |text: &str| verdicts.of(text.as_bytes()).statements[0].intent.clone();
         let before = verdicts.stamp();
         assert_eq!(intent("SELECT a FROM t WHERE b = 1"), Intent::Read);
-        assert_eq!(verdicts.learn_refused(b"SELECT a FROM t WHERE b = 2"), "SELECT a FROM t WHERE b = 0");
+        let learn = |text: &str| verdicts.learn_refused(text.as_bytes(), "25006: no");
+        assert_eq!(learn("SELECT a FROM t WHERE b = 2").unwrap(), "SELECT a FROM t WHERE b = 0");
         assert_eq!(intent("SELECT a FROM t WHERE b = 2"), Intent::Write);
         assert_eq!(intent("SELECT a FROM t WHERE b = 3"), Intent::Write);
         assert_eq!(intent("SELECT a FROM t WHERE c = 3"), Intent::Read);
         assert_ne!(verdicts.stamp(), before);
+        assert_eq!(verdicts.of(b"SELECT a FROM t WHERE b = 3").statements[0].object.as_deref(), Some("25006: no"));
+        // What was known already is no news, nor what is no read.
+        let after = verdicts.stamp();
+        assert_eq!(learn("SELECT a FROM t WHERE b = 4"), None);
+        assert_eq!((learn("EXECUTE p(1)"), verdicts.stamp()), (None, after));
+        assert!(learn("PREPARE p AS SELECT a FROM t WHERE b = $1").is_some());
+        match intent("PREPARE p AS SELECT a FROM t WHERE b = $1") {
+            Intent::Prepare { statement, .. } => assert_eq!(statement.intent, Intent::Write),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::arguments::Arguments;
-use super::catalogue::{Call, Listed, Resolved, Standing};
+use super::catalogue::{Call, Hidden, Listed, Resolved, Standing};
 use super::classify::Facts;
 use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
@@ -82,8 +82,16 @@ enum Grammar {
 }
 
 fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
-    let mut scanner =
-        Scanner { grammar, tokens, facts, found: Scan::default(), keyword_at: None, open: Vec::new(), closed: None };
+    let mut scanner = Scanner {
+        grammar,
+        tokens,
+        facts,
+        fills_rows: facts.catalogue.has_row_hazards() && (0..tokens.len()).any(|i| fills_rows(tokens, i)),
+        found: Scan::default(),
+        keyword_at: None,
+        open: Vec::new(),
+        closed: None,
+    };
     let mut i = 0;
     while let Some(token) = tokens.get(i) {
         i = match token.kind {
@@ -108,6 +116,8 @@ struct Scanner<'a, 'f> {
     grammar: Grammar,
     tokens: Tokens<'a>,
     facts: &'f Facts<'f>,
+    /// Whether rows of any type may be made of text, and so checked.
+    fills_rows: bool,
     found: Scan,
     /// The last word that is no label and no part of a longer name: only such a word can be a keyword.
     keyword_at: Option<usize>,
@@ -279,8 +289,8 @@ impl<'a> Scanner<'a, '_> {
         if schema.is_none() {
             self.found.depends |= Depends::PATH;
         }
-        if let Some(effects) = catalogue.operator_hazard(schema, name, path) {
-            self.hidden_call(format!("operator {name}"), effects);
+        if let Some(Hidden { home, effects }) = catalogue.operator_hazard(schema, name, path) {
+            self.hidden_call(format!("operator {home}.{name}"), effects);
         }
     }
 
@@ -292,8 +302,8 @@ impl<'a> Scanner<'a, '_> {
         }
         if schema.is_none() {
             let meant = keywords::types_behind(name).iter();
-            for effects in meant.filter_map(|meant| catalogue.type_hazard(Some("pg_catalog"), meant, None)) {
-                self.hidden_call(format!("type {name}"), effects);
+            for meant in meant.filter_map(|meant| catalogue.type_hazard(Some("pg_catalog"), meant, None)) {
+                self.hidden_call(format!("type {}.{name}", meant.home), meant.effects);
             }
         }
         if catalogue.type_hazard(schema, name, None).is_none() {
@@ -302,8 +312,8 @@ impl<'a> Scanner<'a, '_> {
         if schema.is_none() {
             self.found.depends |= Depends::PATH;
         }
-        if let Some(effects) = catalogue.type_hazard(schema, name, path) {
-            self.hidden_call(format!("type {name}"), effects);
+        if let Some(Hidden { home, effects }) = catalogue.type_hazard(schema, name, path) {
+            self.hidden_call(format!("type {home}.{name}"), effects);
         }
     }
 
@@ -362,16 +372,16 @@ impl<'a> Scanner<'a, '_> {
             }
             if !is_first
                 && following.is_none()
-                && let Some(effects) = catalogue.field_hazard(&name)
+                && let Some(Hidden { home, effects }) = catalogue.field_hazard(&name)
             {
-                self.hidden_call(name.clone().into_owned(), effects);
+                self.hidden_call(full_name(Some(home), &name), effects);
             }
             self.type_name(schema.as_deref(), &name);
             if following.is_none()
-                && let Some(effects) = catalogue.row_hazard(schema.as_deref(), &name)
-                && self.is_type_here(parts)
+                && let Some(Hidden { home, effects }) = catalogue.row_hazard(schema.as_deref(), &name)
+                && (self.fills_rows || self.is_type_here(parts))
             {
-                self.hidden_call(format!("type {name}"), effects);
+                self.hidden_call(format!("type {home}.{name}"), effects);
             }
             // `a.b` may be schema and relation, or relation and column; the relation is then named in FROM as well.
             let alone = is_first && parts.len() == 1;
@@ -422,6 +432,18 @@ pub(super) fn strangers(tokens: Tokens<'_>, facts: &Facts<'_>) -> Vec<Doubt> {
         }
     });
     doubts
+}
+
+/// Whether what stands at `i` makes a row of the type of its argument: `json_populate_record`, hstore's `#=`, and their kin.
+fn fills_rows(tokens: Tokens<'_>, i: usize) -> bool {
+    match tokens.get(i).map(|token| token.kind) {
+        Some(Kind::Operator) => tokens.raw(i).contains("#="),
+        Some(Kind::Word) => tokens.raw(i).to_ascii_lowercase().contains("populate_record"),
+        Some(Kind::Quoted | Kind::UnicodeQuoted) => {
+            tokens.escaped_name(i).is_none_or(|name| name.contains("populate_record"))
+        }
+        _ => false,
+    }
 }
 
 /// What is run besides the statement whose keyword is at `i`, by the triggers and the like of what it writes to.
