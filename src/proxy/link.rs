@@ -9,7 +9,7 @@ use super::batch::BatchEnd;
 use super::deallocate::{Deallocation, Forgetting};
 use super::judged::Executed;
 use super::kept::Kept;
-use super::reply::Reply;
+use super::reply::{Reply, Rest};
 use super::resets::Resets;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
@@ -258,6 +258,7 @@ impl Link {
             && self.grant == Grant::NOTHING
             && self.again.is_empty()
             && self.copy_in == CopyIn::No
+            && self.reply.rest == Rest::None
     }
 
     /// Whether the server is going to answer without anything more from the client.

@@ -8,12 +8,11 @@ use bytes::{Buf, BytesMut};
 use super::assess::{Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
-use super::exchange::{Passing, keep_reply};
+use super::exchange::{Passing, keep_last_reply};
 use super::fault::End;
 use super::judged::Judged;
 use super::link::{Grant, Link, LinkRole};
 use super::listening::DEAF;
-use super::reply::{Delivered, Rest};
 use super::retry::Why;
 use super::session::Transaction;
 use crate::decide::session::Pin;
@@ -34,11 +33,10 @@ impl Client {
         }
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.release_slot().await;
-        link.reply.drop_withheld();
-        keep_reply(&mut self.side, &mut link);
+        let is_whole = keep_last_reply(&mut self.side, &mut link);
         self.side.input.advance(std::mem::take(&mut self.side.kept));
-        if link.reply.delivered == Delivered::PartOfMessage || matches!(link.reply.rest, Rest::Forward(_)) {
-            return Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost in the middle of its reply"));
+        if !is_whole {
+            return Err(End::Torn);
         }
         self.report_loss(&link, why)
     }

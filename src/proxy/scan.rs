@@ -115,12 +115,11 @@ impl Link {
             Rest::None => false,
             Rest::Forward(n) => {
                 let taken = n.min(available);
-                self.reply.rest = if taken < n { Rest::Forward(n - taken) } else { Rest::None };
                 if let Some(trace) = &mut self.trace {
                     let at = self.reply.passable();
                     trace.see_more(&self.lease.input[at..at + taken]);
                 }
-                self.reply.pass(taken);
+                self.reply.pass_rest(taken, n - taken);
                 true
             }
             Rest::Swallow(n) => {
@@ -196,11 +195,7 @@ impl Link {
     }
 
     fn pass_on(&mut self, header: Header, available: usize) {
-        let here = header.frame_len().min(available);
-        if here < header.frame_len() {
-            self.reply.rest = Rest::Forward(header.frame_len() - here);
-        }
-        self.reply.pass(here);
+        self.reply.pass_message(header.frame_len().min(available), header.frame_len());
     }
 
     fn swallow(&mut self, header: Header, available: usize) {
