@@ -59,6 +59,31 @@ async fn a_frozen_primary_is_replaced_and_fenced_when_it_thaws() {
     assert_eq!(ask(&client, "SELECT sum(n) FROM t").await, "1");
 }
 
+/// Both candidates have received what they cannot replay, because somebody reads there who would be waited for for ever.
+#[tokio::test]
+async fn whoever_reads_on_a_candidate_does_not_hold_up_its_promotion() {
+    let proxy = without_hooks(plain().setting("max_standby_streaming_delay", "-1"), "").await;
+    let client = table(&proxy).await;
+    let mut readers = Vec::new();
+    for name in ["pg2", "pg3"] {
+        let reader = proxy.node(name).connect_to("shop").await.unwrap();
+        reader.batch_execute("BEGIN; SELECT * FROM t").await.unwrap();
+        readers.push(reader);
+    }
+    client.batch_execute("ALTER TABLE t ADD COLUMN m int; INSERT INTO t VALUES (1)").await.unwrap();
+    let sent = "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >= pg_current_wal_flush_lsn()";
+    wait_for("the replicas to receive it", LIMIT, async || {
+        proxy.node("pg1").value(sent).await.unwrap().as_deref() == Some("2")
+    })
+    .await;
+    proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (2)").await;
+    assert_eq!(ask(&client, "/* pgpilot: primary */ SELECT sum(n) FROM t").await, "3", "{:#?}", proxy.events());
+    // Who was not in the way goes on.
+    let alive = readers.iter().filter(|reader| !reader.is_closed()).count();
+    assert_eq!(alive, 1);
+}
+
 #[tokio::test]
 async fn an_old_primary_that_comes_back_writable_is_fenced_and_brought_back() {
     let proxy = without_hooks(plain(), "").await;
