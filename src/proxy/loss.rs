@@ -15,6 +15,7 @@ use super::link::{Grant, Link, LinkRole};
 use super::listening::DEAF;
 use super::retry::Why;
 use super::session::Transaction;
+use super::shared::Handover;
 use crate::decide::session::Pin;
 use crate::decide::sql::{Intent, TransactionEnd, Verdict};
 use crate::wire::SqlState;
@@ -59,7 +60,9 @@ impl Client {
             other => other,
         };
         let in_transaction = !self.transaction.is_idle();
-        let report = loss_report(link, in_transaction, why, &pins);
+        let handover = self.shared.handover.load_full();
+        let handover = handover.filter(|it| link.role == LinkRole::Primary && it.node == link.node());
+        let report = loss_report(link, in_transaction, why, &pins, handover.as_deref());
         if link.is_quiet() && !link.batch_open {
             return self.report_later(report, &pins);
         }
@@ -216,7 +219,7 @@ fn aborted() -> Report {
     Report::error(SqlState(*b"25P02"), message)
 }
 
-fn loss_report(link: &Link, in_transaction: bool, why: &str, pins: &[Pin]) -> Report {
+fn loss_report(link: &Link, in_transaction: bool, why: &str, pins: &[Pin], handover: Option<&Handover>) -> Report {
     let unknown = link.role == LinkRole::Primary && link.may_commit && link.executing;
     let report = if unknown {
         Report::error(
@@ -230,6 +233,10 @@ fn loss_report(link: &Link, in_transaction: bool, why: &str, pins: &[Pin]) -> Re
     } else if link.executing {
         Report::error(SqlState::CONNECTION_FAILURE, "the server was lost while it ran this statement")
             .hint("It changed nothing: it can be repeated.")
+    } else if let Some(Handover { heir, .. }) = handover {
+        let message = format!("the primary was handed over to {heir}: what this session kept on the old one is lost");
+        Report::error(SqlState::ADMIN_SHUTDOWN, message)
+            .hint("The session goes on without it. This statement has not been run.")
     } else {
         Report::error(SqlState::CONNECTION_FAILURE, "the server was lost on which this session kept its state")
             .hint("The session goes on without it. This statement has not been run.")

@@ -13,14 +13,18 @@ use crate::config;
 use crate::decide::failover::{Fact, Log, Profile, Tail, conninfo};
 use crate::decide::position::{Lsn, Timeline, WalGeometry};
 
+mod readying;
+
+pub(super) use readying::OldTransaction;
+
 /// Between two looks at something that is about to happen.
 const STEP: Duration = Duration::from_millis(5);
+/// Replay that has not got on for so long is held up by something, or has nothing more to do.
+const STANDSTILL: Duration = Duration::from_millis(50);
 
 /// A connection to a server, as the role that may change it.
 pub(super) struct Server {
     client: Client,
-/// Replay that has not got on for so long is held up by something, or has nothing more to do.
-const STANDSTILL: Duration = Duration::from_millis(50);
     _driver: AbortOnDropHandle<()>,
     deadline: Deadline,
     /// Whose sessions are pgpilot's probes.
@@ -167,10 +171,6 @@ impl Server {
         self.log().await
     }
 
-    /// Promotes the replica, or finds that it is promoted already.
-    pub(super) async fn promote(&self) -> Result<Fact, String> {
-        if self.is_replica().await? {
-            // False, or an error of a promotion that is under way already, says nothing: what counts is the end.
     /// Waits for something that comes with the end of the replay. Sessions that are in its way would be waited for as long
     /// as `max_standby_streaming_delay` says, and with them everybody who writes: they are ended, and read elsewhere.
     async fn wait_for_replay(&self, what: &str, condition: &str) -> Result<(), String> {
@@ -198,6 +198,10 @@ impl Server {
         self.deadline.limit(what, waiting).await?
     }
 
+    /// Promotes the replica, or finds that it is promoted already.
+    pub(super) async fn promote(&self) -> Result<Fact, String> {
+        if self.is_replica().await? {
+            // False, or an error of a promotion that is under way already, says nothing: what counts is the end.
             let _ = self.execute("SELECT pg_promote(false)").await;
             self.wait_for_replay("the promotion", "NOT pg_is_in_recovery()").await?;
         }
@@ -338,10 +342,6 @@ const PROMOTED: &str = "SELECT (SELECT system_identifier FROM pg_control_system(
        (SELECT setting = 'on' AND source = 'configuration file' AND sourcefile LIKE '%postgresql.auto.conf'
           FROM pg_settings WHERE name = 'default_transaction_read_only')";
 
-/// Ends the sessions of clients, of superusers only as one. The probes of this and other pgpilots go on.
-fn end_sessions(prober: &str) -> String {
-    format!(
-        "SELECT count(pg_terminate_backend(a.pid))
 /// If the startup process waits for sessions (a recovery conflict), ends them: those that hold the lock for which it waits,
 /// else those that may hold the snapshot or the page. Of superusers only as one.
 const CLEAR_THE_WAY: &str = "WITH startup AS (SELECT pid FROM pg_stat_activity
@@ -360,6 +360,10 @@ SELECT count(pg_terminate_backend(a.pid))
             ELSE a.xact_start IS NOT NULL END
    AND (NOT coalesce(r.rolsuper, false) OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))";
 
+/// Ends the sessions of clients, of superusers only as one. The probes of this and other pgpilots go on.
+fn end_sessions(prober: &str) -> String {
+    format!(
+        "SELECT count(pg_terminate_backend(a.pid))
            FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
           WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
             AND NOT (application_name = 'pgpilot' AND usename IN (current_user, {}))

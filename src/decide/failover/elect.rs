@@ -67,6 +67,9 @@ pub(super) fn elect(
     }
     if let Some(to) = terms.to {
         fit.retain(|(node, _)| node.id == to);
+        if world.primary == Some(to) && world.node(to).is_some_and(|node| node.role == Role::Primary) {
+            return Err(Unelectable::Unfit(world.name(to).to_owned(), "it is the primary already"));
+        }
         if fit.is_empty() {
             return Err(Unelectable::Unfit(world.name(to).to_owned(), "it does not answer, or could not be sealed"));
         }
