@@ -10,7 +10,7 @@ use super::deallocate::{Deallocation, Forgetting};
 use super::judged::Executed;
 use super::kept::Kept;
 use super::lessons::Lesson;
-use super::reply::Reply;
+use super::reply::{Reply, Rest};
 use super::resets::Resets;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
@@ -259,6 +259,7 @@ impl Link {
             && self.grant == Grant::NOTHING
             && self.again.is_empty()
             && self.copy_in == CopyIn::No
+            && self.reply.rest == Rest::None
     }
 
     /// Whether the server is going to answer without anything more from the client.

@@ -58,6 +58,6 @@ pub use hold::HoldError;
 pub use judged::{Judged, RunCount};
 pub use recipe::{CatalogueRecipe, Loaded};
 pub use registry::{ClientInfo, ClientRow, Registry};
-pub use shared::{Console, ConsoleLevel, ConsoleVisit, Pools, SetupError, Shared};
+pub use shared::{Console, ConsoleLevel, ConsoleVisit, Handover, Pools, SetupError, Shared};
 pub use shutdown::Shutdown;
 pub use verdicts::{ShapeRow, Verdicts};

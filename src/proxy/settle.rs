@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
 use super::deallocate;
-use super::exchange::{Passing, Side, keep_reply};
+use super::exchange::{Passing, Side, keep_last_reply, keep_reply};
 use super::fault::End;
 use super::link::{Link, Purpose};
 use super::listening::DEAF;
@@ -388,11 +388,10 @@ impl Client {
 
     /// The session is over: whatever it holds is cleaned up, and the client is told why, if it does not know.
     pub(super) async fn finish(&mut self, end: End) {
-        if let Some(link) = &mut self.link {
-            keep_reply(&mut self.side, link);
-        }
-        if let End::Fatal(report) = &end {
-            report.put(&mut self.side.output);
+        let is_whole = self.link.as_mut().is_none_or(|link| keep_last_reply(&mut self.side, link));
+        match &end {
+            End::Fatal(report) if is_whole => report.put(&mut self.side.output),
+            _ => {}
         }
         self.count_bytes();
         if let Some(side) = end.side() {

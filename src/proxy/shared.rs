@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::BytesMut;
 use tokio_util::task::TaskTracker;
 
@@ -61,10 +61,20 @@ pub struct Shared {
     pub gate: Gate,
     pub(super) hold: Arc<Hold>,
     pub(super) sequences: SequenceUse,
+    /// The switchover that is under way, or was the last change.
+    pub handover: ArcSwapOption<Handover>,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
     /// This instance among several; set once by the composition root, unless pgpilot is alone.
     pub membership: OnceLock<Arc<Membership>>,
+}
+
+/// A primary hands over.
+#[derive(Debug)]
+pub struct Handover {
+    pub node: NodeId,
+    /// Who takes over, by name.
+    pub heir: String,
 }
 
 /// The admin console, as the proxy sees it.
@@ -134,6 +144,7 @@ impl Shared {
             hold: Arc::default(),
             console: OnceLock::new(),
             membership: OnceLock::new(),
+            handover: ArcSwapOption::empty(),
         });
         let told = Arc::downgrade(&shared);
         shared.catalogues.recipe().tell_of_defaults(move || {

@@ -303,15 +303,16 @@ async fn check_says_what_a_failover_lacks_and_its_remedies_work() {
         let remedy = remedy.strip_prefix("before PostgreSQL 15 that takes ").unwrap_or(remedy);
         primary.sql(remedy).await.unwrap_or_else(|error| panic!("{remedy}: {error}"));
     }
-    // Slots are there in such a cluster; it is asynchronous, and its nodes are slow to miss a frozen primary.
+    // Slots are there in such a cluster; it is asynchronous, its nodes are slow to miss a frozen primary, and whoever reads
+    // there can hold up the replay.
     let (code, found) = check("state_file = \"state\"\n").await;
     assert_eq!(code, 0, "{found:?}");
     let of = |about: &str| {
         let of = found.iter().filter(|(result, of, _)| result == "warning" && of == about);
         of.map(|(.., finding)| finding.split_whitespace().next().unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(of("pg1"), ["wal_receiver_timeout", "synchronous_standby_names"]);
-    assert_eq!(of("pg2"), ["wal_receiver_timeout"]);
+    assert_eq!(of("pg1"), ["wal_receiver_timeout", "max_standby_streaming_delay", "synchronous_standby_names"]);
+    assert_eq!(of("pg2"), ["wal_receiver_timeout", "max_standby_streaming_delay"]);
 }
 
 #[tokio::test]

@@ -198,6 +198,7 @@ impl Machine {
         let jobs = [Job::Quiesce { node: change.old }, Job::Agree { node: change.old }];
         change.step = Step::Quiescing { waiting: jobs.into_iter().collect() };
         actions.jobs.extend(jobs);
+        actions.inform(Some(change.old), "hands over: from now on nobody begins anything, and transactions end");
         self.prepare(Purpose::Switchover, actions);
     }
 
@@ -233,8 +234,10 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         match (&mut change.step, job) {
             (Step::Approving, Job::Approve { .. }) => self.approved(outcome, now, actions),
-            // Without it, it only takes longer.
-            (Step::Readying, Job::Ready { .. }) => self.quiesce(actions),
+            (Step::Readying, Job::Ready { .. }) => match outcome {
+                Ok(_) => self.quiesce(actions),
+                Err(why) => self.undo(why, now, actions),
+            },
             (Step::Quiescing { waiting }, job) if waiting.contains(&job) => {
                 waiting.remove(&job);
                 self.quiesced(outcome, now, actions);
@@ -242,6 +245,7 @@ impl Machine {
             (Step::Stopping, Job::Stop { to, .. }) => match outcome {
                 Ok(Fact::Stopped(lsn)) => {
                     change.step = Step::CatchingUp;
+                    actions.inform(Some(to), "gets the end of the log");
                     actions.jobs.push(Job::CatchUp { node: to, lsn });
                 }
                 Ok(_) => {}
@@ -301,6 +305,7 @@ impl Machine {
             let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
             change.step = Step::Stopping;
             change.treatment = Treatment::Stopped;
+            actions.inform(Some(node), "is stopped");
             actions.jobs.push(Job::Stop { node, to });
         }
     }

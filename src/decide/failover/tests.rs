@@ -169,6 +169,50 @@ fn a_replica_with_a_history_of_its_own_is_no_candidate_and_has_to_be_brought_bac
 }
 
 #[test]
+fn of_two_with_the_same_log_the_one_that_has_replayed_it_is_chosen() {
+    let now = Instant::now();
+    let mut machine = machine(record(None), now);
+    let mut plan = |world: World, to: Option<u16>| {
+        machine.on(Event::Seen(world), now);
+        let order = Order::Switchover { to: to.map(NodeId), run: Run::Dry };
+        machine.on(Event::Ordered { order, ticket: 1 }, now).answers.remove(0).1.unwrap_or_else(|why| why)
+    };
+    let with = |change: fn(&mut Member)| {
+        let mut world = world(Contact::Up);
+        change(&mut world.nodes[1]);
+        world
+    };
+    let behind = with(|node| {
+        (node.log, node.priority) =
+            (Some(Log { timeline: Timeline(1), end: Lsn(100), replayed: Lsn(60), tail: Tail::There }), 200);
+    });
+    assert_eq!(plan(behind.clone(), None), "pg1 would hand over to pg3");
+    assert_eq!(plan(behind, Some(1)), "pg1 would hand over to pg2");
+    assert_eq!(plan(with(|node| node.priority = 200), None), "pg1 would hand over to pg2");
+    let frozen = with(|node| node.contact = Contact::Silent);
+    assert_eq!(plan(frozen, None), "pg1 would hand over to pg3; pg2 does not answer, and would not be waited for");
+    let paused = plan(with(|node| node.applies = Applies::Paused), Some(1));
+    assert!(paused.starts_with("pg2 cannot take over: its replay is paused"), "{paused}");
+    assert_eq!(plan(world(Contact::Up), Some(0)), "pg1 cannot be promoted: it is the primary already");
+}
+
+#[test]
+fn a_switchover_whose_candidate_is_not_ready_is_called_off_before_anybody_waits() {
+    let now = Instant::now();
+    let mut machine = machine(record(None), now);
+    let order = Order::Switchover { to: Some(NodeId(1)), run: Run::Real };
+    machine.on(Event::Ordered { order, ticket: 1 }, now);
+    let node = NodeId(0);
+    let approved = Job::Approve { old: node, candidate: Some(NodeId(1)) };
+    machine.on(Event::Ended { job: approved, outcome: Ok(Fact::Done) }, now);
+    let ready = Job::Ready { node, to: NodeId(1) };
+    let ended = machine.on(Event::Ended { job: ready, outcome: Err("pg2 does not keep up".to_owned()) }, now);
+    assert_eq!(ended.answers, [(1, Err("pg2 does not keep up".to_owned()))]);
+    assert!(ended.jobs.is_empty() && ended.routing != Some(Routing::Hold), "{ended:?}");
+    assert_eq!((machine.status().state, machine.record().epoch), ("steady", 3));
+}
+
+#[test]
 fn a_promotion_that_is_resumed_tells_the_other_replicas_whom_to_follow() {
     let now = Instant::now();
     let later = now + Duration::from_secs(1);
