@@ -151,7 +151,7 @@ impl Machine {
     fn give_up(&mut self, choice: Choice, actions: &mut Actions) {
         let Some(name) = self.world.node(choice.candidate).map(|node| node.name.clone()) else { return };
         self.record.abandoned.insert(name, self.record.timeline);
-        self.record.epoch += 1;
+        self.record.epoch = self.next_epoch();
         self.record.progress = Progress::Preparing;
         actions.record = Some(Writing::First(self.record.clone()));
         self.repairs.forget();
