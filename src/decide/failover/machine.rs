@@ -347,7 +347,7 @@ impl Machine {
                     }
                 }
                 self.phase = Phase::Steady;
-                self.look_after_abandoned(primary, now, actions);
+                self.look_after_left(primary, now, actions);
                 let scope = self.scope();
                 self.repairs.look(&self.world, primary, scope, now, actions);
                 self.repairs.begin(primary, scope, now, actions);
