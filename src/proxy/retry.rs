@@ -172,6 +172,9 @@ impl Client {
     /// An error has come; nothing has been done about it yet.
     pub(super) async fn server_error(&mut self, code: SqlState, fatal: bool, len: usize) -> Result<(), End> {
         let Some(link) = self.link.as_mut() else { return Ok(()) };
+        if code == SqlState::DISK_FULL {
+            self.shared.cluster.has_no_room(link.node());
+        }
         if fatal {
             return self.server_died(code, len).await;
         }

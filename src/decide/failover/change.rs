@@ -186,7 +186,15 @@ impl Machine {
 
     /// From now on nobody begins anything: other instances learn it from the record.
     fn prepare(&mut self, purpose: Purpose, actions: &mut Actions) {
-        self.record.epoch += 1;
+        if self.record.primary.is_none() {
+            // The first epoch, which began without a change, could not be written down, or there was no time for it.
+            self.record.epoch = self.next_epoch();
+            self.record.primary = self.world.primary.and_then(|id| self.world.node(id)).map(|node| node.name.clone());
+            (self.record.system, self.record.timeline) = (self.world.system, self.world.timeline);
+            self.record.synchronous = self.world.synchronous.clone().unwrap_or_default();
+            self.record.strangers = self.world.strangers.unwrap_or_default();
+        }
+        self.record.epoch = self.next_epoch();
         (self.record.purpose, self.record.progress) = (purpose, Progress::Preparing);
         self.record.written = self.world.written;
         actions.record = Some(Writing::First(self.record.clone()));

@@ -258,3 +258,38 @@ fn nothing_can_be_ordered_before_it_is_known_what_was_decided() {
     }
     assert_eq!(machine.record().maintenance, Maintenance::Off);
 }
+
+/// The disk was full when the first record was to be written, or that of a successor that somebody else had promoted.
+#[test]
+fn an_epoch_that_was_not_written_down_is_not_used_again() {
+    let now = Instant::now();
+    let mut marked = world(Contact::Up);
+    marked.nodes[2].marked = 8;
+    for (left, seen, epoch) in
+        [(Record::default(), world(Contact::Up), 2), (Record::default(), marked.clone(), 10), (record(None), marked, 9)]
+    {
+        let mut machine = Machine::new(rules(), WallClock { unix: UNIX, at: now });
+        machine.on(Event::Restored(left), now);
+        // It is lost before anything was noted.
+        let mut lost = seen;
+        lost.nodes[0].contact = Contact::Refused;
+        lost.nodes.iter_mut().for_each(|node| node.hearing = Hearing::Nothing);
+        machine.on(Event::Seen(lost.clone()), now);
+        let begun = machine.on(Event::Seen(lost), now + Duration::from_secs(1)).record;
+        let Some(Writing::First(begun)) = begun else { panic!("{begun:?}") };
+        assert_eq!((begun.epoch, begun.primary, begun.timeline), (epoch, Some(name(0)), Timeline(1)));
+    }
+}
+
+/// One of several instances reaches the primary when another does not.
+#[test]
+fn what_others_had_seen_of_the_log_counts() {
+    let now = Instant::now();
+    for (written, state) in [(100, "approving"), (150, "suspect")] {
+        let mut machine = Machine::new(rules(), WallClock { unix: UNIX, at: now });
+        let left = Record { written: Some(Lsn(written)), ..record(None) };
+        machine.on(Event::Restored(left), now);
+        machine.on(Event::Seen(world(Contact::Refused)), now);
+        assert_eq!(after_loss(&mut machine, now, Duration::from_secs(5)).0, state, "{written}");
+    }
+}
