@@ -24,4 +24,5 @@ END
 }
 add_slots &
 
-exec postgres -c cluster_name="$NODE" -c wal_log_hints=on -c wal_receiver_timeout=4s "$@"
+exec postgres -c cluster_name="$NODE" -c wal_log_hints=on -c wal_receiver_timeout=4s \
+    -c max_standby_streaming_delay=2s "$@"

@@ -1,6 +1,6 @@
 //! `/metrics`: the gauges, read when somebody looks.
 
-use super::sources::{InstanceStanding, Service, Sources};
+use super::sources::{CatalogueRow, InstanceStanding, Service, Sources};
 use super::views::{node_name, present, takes_reads};
 use crate::decide::failover::Maintenance;
 use crate::decide::route::{NodeView, Role, State};
@@ -42,6 +42,11 @@ pub(super) fn metrics(sources: &dyn Sources) -> String {
     for pin in Pin::ALL {
         let pinned = clients.iter().filter(|client| client.pins.contains(&pin)).count();
         sheet.gauge(&names::PINNED, &[pin.label()], float(pinned as u64));
+    }
+    let catalogues = sources.catalogues();
+    for state in CatalogueRow::STATES {
+        let count = catalogues.iter().filter(|row| row.state() == state).count();
+        sheet.gauge(&names::CATALOGUES, &[state], float(count as u64));
     }
     sources.telemetry().render(sheet)
 }

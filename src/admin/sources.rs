@@ -230,6 +230,21 @@ pub struct CatalogueRow {
     pub database: Arc<str>,
     /// `None`: not loaded yet.
     pub size: Option<CatalogueSize>,
+    /// Why the last load failed, if it did.
+    pub trouble: Option<Arc<str>>,
+}
+
+impl CatalogueRow {
+    /// Every [`state`](Self::state) that there is.
+    pub const STATES: [&str; 3] = ["loaded", "loading", "failing"];
+
+    pub fn state(&self) -> &'static str {
+        match (&self.trouble, self.size) {
+            (Some(_), _) => "failing",
+            (None, Some(_)) => "loaded",
+            (None, None) => "loading",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -64,6 +64,7 @@ impl App {
             None => None,
         };
         let shared = Shared::new(config, cluster, telemetry.metrics().clone())?;
+        shared.load_catalogues();
         let settings = failover::Settings::from(&**shared.config.load());
         let around = Surroundings {
             cluster: shared.cluster.clone(),

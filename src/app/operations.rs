@@ -1,5 +1,6 @@
 //! What operators see of a running pgpilot, and what they can do to it.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,9 +15,11 @@ use crate::admin::{
 use crate::cluster::failover::{self, Connections, Failover};
 use crate::config::Config;
 use crate::coordination::{Membership, State};
+use crate::decide::failover::Order;
 use crate::decide::route::{NodeId, Snapshot};
+use crate::decide::session::Pin;
 use crate::decide::sql::Classified;
-use crate::proxy::{Console, ConsoleLevel, ConsoleVisit, Passage, Shared};
+use crate::proxy::{ClientInfo, Console, ConsoleLevel, ConsoleVisit, Handover, Passage, Shared};
 use crate::telemetry::{Journal, Telemetry, Topic, logging};
 
 /// The operators' side of a running pgpilot.
@@ -141,8 +144,13 @@ impl Sources for Operations {
     }
 
     fn catalogues(&self) -> Vec<CatalogueRow> {
-        let rows = self.shared.catalogues.all().into_iter();
-        rows.map(|(database, known)| CatalogueRow { database: (*database).into(), size: known.read().size() }).collect()
+        let all = self.shared.catalogues.all().into_iter();
+        let rows = all.map(|(database, known)| CatalogueRow {
+            database: database.into(),
+            size: known.read().size(),
+            trouble: known.trouble(),
+        });
+        rows.collect()
     }
 
     fn service(&self) -> Service {
@@ -221,8 +229,12 @@ impl Sources for Operations {
                 Action::Reload => return self.reload(),
                 Action::Shutdown => self.asked_to_stop.cancel(),
                 Action::Order(order) => {
+                    let losses = match order {
+                        Order::Switchover { .. } => self.state_on_primary(),
+                        Order::Failover { .. } | Order::Maintenance(_) => None,
+                    };
                     let said = self.failover.order(order).await.map_err(Refused::State)?;
-                    return Ok(Outcome { notices: vec![said] });
+                    return Ok(Outcome { notices: std::iter::once(said).chain(losses).collect() });
                 }
             }
             Ok(Outcome::default())
@@ -244,6 +256,20 @@ impl Connections for Links {
         let leased = usize::try_from(self.0.pools.leased(node)).unwrap_or(usize::MAX);
         let resting = self.0.registry.rows().iter().filter(|row| !row.working && row.node == Some(node)).count();
         leased.saturating_sub(resting)
+    }
+
+    fn at_work(&self, node: NodeId) -> HashMap<u32, String> {
+        let working = self.0.registry.rows().into_iter().filter(|row| row.working && row.node == Some(node));
+        let who = working.filter_map(|row| {
+            let ClientInfo { user, database, application, .. } = &row.info;
+            Some((row.backend?, format!("client {} ({user} in {database}, {application:?})", row.pid)))
+        });
+        who.collect()
+    }
+
+    fn hands_over(&self, node: NodeId, heir: Option<&str>) {
+        let handover = heir.map(|heir| Arc::new(Handover { node, heir: heir.to_owned() }));
+        self.0.handover.store(handover);
     }
 
     fn turn_away(&self, node: NodeId) {
@@ -269,6 +295,24 @@ impl Operations {
             }
             tokio::time::sleep(PAUSE_POLL).await;
         }
+    }
+
+    /// What sessions keep on the primary that no other server can be given, in words.
+    fn state_on_primary(&self) -> Option<String> {
+        let snapshot = self.shared.cluster.snapshot();
+        let primary = snapshot.node(snapshot.primary?)?;
+        let rows = self.shared.registry.rows();
+        let held = rows.iter().filter(|row| row.node == Some(primary.id));
+        let lost = |pin: &&Pin| !matches!(pin, Pin::SessionMode | Pin::SequenceState | Pin::Listen);
+        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut sessions = 0;
+        for row in held.filter(|row| row.pins.iter().any(|pin| lost(&pin))) {
+            sessions += 1;
+            row.pins.iter().filter(lost).for_each(|pin| *kinds.entry(pin.label()).or_default() += 1);
+        }
+        let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
+        let text = format!("sessions that lose what they keep on {}: {sessions} ({})", primary.name, kinds.join(", "));
+        (sessions > 0).then_some(text)
     }
 
     /// Reads the topology file again and takes over what can change while pgpilot runs.

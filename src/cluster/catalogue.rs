@@ -2,8 +2,9 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -12,10 +13,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::config;
 use crate::decide::route::{NodeView, Role, Snapshot, State};
+use crate::telemetry::Topic;
 
 use super::Cluster;
 use super::control::connect_guest;
@@ -26,7 +28,8 @@ const REFRESH: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// Between two loads of one database, however much DDL passes through.
 const GAP: Duration = Duration::from_millis(100);
-/// Between two loads for mere suspicions.
+/// Between two loads for mere suspicions; doubles up to `REFRESH` as long as they bring nothing new, as where sessions speak
+/// of temporary tables.
 const SUSPICION_GAP: Duration = Duration::from_secs(5);
 /// A load that takes longer has failed.
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
@@ -75,10 +78,38 @@ struct Shared<R> {
 pub struct Database<V> {
     current: ArcSwap<V>,
     stale: Arc<Notify>,
-    /// When a suspicion last made it load again.
-    suspected: Mutex<Option<Instant>>,
-    /// `None`: too many databases.
-    _loader: Option<AbortOnDropHandle<()>>,
+    suspicion: Mutex<Suspicion>,
+    /// Why the last load failed; `None`: it did not, or none has ended yet.
+    trouble: Mutex<Option<Arc<str>>>,
+    /// Empty: nobody loads it, for what it says is given, or there are too many databases.
+    loader: OnceLock<AbortOnDropHandle<()>>,
+}
+
+/// When a suspicion last made a catalogue load again, and how long none does after that.
+#[derive(Debug)]
+struct Suspicion {
+    last: Option<Instant>,
+    gap: Duration,
+}
+
+impl Default for Suspicion {
+    fn default() -> Self {
+        Self { last: None, gap: SUSPICION_GAP }
+    }
+}
+
+impl Suspicion {
+    /// Whether it is time to look.
+    fn arises(&mut self, now: Instant) -> bool {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < self.gap) {
+            return false;
+        }
+        if self.last.is_some() {
+            self.gap = (self.gap * 2).min(REFRESH);
+        }
+        self.last = Some(now);
+        true
+    }
 }
 
 impl<V> Database<V> {
@@ -87,9 +118,24 @@ impl<V> Database<V> {
         Self {
             current: ArcSwap::from_pointee(value),
             stale: Arc::default(),
-            suspected: Mutex::default(),
-            _loader: None,
+            suspicion: Mutex::default(),
+            trouble: Mutex::default(),
+            loader: OnceLock::new(),
         }
+    }
+
+    /// Why the last load failed, if it did: what is known is older, or nothing.
+    pub fn trouble(&self) -> Option<Arc<str>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_trouble(&self, trouble: Option<Arc<str>>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Takes the place of what is known.
+    pub fn replace(&self, value: V) {
+        self.current.store(Arc::new(value));
     }
 
     /// As [`current`](Self::current), for a glance.
@@ -100,9 +146,8 @@ impl<V> Database<V> {
     /// Something does not agree with what is known: it is loaded again soon, though not as often as somebody may wish
     /// who keeps asking for what is not there.
     pub fn suspect(&self) {
-        let Ok(mut last) = self.suspected.try_lock() else { return };
-        if last.is_none_or(|last| last.elapsed() >= SUSPICION_GAP) {
-            *last = Some(Instant::now());
+        let Ok(mut suspicion) = self.suspicion.try_lock() else { return };
+        if suspicion.arises(Instant::now()) {
             self.stale.notify_one();
         }
     }
@@ -136,23 +181,13 @@ impl<R: Recipe> Catalogues<R> {
         let full = databases.len() >= MAX_DATABASES;
         match databases.entry(name.into()) {
             Entry::Occupied(entry) => Arc::clone(entry.get()),
-            Entry::Vacant(_) if full => Arc::new(Database {
-                current: ArcSwap::from_pointee(self.shared.recipe.initial()),
-                stale: Arc::default(),
-                suspected: Mutex::default(),
-                _loader: None,
-            }),
+            Entry::Vacant(_) if full => Arc::new(Database::fixed(self.shared.recipe.initial())),
             Entry::Vacant(entry) => {
-                let stale = Arc::new(Notify::new());
-                let database = Arc::new_cyclic(|this: &Weak<Database<R::Value>>| {
-                    let loading = keep(Arc::clone(&self.shared), name.to_owned(), this.clone(), Arc::clone(&stale));
-                    Database {
-                        current: ArcSwap::from_pointee(self.shared.recipe.initial()),
-                        stale,
-                        suspected: Mutex::default(),
-                        _loader: Some(AbortOnDropHandle::new(tokio::spawn(loading))),
-                    }
-                });
+                let database = Arc::new(Database::fixed(self.shared.recipe.initial()));
+                let (stale, weak) = (Arc::clone(&database.stale), Arc::downgrade(&database));
+                // Not before there is something to load: it would find it gone, and end.
+                let loading = tokio::spawn(keep(Arc::clone(&self.shared), name.to_owned(), weak, stale));
+                let _ = database.loader.set(AbortOnDropHandle::new(loading));
                 Arc::clone(entry.insert(database))
             }
         }
@@ -188,34 +223,62 @@ async fn keep<R: Recipe>(shared: Arc<Shared<R>>, name: String, database: Weak<Da
             Ok(loaded) => loaded,
             Err(_) => Err(LoadError::Slow),
         };
-        let pause = match loaded {
+        let Some(database) = database.upgrade() else { return };
+        let (pause, later) = match loaded {
             Ok(value) => {
-                let Some(database) = database.upgrade() else { return };
                 if shared.recipe.is_news(&database.read(), &value) {
-                    database.current.store(Arc::new(value));
+                    database.replace(value);
+                    database.suspicion.lock().unwrap_or_else(PoisonError::into_inner).gap = SUSPICION_GAP;
                     debug!(database = %name, "catalogue loaded");
                 }
+                shared.report(&name, &database, None);
                 retry = FIRST_RETRY;
-                REFRESH
+                (REFRESH, Cause::Age)
             }
             Err(LoadError::Ended) => return,
             Err(error) => {
-                // Once in a row of failures is enough.
-                if retry == FIRST_RETRY && !matches!(error, LoadError::NoNode) {
-                    warn!(database = %name, error = &error as &dyn std::error::Error, "cannot load the catalogue");
-                }
+                shared.report(&name, &database, Some(&error));
                 let pause = retry;
-                retry = (retry * 2).min(REFRESH);
-                pause
+                // Whether there is a node costs nothing to find out.
+                let is_known = matches!(error, LoadError::NoNode);
+                retry = if is_known { FIRST_RETRY } else { (retry * 2).min(REFRESH) };
+                (pause, cause)
             }
         };
+        drop(database);
         sleep(GAP).await;
-        cause = match (timeout(pause, stale.notified()).await, retry == FIRST_RETRY) {
-            (Ok(()), _) => Cause::Ddl,
-            (Err(_), true) => Cause::Age,
-            (Err(_), false) => cause,
-        };
+        cause = if timeout(pause, stale.notified()).await.is_ok() { Cause::Ddl } else { later };
     }
+}
+
+impl<R: Recipe> Shared<R> {
+    /// Tells how the load of a database has ended, once in a row that ended so.
+    fn report(&self, name: &str, database: &Database<R::Value>, error: Option<&LoadError>) {
+        let trouble = error.map(|error| -> Arc<str> { chain(error).into() });
+        // Where there is nobody to ask, that is told as what it is.
+        let has_told = database.trouble().is_some_and(|before| *before != *LoadError::NoNode.to_string());
+        let note = match (error, &trouble) {
+            (Some(LoadError::NoNode), _) if has_told => return,
+            (Some(LoadError::NoNode), _) => None,
+            (_, Some(why)) if !has_told => Some(format!("the catalogue of database {name} cannot be loaded: {why}")),
+            (_, None) if has_told => Some(format!("the catalogue of database {name} is loaded")),
+            _ => None,
+        };
+        if let (Some(note), Some(cluster)) = (note, self.cluster.upgrade()) {
+            match &trouble {
+                Some(error) => warn!(database = %name, %error, "cannot load the catalogue"),
+                None => info!(database = %name, "the catalogue can be loaded again"),
+            }
+            cluster.journal().note(Topic::Routing, None, note);
+        }
+        database.set_trouble(trouble);
+    }
+}
+
+/// An error, and what caused it.
+fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Why a catalogue is loaded.
@@ -304,5 +367,18 @@ impl<R: Recipe> fmt::Debug for Catalogues<R> {
 impl<V> fmt::Debug for Database<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Database").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suspicions_that_bring_nothing_new_wear_off() {
+        let (mut suspicion, begun) = (Suspicion::default(), Instant::now());
+        let looks: Vec<u64> =
+            (0..300).filter(|&second| suspicion.arises(begun + Duration::from_secs(second))).collect();
+        assert_eq!(looks, [0, 5, 15, 35, 75, 135, 195, 255]);
     }
 }

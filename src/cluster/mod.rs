@@ -4,7 +4,7 @@
 //! - `monitor`: one task per node, which asks; `control`: the connection and the questions.
 //! - `board`: where answers meet [`Health`](crate::decide::health::Health), and what it makes of them is published.
 //! - [`catalogue`]: what is in the databases.
-//! - [`load`]: outstanding statements per node, for balancing.
+//! - [`load`]: outstanding statements per node, for balancing; `room`: whose disk is full.
 
 mod board;
 pub mod catalogue;
@@ -13,6 +13,7 @@ mod control;
 pub mod failover;
 pub mod load;
 mod monitor;
+mod room;
 mod settings;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,16 +31,18 @@ use crate::config;
 use crate::decide::health::{Answer, Event, NodeSpec};
 use crate::decide::position::Timeline;
 use crate::decide::route::{NodeId, Snapshot, Writes};
-use crate::telemetry::Journal;
+use crate::telemetry::{Journal, Topic};
 
 use board::Board;
 use monitor::Monitor;
+use room::Room;
 
 /// The nodes of the topology file, watched. Dropping it ends the probes.
 #[derive(Debug)]
 pub struct Cluster {
     board: Arc<Board>,
     loads: Loads,
+    room: Room,
     /// Indexed by `NodeId`; `None`: removed.
     watches: Mutex<Vec<Option<Watch>>>,
 }
@@ -69,6 +72,7 @@ impl Cluster {
         let cluster = Self {
             board: Arc::new(Board::new(settings.limits)),
             loads: Loads::default(),
+            room: Room::default(),
             watches: Mutex::new(Vec::new()),
         };
         cluster.board.configure(settings.limits, settings.nodes.iter().map(spec).collect());
@@ -109,6 +113,17 @@ impl Cluster {
     /// The cluster as the probes last saw it. Cheap; take one per decision.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.board.snapshot()
+    }
+
+    /// A statement has failed on a node since a disk is full there: that is no failure of the node, and nothing that passes.
+    pub fn has_no_room(&self, node: NodeId) {
+        if self.room.is_news(node, Instant::now()) {
+            let snapshot = self.snapshot();
+            let name = snapshot.node(node).map(|node| node.name.as_str());
+            let text = "a disk is full: statements that need room fail (53100)";
+            tracing::warn!(node = name, "{text}");
+            self.journal().note(Topic::Node, name, text);
+        }
     }
 
     /// A cached view for a task that looks often: no reference count is touched while nothing changes.

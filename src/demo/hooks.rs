@@ -14,6 +14,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
@@ -30,6 +31,10 @@ use super::replication::Rejoin;
 
 /// The subcommand of pgpilot that is the hook.
 pub const SUBCOMMAND: &str = "demo-hook";
+
+/// A primary that does not end in time waits for something: it is to be the primary again soon, and has to be killed for
+/// that.
+const DEMOTION: Duration = Duration::from_secs(8);
 
 /// What all facts in a hook's environment begin with.
 const PREFIX: &str = "PGPILOT_";
@@ -120,6 +125,10 @@ impl LocalCluster {
 
     async fn bring_back(&self, node: &Node, primary: &Node) -> Result<(), Error> {
         if node.name() == primary.name() {
+            if node.is_stopping() {
+                // It may wait for a replica that hangs, for as long as `wal_sender_timeout` says.
+                node.kill9(Scope::Node).await?;
+            }
             return if node.is_running() { Ok(()) } else { node.start().await };
         }
         if node.is_running() && primary.is_followed_by(node).await? {
@@ -139,7 +148,7 @@ impl LocalCluster {
 /// Done when the candidate has the last thing that the node wrote: only a replica that is connected is sent it.
 async fn demote(node: &Node, candidate: &Node) -> Result<(), Error> {
     if node.is_running() {
-        node.stop(Stop::Fast).await?;
+        node.stop_within(DEMOTION, Stop::Fast).await?;
     }
     let Ending::Primary { checkpoint } = node.ending()? else {
         return Err(Error::NotClean { node: node.name().to_owned() });

@@ -103,6 +103,12 @@ impl Node {
         self.pid().is_some()
     }
 
+    /// Whether it has been asked to end, and has not done so yet.
+    pub(super) fn is_stopping(&self) -> bool {
+        let lock = processes::lock_file(&self.data_directory());
+        self.is_running() && lock.is_some_and(|lock| lock.status == Status::Stopping)
+    }
+
     /// Starts the server and waits until it accepts connections.
     ///
     /// # Errors
@@ -148,13 +154,18 @@ impl Node {
 
     /// Stops the server. A frozen one has to be thawed before.
     pub async fn stop(&self, how: Stop) -> Result<(), Error> {
+        self.stop_within(LIMIT, how).await
+    }
+
+    /// As [`stop`](Self::stop). What does not end in time may still do so later.
+    pub(super) async fn stop_within(&self, limit: Duration, how: Stop) -> Result<(), Error> {
         let signal = match how {
             Stop::Fast => Signal::INT,
             Stop::Immediate => Signal::QUIT,
             Stop::Smart => Signal::TERM,
         };
         processes::signal(self.postmaster()?, signal);
-        self.wait_until_ended(LIMIT).await
+        self.wait_until_ended(limit).await
     }
 
     pub async fn restart(&self, how: Stop) -> Result<(), Error> {

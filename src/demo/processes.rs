@@ -117,6 +117,8 @@ pub(super) struct LockFile {
 pub(super) enum Status {
     /// Accepts connections; a standby: has reached a consistent state.
     Ready,
+    /// Has been asked to end.
+    Stopping,
     /// Everything else.
     Other,
 }
@@ -128,6 +130,7 @@ pub(super) fn lock_file(data: &Path) -> Option<LockFile> {
     let segment = text.lines().nth(6).and_then(|keys| keys.split_whitespace().nth(1)?.parse().ok());
     let status = match text.lines().nth(7).map(str::trim) {
         Some("ready") => Status::Ready,
+        Some("stopping") => Status::Stopping,
         _ => Status::Other,
     };
     Some(LockFile { pid, status, segment })

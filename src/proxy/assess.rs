@@ -12,7 +12,7 @@ use super::judged::{Executed, Judged};
 use super::names::SessionStatement;
 use super::session::{Texts, Transaction};
 use crate::decide::route::Need;
-use crate::decide::session::{Departure, Needs, Origin, Statement};
+use crate::decide::session::{Departure, Needs, Origin, Pin, Statement};
 use crate::decide::sql::{Classified, Effects, Intent, Reason, Savepoint, SessionCommand, TransactionEnd, Verdict};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, Header, WireError};
@@ -442,6 +442,13 @@ impl Client {
         }
         if classified.statements.is_empty() {
             assessed.needs.want(Need::Read, Reason::Empty);
+        }
+        // What nothing is known of is a temporary table where there are any.
+        let effects = &mut assessed.needs.effects;
+        let makes_temporary = || (session.left.effects | *effects).contains(Effects::PINS);
+        let is_strange = effects.contains(Effects::STRANGE_RELATION);
+        if is_strange && !session.pins.contains(&Pin::TemporaryObject) && !makes_temporary() {
+            effects.insert(Effects::SETTINGS);
         }
     }
 }

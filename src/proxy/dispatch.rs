@@ -51,6 +51,7 @@ impl Client {
         }
         let reads = need != Need::Primary && self.transaction.is_idle();
         let purpose = if reads { Purpose::Read } else { Purpose::Any };
+        let asks = AsksSequences::of(assessed.needs.effects);
         if let Some(link) = self.link.as_mut() {
             if !link.batch_open || purpose == Purpose::Any {
                 link.purpose = purpose;
@@ -60,9 +61,8 @@ impl Client {
                 (link.need, link.promise) = (need, promise);
             }
             self.registration.slot.set_rest(Rest::Working);
-            return Ok(());
+            return self.own_sequences_within(asks).await;
         }
-        let asks = AsksSequences::of(assessed.needs.effects);
         let demand = Demand { need, reason, promise, arrived: Instant::now(), avoid: None };
         let link = self.lease(demand, asks).await?;
         let link = self.resume_venture(link).await?;

@@ -205,7 +205,7 @@ impl Link {
 
     /// Whether no more is read from the server before the client has taken some of its reply.
     fn is_full(&self) -> bool {
-        self.lease.input.len() >= SERVER_INPUT_MAX && self.reply.passable() > 0
+        self.lease.input.len() >= SERVER_INPUT_MAX && self.reply.writable() > 0
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
@@ -322,6 +322,15 @@ pub(super) fn poll_attend(side: &mut Side, cx: &mut Context<'_>) -> Poll<Gone> {
             return Poll::Ready(gone);
         }
     }
+}
+
+/// As [`keep_reply`], of a link from which nothing more will come. Returns whether the client has the end of whatever it
+/// has begun to get: nothing may be said to it otherwise.
+#[must_use]
+pub(super) fn keep_last_reply(side: &mut Side, link: &mut Link) -> bool {
+    link.reply.drop_unsaid();
+    keep_reply(side, link);
+    !link.reply.ends_within_message()
 }
 
 /// What a link that is given up still owes the client goes to the client's own output.

@@ -15,6 +15,9 @@ pub(super) enum End {
     Left,
     #[error("the client's connection broke: {0}")]
     ClientLost(std::io::Error),
+    /// The server was lost in the middle of a long message: whatever the client was told now, it would take for the rest.
+    #[error("the server was lost in the middle of a message")]
+    Torn,
     /// The client is told before it is disconnected.
     #[error("{}", .0.message)]
     Fatal(Box<Report>),
@@ -31,6 +34,7 @@ impl End {
     pub(super) fn side(&self) -> Option<Side> {
         match self {
             Self::Left | Self::ClientLost(_) => None,
+            Self::Torn => Some(Side::Backend),
             Self::Fatal(report) if report.code == SqlState::CONNECTION_FAILURE => Some(Side::Backend),
             Self::Fatal(report) if report.code == SqlState::ADMIN_SHUTDOWN => Some(Side::Operator),
             Self::Fatal(_) => Some(Side::Client),

@@ -9,7 +9,8 @@ use super::batch::BatchEnd;
 use super::deallocate::{Deallocation, Forgetting};
 use super::judged::Executed;
 use super::kept::Kept;
-use super::reply::Reply;
+use super::lessons::Lesson;
+use super::reply::{Reply, Rest};
 use super::resets::Resets;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
@@ -72,8 +73,8 @@ pub(super) struct Link {
     pub examined: bool,
     /// A part of an extended batch has been sent, and its Sync not yet.
     pub batch_open: bool,
-    /// Texts that a replica refused: if the primary takes them, their like goes there from now on.
-    pub lesson: Vec<Box<[u8]>>,
+    /// What a replica refused: if the primary takes it, its like goes there from now on.
+    pub lesson: Option<Lesson>,
     /// A DEALLOCATE that has been bound and not been executed.
     pub deallocation: Option<Deallocation>,
     /// The portals to which a DEALLOCATE ALL or DISCARD ALL has been bound.
@@ -167,7 +168,7 @@ impl Link {
             ends_transaction: false,
             examined: false,
             batch_open: false,
-            lesson: Vec::new(),
+            lesson: None,
             deallocation: None,
             forgetful: Vec::new(),
             forgetting: Vec::new(),
@@ -258,6 +259,7 @@ impl Link {
             && self.grant == Grant::NOTHING
             && self.again.is_empty()
             && self.copy_in == CopyIn::No
+            && self.reply.rest == Rest::None
     }
 
     /// Whether the server is going to answer without anything more from the client.

@@ -8,14 +8,14 @@ use bytes::{Buf, BytesMut};
 use super::assess::{Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
-use super::exchange::{Passing, keep_reply};
+use super::exchange::{Passing, keep_last_reply};
 use super::fault::End;
 use super::judged::Judged;
 use super::link::{Grant, Link, LinkRole};
 use super::listening::DEAF;
-use super::reply::{Delivered, Rest};
 use super::retry::Why;
 use super::session::Transaction;
+use super::shared::Handover;
 use crate::decide::session::Pin;
 use crate::decide::sql::{Intent, TransactionEnd, Verdict};
 use crate::wire::SqlState;
@@ -34,11 +34,10 @@ impl Client {
         }
         let Some(mut link) = self.link.take() else { return Ok(()) };
         self.release_slot().await;
-        link.reply.drop_withheld();
-        keep_reply(&mut self.side, &mut link);
+        let is_whole = keep_last_reply(&mut self.side, &mut link);
         self.side.input.advance(std::mem::take(&mut self.side.kept));
-        if link.reply.delivered == Delivered::PartOfMessage || matches!(link.reply.rest, Rest::Forward(_)) {
-            return Err(End::fatal(SqlState::CONNECTION_FAILURE, "the server was lost in the middle of its reply"));
+        if !is_whole {
+            return Err(End::Torn);
         }
         self.report_loss(&link, why)
     }
@@ -66,7 +65,9 @@ impl Client {
             // Another server is asked for what it has read, before its next statement.
             return Ok(());
         }
-        let report = loss_report(link, in_transaction, why, &pins);
+        let handover = self.shared.handover.load_full();
+        let handover = handover.filter(|it| link.role == LinkRole::Primary && it.node == link.node());
+        let report = loss_report(link, in_transaction, why, &pins, handover.as_deref());
         if is_between {
             return self.report_later(report, &pins);
         }
@@ -252,7 +253,7 @@ fn aborted() -> Report {
     Report::error(SqlState(*b"25P02"), message)
 }
 
-fn loss_report(link: &Link, in_transaction: bool, why: &str, pins: &[Pin]) -> Report {
+fn loss_report(link: &Link, in_transaction: bool, why: &str, pins: &[Pin], handover: Option<&Handover>) -> Report {
     let unknown = link.role == LinkRole::Primary && link.may_commit && link.executing;
     let report = if unknown {
         Report::error(
@@ -266,6 +267,10 @@ fn loss_report(link: &Link, in_transaction: bool, why: &str, pins: &[Pin]) -> Re
     } else if link.executing {
         Report::error(SqlState::CONNECTION_FAILURE, "the server was lost while it ran this statement")
             .hint("It changed nothing: it can be repeated.")
+    } else if let Some(Handover { heir, .. }) = handover {
+        let message = format!("the primary was handed over to {heir}: what this session kept on the old one is lost");
+        Report::error(SqlState::ADMIN_SHUTDOWN, message)
+            .hint("The session goes on without it. This statement has not been run.")
     } else {
         Report::error(SqlState::CONNECTION_FAILURE, "the server was lost on which this session kept its state")
             .hint("The session goes on without it. This statement has not been run.")

@@ -1,7 +1,7 @@
 //! How a database's catalogue becomes what verdicts are given by.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -16,32 +16,72 @@ pub struct Loaded {
     /// The operators' own lists of functions.
     pub(super) lists: Arc<FunctionLists>,
     pub(super) generation: u64,
+    /// The number of the set of relations that are known: what else is named depends on it.
+    pub(super) relations: u64,
 }
 
 /// How catalogues are loaded.
 pub struct CatalogueRecipe {
     lists: ArcSwap<FunctionLists>,
-    generation: AtomicU64,
+    /// For generations, and for sets of relations.
+    next: AtomicU64,
     builtin: Catalogue,
+    /// What was laid down for sessions to begin with, as it was seen last; and who is told when that changes.
+    laid_down: Mutex<Option<Option<String>>>,
+    tell_of_defaults: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
+
+/// What `ALTER ROLE .. SET` and `ALTER DATABASE .. SET` have laid down, of all databases: it need not have passed through
+/// here.
+const LAID_DOWN: &str = r"
+SELECT pg_catalog.md5(pg_catalog.string_agg(s::text, E'\n' ORDER BY s.setdatabase, s.setrole))
+FROM pg_catalog.pg_db_role_setting s";
 
 impl Loaded {
     /// `None`: nothing has been loaded yet.
     pub fn size(&self) -> Option<CatalogueSize> {
-        (self.generation > 0).then(|| self.catalogue.size())
+        (!self.is_blank()).then(|| self.catalogue.size())
     }
 
-    /// What is known of any database.
+    /// What is known of any database, taken for all that there is to know.
     pub fn builtin() -> Self {
-        Loaded { catalogue: Catalogue::builtin(), lists: Arc::default(), generation: 0 }
+        Loaded { catalogue: Catalogue::builtin(), lists: Arc::default(), generation: 1, relations: 1 }
+    }
+
+    /// Whether nothing has come from a server yet.
+    pub(super) fn is_blank(&self) -> bool {
+        self.generation == 0
     }
 }
 
 impl CatalogueRecipe {
     pub(super) fn catalogues(routing: &Routing, cluster: &Arc<Cluster>) -> Catalogues<Self> {
-        let lists = ArcSwap::from_pointee(lists(routing));
-        let recipe = Self { lists, generation: AtomicU64::new(1), builtin: Catalogue::builtin() };
-        Catalogues::new(recipe, cluster)
+        Catalogues::new(Self::new(lists(routing)), cluster)
+    }
+
+    pub(super) fn new(lists: FunctionLists) -> Self {
+        Self {
+            lists: ArcSwap::from_pointee(lists),
+            next: AtomicU64::new(1),
+            builtin: Catalogue::builtin(),
+            laid_down: Mutex::default(),
+            tell_of_defaults: OnceLock::new(),
+        }
+    }
+
+    /// Who is to be told, of the first one that asks.
+    pub(super) fn tell_of_defaults(&self, tell: impl Fn() + Send + Sync + 'static) {
+        let _ = self.tell_of_defaults.set(Box::new(tell));
+    }
+
+    fn see_laid_down(&self, now: Option<String>) {
+        let mut seen = self.laid_down.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = seen.replace(now);
+        let has_changed = before.is_some() && before != *seen;
+        drop(seen);
+        if let Some(tell) = self.tell_of_defaults.get().filter(|_| has_changed) {
+            tell();
+        }
     }
 
     /// The lists have changed: it shows in what is built from now on.
@@ -54,11 +94,11 @@ impl Recipe for CatalogueRecipe {
     type Value = Loaded;
 
     fn initial(&self) -> Loaded {
-        Loaded { catalogue: self.builtin.clone(), lists: self.lists.load_full(), generation: 0 }
+        Loaded { catalogue: self.builtin.clone(), lists: self.lists.load_full(), generation: 0, relations: 0 }
     }
 
     fn queries(&self) -> Vec<&str> {
-        CatalogueQuery::ALL.iter().map(|query| query.sql()).collect()
+        CatalogueQuery::ALL.iter().map(|query| query.sql()).chain([LAID_DOWN]).collect()
     }
 
     fn build(&self, answers: &[Vec<Box<TextRow>>], before: &Loaded) -> Result<Loaded, String> {
@@ -69,21 +109,28 @@ impl Recipe for CatalogueRecipe {
                 builder.add(query, &row).map_err(|error| error.to_string())?;
             }
         }
-        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+        if let Some([row]) = answers.get(CatalogueQuery::ALL.len()).map(Vec::as_slice) {
+            self.see_laid_down(row.first().cloned().flatten());
+        }
         let lists = self.lists.load_full();
         let catalogue = builder.finish(&lists).after(&before.catalogue);
+        // As long as the catalogue says the same, verdicts hold, and what has been learnt.
+        let holds = !before.is_blank() && before.lists == lists && before.catalogue.says_the_same(&catalogue);
+        let next = || self.next.fetch_add(1, Ordering::Relaxed);
+        let generation = if holds { before.generation } else { next() };
+        let knows_the_same = !before.is_blank() && before.catalogue.knows_the_same(&catalogue);
+        let relations = if knows_the_same { before.relations } else { next() };
         if !catalogue.unlisted().is_empty() && catalogue.unlisted() != before.catalogue.unlisted() {
             tracing::info!(
                 functions = catalogue.unlisted().join(" "),
                 "the server has built-in functions that are not known: they go to the primary"
             );
         }
-        Ok(Loaded { catalogue, lists, generation })
+        Ok(Loaded { catalogue, lists, generation, relations })
     }
 
-    /// As long as the catalogue says the same, verdicts hold, and what has been learnt.
     fn is_news(&self, old: &Loaded, new: &Loaded) -> bool {
-        old.generation == 0 || old.lists != new.lists || !old.catalogue.says_the_same(&new.catalogue)
+        (old.generation, old.relations) != (new.generation, new.relations)
     }
 }
 

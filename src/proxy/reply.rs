@@ -11,6 +11,8 @@ pub(super) struct Reply {
     passable: usize,
     /// Of those, the ones that belong to batches before the current one.
     settled: usize,
+    /// Of those, the last ones that begin a message which is passed on once it is whole.
+    held: usize,
     /// The rest of a message whose beginning has been dealt with.
     pub rest: Rest,
     pub withhold: Withhold,
@@ -46,15 +48,16 @@ pub(super) enum Withhold {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Delivered {
     Nothing,
-    /// Something, up to a message's end.
-    Messages,
-    /// Something, and the client waits for the rest of a message.
-    PartOfMessage,
+    Something,
 }
 
 /// More than this is not held back. The server sends in pieces of 8 KiB (`PQ_SEND_BUFFER_SIZE` in `src/backend/libpq/pqcomm.c`): a reply that is longer
 /// than one piece begins to flow with the second.
 const WITHHELD_MAX: usize = 8 * 1024;
+
+/// A message that is no longer is passed on as a whole: if its server is lost half-way, the client can be told so, and
+/// the session goes on. Behind a part of a message nothing can be said that would not be taken for the rest of it.
+const WHOLE_MAX: usize = 64 * 1024;
 
 impl Reply {
     pub(super) fn new(role: LinkRole) -> Self {
@@ -65,6 +68,7 @@ impl Reply {
         Self {
             passable: 0,
             settled: 0,
+            held: 0,
             rest: Rest::None,
             withhold,
             delivered: Delivered::Nothing,
@@ -80,18 +84,24 @@ impl Reply {
     #[inline]
     pub(super) fn writable(&self) -> usize {
         match self.withhold {
-            Withhold::No => self.passable,
+            Withhold::No => self.passable - self.held,
             Withhold::Yes => self.settled,
         }
     }
 
     /// Whether what the client has been sent ends with a message's end, and nothing waits to be sent.
     pub(super) fn is_between_messages(&self) -> bool {
-        self.writable() == 0 && (self.withhold == Withhold::Yes || !matches!(self.rest, Rest::Forward(_)))
+        self.writable() == 0 && (self.withhold == Withhold::Yes || !self.ends_within_message())
+    }
+
+    /// Whether a message has been passed on in part.
+    pub(super) fn ends_within_message(&self) -> bool {
+        self.held == 0 && matches!(self.rest, Rest::Forward(_))
     }
 
     /// A batch is going to be sent, or a part of one; everything before it has been answered.
     pub(super) fn begin(&mut self, withhold: Withhold) {
+        debug_assert!(!matches!(self.rest, Rest::Forward(_)), "in the middle of a message");
         self.settled = self.passable;
         self.delivered = Delivered::Nothing;
         self.withhold = withhold;
@@ -104,6 +114,28 @@ impl Reply {
         if self.withhold == Withhold::Yes && self.passable - self.settled > WITHHELD_MAX {
             self.withhold = Withhold::No;
         }
+    }
+
+    /// A message of `len` bytes, of which `here` have come, is for the client.
+    #[inline]
+    pub(super) fn pass_message(&mut self, here: usize, len: usize) {
+        if here < len {
+            self.rest = Rest::Forward(len - here);
+            self.held = if len <= WHOLE_MAX { here } else { 0 };
+        }
+        self.pass(here);
+    }
+
+    /// `n` more bytes have come of a message that is for the client, and then `left` more are to come.
+    #[inline]
+    pub(super) fn pass_rest(&mut self, n: usize, left: usize) {
+        if left == 0 {
+            (self.rest, self.held) = (Rest::None, 0);
+        } else {
+            self.rest = Rest::Forward(left);
+            self.held += if self.held > 0 { n } else { 0 };
+        }
+        self.pass(n);
     }
 
     /// The `n` bytes behind the passable ones are not for the client.
@@ -138,8 +170,7 @@ impl Reply {
         input.advance(n);
         self.passable -= n;
         if n > self.settled {
-            let mid_message = self.passable == 0 && matches!(self.rest, Rest::Forward(_));
-            self.delivered = if mid_message { Delivered::PartOfMessage } else { Delivered::Messages };
+            self.delivered = Delivered::Something;
         }
         self.settled = self.settled.saturating_sub(n);
     }
@@ -157,12 +188,17 @@ impl Reply {
         self.withhold = Withhold::No;
     }
 
-    /// The server is lost: what has been withheld stays unsaid, for it has no end.
-    pub(super) fn drop_withheld(&mut self) {
+    /// There is no more to come: what has been withheld stays unsaid, for it has no end, and so does the beginning of a
+    /// message.
+    pub(super) fn drop_unsaid(&mut self) {
         if self.withhold == Withhold::Yes {
             self.passable = self.settled;
-            self.rest = Rest::None;
+        } else if self.held > 0 {
+            self.passable -= self.held;
+        } else {
+            return;
         }
+        (self.rest, self.held) = (Rest::None, 0);
     }
 
     /// The current batch's reply will come from another server: takes what is still owed to the client from batches before it.
@@ -172,10 +208,11 @@ impl Reply {
         input.split_to(settled)
     }
 
-    /// Everything that is for the client, to be kept elsewhere.
+    /// Everything that is for the client, to be kept elsewhere, but for the beginning of a message.
     pub(super) fn take_passable(&mut self, input: &mut BytesMut) -> BytesMut {
         self.settled = 0;
-        input.split_to(std::mem::take(&mut self.passable))
+        let passable = std::mem::replace(&mut self.passable, self.held);
+        input.split_to(passable - self.held)
     }
 }
 
@@ -206,7 +243,29 @@ mod tests {
         reply.insert(&mut input, b"own");
         assert_eq!((&input[..], reply.passable()), (&b"aaownbb"[..], 5));
         reply.written(&mut input, 5);
-        assert_eq!((&input[..], reply.delivered), (&b"bb"[..], Delivered::Messages));
+        assert_eq!((&input[..], reply.delivered), (&b"bb"[..], Delivered::Something));
+    }
+
+    #[test]
+    fn a_message_is_passed_on_as_a_whole_unless_it_is_very_long() {
+        let mut reply = Reply::new(LinkRole::Primary);
+        let mut input = BytesMut::from(&b"wholeparts of it"[..]);
+        reply.pass_message(5, 5);
+        reply.pass_message(5, WHOLE_MAX);
+        assert_eq!((reply.writable(), reply.ends_within_message()), (5, false));
+        reply.pass_rest(3, WHOLE_MAX - 8);
+        assert_eq!((reply.writable(), reply.passable()), (5, 13));
+        assert_eq!(&reply.take_passable(&mut input)[..], b"whole");
+        assert_eq!((reply.writable(), reply.passable(), reply.is_between_messages()), (0, 8, true));
+        reply.pass_rest(3, 0);
+        assert_eq!(reply.writable(), 11);
+        reply.pass_message(1, 9);
+        reply.drop_unsaid();
+        assert_eq!((reply.passable(), reply.rest, reply.ends_within_message()), (11, Rest::None, false));
+        reply.pass_message(5, WHOLE_MAX + 1);
+        assert_eq!((reply.writable(), reply.ends_within_message()), (16, true));
+        reply.drop_unsaid();
+        assert!(reply.ends_within_message(), "its beginning is on its way");
     }
 
     #[test]

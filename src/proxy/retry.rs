@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use bytes::Buf;
 
-use super::assess::{Assessed, frames};
+use super::assess::Assessed;
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::dispatch::SETTLE_DOWN;
 use super::exchange::CLIENT_INPUT_MAX;
 use super::fault::{End, Fault};
 use super::kept::{Content, Kept};
+use super::lessons::is_about_recovery;
 use super::link::{Grant, Link, LinkRole};
 use super::reply::{Delivered, Withhold};
 use super::scan::Signal;
@@ -20,11 +21,10 @@ use super::settle;
 use super::vigil::Denied;
 use crate::config::Consistency;
 use crate::decide::route::{Demand, Need, NodeId};
-use crate::decide::session::Origin;
 use crate::decide::sql::Reason;
 use crate::telemetry::{Count, RetryCause};
 use crate::wire::backend::{Report, Severity};
-use crate::wire::{SqlState, backend, frontend};
+use crate::wire::{SqlState, backend};
 
 impl Link {
     /// Whether the batches that are kept may be sent to another server: the client has seen nothing of the reply.
@@ -172,6 +172,9 @@ impl Client {
     /// An error has come; nothing has been done about it yet.
     pub(super) async fn server_error(&mut self, code: SqlState, fatal: bool, len: usize) -> Result<(), End> {
         let Some(link) = self.link.as_mut() else { return Ok(()) };
+        if code == SqlState::DISK_FULL {
+            self.shared.cluster.has_no_room(link.node());
+        }
         if fatal {
             return self.server_died(code, len).await;
         }
@@ -180,7 +183,7 @@ impl Client {
         }
         let at = link.reply.passable();
         let error = backend::ErrorView::parse(&link.lease.input[at + crate::wire::HEADER_LEN..at + len]);
-        let routine = error.map_or("", |error| error.routine);
+        let (routine, message) = error.map_or(("", ""), |error| (error.routine, error.message));
         if link.is_replica()
             && link.can_move()
             && let Some(retry) = retry_for(code, routine)
@@ -193,7 +196,8 @@ impl Client {
                 }
                 Retry::OnPrimary | Retry::OnPrimaryAndLearn => (Need::Primary, RetryCause::Refused),
             };
-            let lesson = if retry == Retry::OnPrimaryAndLearn { self.texts_kept() } else { Vec::new() };
+            let why = (retry == Retry::OnPrimaryAndLearn).then(|| format!("{code}: {message}"));
+            let lesson = why.and_then(|why| self.lesson(why));
             self.move_on(need, Why::Refused(cause, len)).await?;
             if let Some(link) = self.link.as_mut() {
                 link.lesson = lesson;
@@ -236,26 +240,6 @@ impl Client {
         let why = format!("{} ({})", view.message, view.code);
         self.server_lost(&why).await
     }
-
-    /// The texts of the batch that a replica works at.
-    fn texts_kept(&self) -> Vec<Box<[u8]>> {
-        let Some(link) = self.link.as_ref() else { return Vec::new() };
-        let length = link.kept.lengths().next().unwrap_or_default();
-        frames(&self.side.input[..length])
-            .filter_map(|frame| match frame.tag {
-                frontend::QUERY => frontend::query(frame.body()).ok().map(Box::from),
-                frontend::PARSE => frontend::Parse::read(frame.body()).ok().map(|parse| Box::from(parse.query)),
-                frontend::BIND => {
-                    let head = frontend::BindHead::parse(frame.body()).ok()?;
-                    match &self.session.names.find(head.statement)?.statement.origin {
-                        Origin::Parse { query, .. } => Some(query.clone()),
-                        Origin::Sql { .. } | Origin::Large => None,
-                    }
-                }
-                _ => None,
-            })
-            .collect()
-    }
 }
 
 /// Why batches are sent elsewhere.
@@ -291,7 +275,8 @@ fn retry_for(code: SqlState, routine: &str) -> Option<Retry> {
         // DDL has overtaken a plan ("cached plan must not change result type"), which says nothing of the statement.
         b"0A000" if routine == "RevalidateCachedQuery" => Some(Retry::OnPrimary),
         // A standby's refusals, with the codes that it refuses with.
-        b"25006" | b"55000" | b"XX000" | b"22023" | b"0A000" => Some(Retry::OnPrimaryAndLearn),
+        _ if is_about_recovery(code, routine) => Some(Retry::OnPrimaryAndLearn),
+        b"55000" | b"XX000" | b"22023" | b"0A000" => Some(Retry::OnPrimary),
         // What the replica may not have replayed yet, or what lives elsewhere.
         b"42P01" | b"42883" | b"42703" | b"42704" | b"3F000" | b"34000" | b"26000" => Some(Retry::OnPrimary),
         // A conflict with recovery.
@@ -322,9 +307,10 @@ mod tests {
 
     #[test]
     fn what_a_standby_refuses_is_learned() {
-        for code in [*b"25006", *b"55000", *b"0A000"] {
-            assert_eq!(retry_for(SqlState(code), "standard_ProcessUtility"), Some(Retry::OnPrimaryAndLearn));
-        }
+        assert_eq!(retry_for(SqlState(*b"25006"), "PreventCommandIfReadOnly"), Some(Retry::OnPrimaryAndLearn));
+        assert_eq!(retry_for(SqlState(*b"0A000"), "get_relation_info"), Some(Retry::OnPrimaryAndLearn));
+        let serializable = "GetSerializableTransactionSnapshot";
+        assert_eq!(retry_for(SqlState(*b"0A000"), serializable), Some(Retry::OnPrimary));
         assert_eq!(retry_for(SqlState(*b"0A000"), "RevalidateCachedQuery"), Some(Retry::OnPrimary));
         assert_eq!(retry_for(SqlState(*b"22012"), "int4div"), None);
     }

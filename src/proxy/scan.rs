@@ -88,9 +88,27 @@ impl Link {
                     self.on_reply(header, available)?;
                     return Ok(Some(Signal::CopyIn));
                 }
+                // In its place, an error says what is not known: behind a success, drivers do not expect one.
+                b::COMMAND_COMPLETE if self.ends_batch(header) && self.may_be_cancelled() => {
+                    return Ok(Some(Signal::Cancelled));
+                }
                 _ => self.on_reply(header, available)?,
             }
         }
+    }
+
+    /// Whether ReadyForQuery is there already behind a message.
+    #[inline]
+    fn ends_batch(&self, header: Header) -> bool {
+        self.lease.input.get(self.reply.passable() + header.frame_len()) == Some(&b::READY_FOR_QUERY)
+    }
+
+    /// Whether the batch that has been answered may have committed, and a cancel request may have met its commit. That is
+    /// looked at once for each batch.
+    fn may_be_cancelled(&mut self) -> bool {
+        let examined = std::mem::replace(&mut self.examined, true);
+        let commits = self.may_commit && !self.failed && self.status != TransactionStatus::Failed;
+        !examined && self.lease.cancel_key.requests.may_have_hit() && commits
     }
 
     /// Clients tell their own notifications by the process ID that they were given at the start, so that is what stands in
@@ -115,12 +133,11 @@ impl Link {
             Rest::None => false,
             Rest::Forward(n) => {
                 let taken = n.min(available);
-                self.reply.rest = if taken < n { Rest::Forward(n - taken) } else { Rest::None };
                 if let Some(trace) = &mut self.trace {
                     let at = self.reply.passable();
                     trace.see_more(&self.lease.input[at..at + taken]);
                 }
-                self.reply.pass(taken);
+                self.reply.pass_rest(taken, n - taken);
                 true
             }
             Rest::Swallow(n) => {
@@ -137,7 +154,7 @@ impl Link {
         let answer = self.dues.on_message(header.tag)?;
         match header.tag {
             b::COPY_IN_RESPONSE => {
-                self.dues.copy_in_started();
+                self.batch_open |= self.dues.copy_in_started();
                 self.copy_in = CopyIn::Active;
             }
             b::COMMAND_COMPLETE if self.copy_in == CopyIn::Active => self.copy_in = CopyIn::No,
@@ -193,14 +210,12 @@ impl Link {
         .put(&mut message);
         self.reply.insert(&mut self.lease.input, &message);
         self.failed = true;
+        // Of a success that is still to be passed on, the client is not told any more.
+        self.reply.commit = Commit::Unconfirmed;
     }
 
     fn pass_on(&mut self, header: Header, available: usize) {
-        let here = header.frame_len().min(available);
-        if here < header.frame_len() {
-            self.reply.rest = Rest::Forward(header.frame_len() - here);
-        }
-        self.reply.pass(here);
+        self.reply.pass_message(header.frame_len().min(available), header.frame_len());
     }
 
     fn swallow(&mut self, header: Header, available: usize) {
@@ -241,9 +256,7 @@ impl Link {
     fn on_ready(&mut self, header: Header) -> Result<Option<Signal>, Broken> {
         let at = self.reply.passable();
         let status = TransactionStatus::parse(&self.lease.input[at + HEADER_LEN..at + header.frame_len()])?;
-        let examined = std::mem::replace(&mut self.examined, true);
-        let commits = self.may_commit && !self.failed && self.status != TransactionStatus::Failed;
-        if !examined && self.lease.cancel_key.requests.may_have_hit() && commits {
+        if self.may_be_cancelled() {
             return Ok(Some(Signal::Cancelled));
         }
         self.examined = false;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::client::Client;
 use super::link::{Link, LinkRole, Purpose};
-use super::session::Session;
+use super::session::{Session, Transaction};
 use super::vigil::Denied;
 use crate::decide::route::NodeId;
 use crate::decide::session::Pin;
@@ -57,6 +57,15 @@ pub(super) fn note_write(link: &mut Link, session: &mut Session, pid: u32) {
     session.sequences_at = here;
 }
 
+/// Whether what the connection tells of sequences is what the session has taken from them.
+fn tells_rightly(link: &Link, session: &Session, pid: u64) -> bool {
+    match link.lease.sequences {
+        SequenceState::Nobodys => true,
+        SequenceState::Of(of) => of == pid && session.sequences_at == Some(place(&link.lease)),
+        SequenceState::Mixed => false,
+    }
+}
+
 impl Client {
     /// Sees to it that a connection that has just been leased tells of no sequences but the session's own.
     pub(super) async fn own_sequences(&mut self, asks: AsksSequences) -> Result<(), Denied> {
@@ -66,17 +75,25 @@ impl Client {
         if asks == AsksSequences::No && !(writes && self.shared.sequences.is_known()) {
             return Ok(());
         }
-        let is_right = match link.lease.sequences {
-            SequenceState::Nobodys => true,
-            SequenceState::Of(session) => session == pid && self.session.sequences_at == Some(place(&link.lease)),
-            SequenceState::Mixed => false,
-        };
-        if !is_right {
+        if !tells_rightly(link, &self.session, pid) {
             self.discard_sequences().await?;
         }
         if asks == AsksSequences::Yes {
             self.session.pin_for_good(Pin::SequenceState);
             self.registration.slot.set_pins(&self.session.pins);
+        }
+        Ok(())
+    }
+
+    /// The same on a connection that the session has already: in its transaction it cannot have another one. What that has
+    /// written itself may be what it asks for.
+    pub(super) async fn own_sequences_within(&mut self, asks: AsksSequences) -> Result<(), Denied> {
+        let pid = u64::from(self.registration.slot.pid());
+        let Some(link) = self.link.as_ref() else { return Ok(()) };
+        let can_be_asked = matches!(self.transaction, Transaction::Open) && link.is_quiet() && !link.batch_open;
+        let is_anothers = !link.has_written && !link.is_replica() && !tells_rightly(link, &self.session, pid);
+        if asks == AsksSequences::Yes && can_be_asked && is_anothers {
+            self.discard_sequences().await?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
 use super::deallocate;
-use super::exchange::{Passing, Side, keep_reply};
+use super::exchange::{Passing, Side, keep_last_reply, keep_reply};
 use super::fault::End;
 use super::link::{Link, Purpose};
 use super::listening::DEAF;
@@ -23,7 +23,7 @@ use crate::config::Consistency;
 use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Pin, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, SequenceState, ServerConnection};
-use crate::telemetry::{Count, Direction, Topic};
+use crate::telemetry::{Count, Direction};
 use crate::wire::backend::{self, Report, TransactionStatus};
 use crate::wire::{SqlState, frontend};
 
@@ -183,16 +183,8 @@ impl Client {
             shared.slow.note(link, executed.text.as_deref(), who, now);
             executed.ran(link.served(), link.reason, now - link.started);
         }
-        for text in std::mem::take(&mut link.lesson) {
-            if !link.failed {
-                tracing::info!(
-                    node = link.node().0,
-                    "a replica refused a statement: its like goes to the primary from now on"
-                );
-                let outline = verdicts.learn_refused(&text);
-                let note = format!("a replica refused what runs on the primary; its like goes there now: {outline}");
-                shared.cluster.journal().note(Topic::Routing, None, note);
-            }
+        if let Some(lesson) = link.lesson.take().filter(|_| !link.failed) {
+            lesson.learn(link.node(), verdicts, &mut session.names, shared.cluster.journal());
         }
         for name in link.failed_prepares() {
             session.names.set(&name, None);
@@ -398,11 +390,10 @@ impl Client {
 
     /// The session is over: whatever it holds is cleaned up, and the client is told why, if it does not know.
     pub(super) async fn finish(&mut self, end: End) {
-        if let Some(link) = &mut self.link {
-            keep_reply(&mut self.side, link);
-        }
-        if let End::Fatal(report) = &end {
-            report.put(&mut self.side.output);
+        let is_whole = self.link.as_mut().is_none_or(|link| keep_last_reply(&mut self.side, link));
+        match &end {
+            End::Fatal(report) if is_whole => report.put(&mut self.side.output),
+            _ => {}
         }
         self.count_bytes();
         if let Some(side) = end.side() {

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::BytesMut;
 use tokio_util::task::TaskTracker;
 
+use super::defaults::Changes;
 use super::gate::Gate;
 use super::hold::Hold;
 use super::logins::Logins;
@@ -53,6 +53,7 @@ pub struct Shared {
     pub(super) keyring: Keyring,
     pub(super) logins: Arc<Logins>,
     pub(super) slow: SlowLog,
+    pub(super) changes: Changes,
     pub(super) greetings: Greetings,
     pub(super) mock: MockSecret,
     verdicts: Mutex<HashMap<Arc<str>, Arc<Verdicts>>>,
@@ -60,10 +61,20 @@ pub struct Shared {
     pub gate: Gate,
     pub(super) hold: Arc<Hold>,
     pub(super) sequences: SequenceUse,
+    /// The switchover that is under way, or was the last change.
+    pub handover: ArcSwapOption<Handover>,
     /// Who serves the database `pgpilot`; set once by the composition root.
     pub console: OnceLock<Box<dyn Console>>,
     /// This instance among several; set once by the composition root, unless pgpilot is alone.
     pub membership: OnceLock<Arc<Membership>>,
+}
+
+/// A primary hands over.
+#[derive(Debug)]
+pub struct Handover {
+    pub node: NodeId,
+    /// Who takes over, by name.
+    pub heir: String,
 }
 
 /// The admin console, as the proxy sees it.
@@ -108,7 +119,7 @@ impl Shared {
         let pools = Pools::default();
         pools.update(&config, Pools::targets(&config)?, &cluster);
         let catalogues = CatalogueRecipe::catalogues(&config.routing, &cluster);
-        Ok(Arc::new(Self {
+        let shared = Arc::new(Self {
             acceptor: ArcSwap::from_pointee(Acceptor::new(&config.tls)?),
             slow: SlowLog::new(config.log.slow_statement),
             config: ArcSwap::from_pointee(config),
@@ -125,6 +136,7 @@ impl Shared {
             keyring: Keyring::default(),
             logins: Arc::default(),
             greetings: Greetings::default(),
+            changes: Changes::default(),
             mock: MockSecret(mock),
             verdicts: Mutex::default(),
             gate: Gate::default(),
@@ -132,7 +144,25 @@ impl Shared {
             hold: Arc::default(),
             console: OnceLock::new(),
             membership: OnceLock::new(),
-        }))
+            handover: ArcSwapOption::empty(),
+        });
+        let told = Arc::downgrade(&shared);
+        shared.catalogues.recipe().tell_of_defaults(move || {
+            if let Some(shared) = told.upgrade() {
+                shared.defaults_changed();
+            }
+        });
+        Ok(shared)
+    }
+
+    /// Begins to load the catalogues of the databases that the topology file names: until one is loaded, nothing there
+    /// counts as a read.
+    pub fn load_catalogues(&self) {
+        let config = self.config.load();
+        let named = config.databases.iter().map(|database| &*database.name);
+        for database in named.chain([&*config.health.database]) {
+            self.catalogues.database(database);
+        }
     }
 
     /// The verdicts of a database: one cache for all its clients.
@@ -178,19 +208,6 @@ impl Shared {
         self.statements.plans_are_stale();
     }
 
-    /// What sessions of a role, or in a database, begin with has been changed: who comes now gets that.
-    fn defaults_changed(self: &Arc<Self>) {
-        self.greetings.forget();
-        self.pools.outdate();
-        let shared = self.clone();
-        // A replica may have begun sessions before it has replayed this.
-        tokio::spawn(async move {
-            tokio::time::sleep(REPLAYED).await;
-            shared.greetings.forget();
-            shared.pools.outdate();
-        });
-    }
-
     /// Takes over a changed topology file.
     ///
     /// # Errors
@@ -208,6 +225,7 @@ impl Shared {
         self.verifiers.forget();
         self.catalogues.recipe().relist(&config.routing);
         self.catalogues.invalidate_all();
+        self.load_catalogues();
         self.slow.set(config.log.slow_statement);
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
@@ -236,9 +254,6 @@ impl Shared {
         Policy::new(&config.routing, user, database)
     }
 }
-
-/// By then, replicas that are in use have replayed what was committed.
-const REPLAYED: Duration = Duration::from_secs(5);
 
 /// Verdicts are cached for so many databases; a name that does not exist costs nothing for long.
 const MAX_DATABASES: usize = 1024;
@@ -311,8 +326,12 @@ impl Pools {
     }
 
     /// See [`NodePool::outdate`].
-    fn outdate(&self) {
+    pub(super) fn outdate(&self) {
         self.all().iter().for_each(|(_, pool)| pool.outdate());
+    }
+
+    pub(super) fn outdate_on(&self, nodes: &[NodeId]) {
+        self.all().iter().filter(|(node, _)| nodes.contains(node)).for_each(|(_, pool)| pool.outdate());
     }
 
     /// Every node's pools.

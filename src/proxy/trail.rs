@@ -256,7 +256,8 @@ mod tests {
     #[test]
     fn of_a_large_reply_no_more_is_looked_at_than_is_worth_it() {
         let row = vec![b'x'; REPLY_MAX / 2];
-        let rows = |n: usize| vec![(b'D', std::slice::from_ref(&&row[..])); n];
+        let piece: [&[u8]; 1] = [&row];
+        let rows = |n: usize| vec![(b'D', &piece[..]); n];
         assert_eq!(trace(Heed::Little, &rows(2)), trace(Heed::All, &rows(2)));
         assert_eq!(trace(Heed::Little, &rows(3)), None);
         let mut trail = Trail::new();

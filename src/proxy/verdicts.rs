@@ -46,6 +46,7 @@ enum Form {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     generation: u64,
+    relations: u64,
     context: u32,
     form: Form,
     bytes: Box<[u8]>,
@@ -54,14 +55,20 @@ struct Key {
 #[derive(Hash, Clone, Copy)]
 struct KeyRef<'a> {
     generation: u64,
+    /// Under which set of known relations, if some that it names are not among them; else `ALL_KNOWN`.
+    relations: u64,
     context: u32,
     form: Form,
     bytes: &'a [u8],
 }
 
+/// A relation that becomes known changes the verdicts on those who name it, and no other.
+const ALL_KNOWN: u64 = 0;
+
 impl Equivalent<Key> for KeyRef<'_> {
     fn equivalent(&self, key: &Key) -> bool {
         self.generation == key.generation
+            && self.relations == key.relations
             && self.context == key.context
             && self.form == key.form
             && *self.bytes == *key.bytes
@@ -70,7 +77,13 @@ impl Equivalent<Key> for KeyRef<'_> {
 
 impl KeyRef<'_> {
     fn keep(self) -> Key {
-        Key { generation: self.generation, context: self.context, form: self.form, bytes: self.bytes.into() }
+        let KeyRef { generation, relations, context, form, bytes } = self;
+        Key { generation, relations, context, form, bytes: bytes.into() }
+    }
+
+    fn of(self, judged: &Judged, loaded: &Loaded) -> Self {
+        let is_strange = judged.depends().contains(Depends::STRANGERS);
+        Self { relations: if is_strange { loaded.relations } else { ALL_KNOWN }, ..self }
     }
 }
 
@@ -109,7 +122,8 @@ pub struct ShapeRow {
     pub reason: Reason,
     /// What keeps it on the primary.
     pub object: Option<Box<str>>,
-    generation: u64,
+    /// Greater is newer: what was a stranger becomes known.
+    age: (u64, bool),
 }
 
 impl ShapeRow {
@@ -119,8 +133,8 @@ impl ShapeRow {
             mine.statements += theirs.statements;
             mine.time += theirs.time;
         }
-        if other.generation > self.generation {
-            (self.reason, self.object, self.generation) = (other.reason, other.object, other.generation);
+        if other.age > self.age {
+            (self.reason, self.object, self.age) = (other.reason, other.object, other.age);
         }
     }
 }
@@ -171,8 +185,9 @@ impl Verdicts {
     }
 
     fn look_up(&self, text: &[u8], loaded: &Loaded, context: u32, asker: Asker<'_>) -> (Arc<Judged>, Lookup) {
-        let exact = KeyRef { generation: loaded.generation, context, form: Form::Text, bytes: text };
-        if let Some(known) = self.cache.get(&exact) {
+        let generation = loaded.generation;
+        let exact = KeyRef { generation, relations: ALL_KNOWN, context, form: Form::Text, bytes: text };
+        if let Some(known) = self.find(exact, loaded) {
             return (known, Lookup::Hit);
         }
         if text.len() > self.max_parse {
@@ -180,17 +195,25 @@ impl Verdicts {
         }
         let found = with_shape(text, |shape| {
             let key = shape.map(|bytes| KeyRef { form: Form::Shape, bytes, ..exact });
-            if let Some(known) = key.and_then(|key| self.cache.get(&key)) {
+            if let Some(known) = key.and_then(|key| self.find(key, loaded)) {
                 return (known, Lookup::Shape);
             }
             let judged = self.judge(text, loaded, asker);
             if let Some(key) = key.filter(|_| !judged.depends().contains(Depends::LITERALS)) {
-                self.keep_if_met(key, &judged);
+                self.keep_if_met(key.of(&judged, loaded), &judged);
             }
             (judged, Lookup::Miss)
         });
-        self.keep_if_met(exact, &found.0);
+        self.keep_if_met(exact.of(&found.0, loaded), &found.0);
         found
+    }
+
+    fn find(&self, key: KeyRef<'_>, loaded: &Loaded) -> Option<Arc<Judged>> {
+        self.cache.get(&key).or_else(|| {
+            let known = self.cache.get(&KeyRef { relations: loaded.relations, ..key })?;
+            self.database.suspect();
+            Some(known)
+        })
     }
 
     fn keep_if_met(&self, key: KeyRef<'_>, judged: &Arc<Judged>) {
@@ -206,6 +229,7 @@ impl Verdicts {
             }
             Err(_) => Classified::opaque(Reason::Encoding),
         };
+        let classified = if loaded.is_blank() { classified.without_catalogue() } else { classified };
         let has = |reason| classified.statements.iter().any(|verdict| verdict.reason == reason);
         if has(Reason::Unparsable) {
             self.metrics.count(Count::Unparsable);
@@ -213,29 +237,29 @@ impl Verdicts {
         if classified.statements.iter().any(|verdict| verdict.effects.contains(Effects::HINT_UNKNOWN)) {
             self.metrics.count(Count::UnknownHint);
         }
-        if has(Reason::UnknownFunction) {
+        if has(Reason::UnknownFunction) || classified.depends().contains(Depends::STRANGERS) {
             // It may have been made where pgpilot did not see it.
             self.database.suspect();
         }
         Arc::new(classified.into())
     }
 
-    /// A replica refused this text: it and its like go to the primary from now on, until the catalogue changes. Returns
-    /// the text without its literals.
-    pub fn learn_refused(&self, text: &[u8]) -> String {
-        let learn = |statement: &Verdict| match statement.intent {
-            Intent::Read => Verdict {
-                intent: Intent::Write,
-                reason: Reason::Learned,
-                depends: Depends::empty(),
-                ..statement.clone()
-            },
-            _ => Verdict { depends: Depends::empty(), ..statement.clone() },
+    /// A replica refused this text, and said why: it and its like go to the primary from now on, until the catalogue
+    /// changes. Returns the text without its literals; `None`: that was known.
+    pub fn learn_refused(&self, text: &[u8], why: &str) -> Option<String> {
+        let known = self.of(text);
+        let is_news = |verdict: &Verdict| match &verdict.intent {
+            Intent::Read => true,
+            Intent::Prepare { statement, .. } => statement.intent == Intent::Read,
+            _ => !verdict.depends.is_empty(),
         };
-        let verdict = Classified { statements: self.of(text).statements.iter().map(learn).collect() };
-        let verdict = Arc::new(verdict.into());
+        if !known.statements.iter().any(is_news) {
+            return None;
+        }
+        let statements = known.statements.iter().map(|verdict| refused(verdict, why)).collect();
+        let verdict = Arc::new(Classified { statements }.into());
         let generation = self.database.read().generation;
-        let exact = KeyRef { generation, context: ANYBODY, form: Form::Text, bytes: text };
+        let exact = KeyRef { generation, relations: ALL_KNOWN, context: ANYBODY, form: Form::Text, bytes: text };
         with_shape(text, |shape| {
             if let Some(bytes) = shape {
                 self.cache.insert(KeyRef { form: Form::Shape, bytes, ..exact }.keep(), Arc::clone(&verdict));
@@ -243,7 +267,7 @@ impl Verdicts {
         });
         self.cache.insert(exact.keep(), verdict);
         self.lessons.fetch_add(1, Ordering::Relaxed);
-        outline(text)
+        Some(outline(text))
     }
 
     /// What came more than once, as far as it is kept.
@@ -257,7 +281,7 @@ impl Verdicts {
                 runs: judged.runs(),
                 reason: judged.last_reason(),
                 object: judged.statements.iter().find_map(|verdict| verdict.object.clone()),
-                generation: key.generation,
+                age: (key.generation, key.relations == ALL_KNOWN),
             };
             match rows.entry(found.outline.clone()) {
                 Entry::Vacant(entry) => drop(entry.insert(found)),
@@ -277,9 +301,27 @@ impl Verdicts {
         self.database.suspect();
     }
 
+    /// Whether the database's catalogue has been loaded.
+    pub fn is_loaded(&self) -> bool {
+        !self.database.read().is_blank()
+    }
+
     /// A verdict kept elsewhere holds as long as this does not change.
     pub fn stamp(&self) -> u64 {
         self.database.read().generation << 32 | self.lessons.load(Ordering::Relaxed)
+    }
+}
+
+/// The verdict on what a replica has refused that was taken for a read; or that is one in some sessions only.
+fn refused(verdict: &Verdict, why: &str) -> Verdict {
+    let verdict = Verdict { depends: Depends::empty(), ..verdict.clone() };
+    match verdict.intent {
+        Intent::Read => Verdict { intent: Intent::Write, reason: Reason::Learned, object: Some(why.into()), ..verdict },
+        Intent::Prepare { name, name_at, statement } if statement.intent == Intent::Read => {
+            let statement = Box::new(refused(&statement, why));
+            Verdict { intent: Intent::Prepare { name, name_at, statement }, ..verdict }
+        }
+        _ => verdict,
     }
 }
 
@@ -297,15 +339,23 @@ fn with_shape<T>(text: &[u8], f: impl FnOnce(Option<&[u8]>) -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Recipe as _;
+    use crate::cluster::catalogue::TextRow;
     use crate::config::{ByteSize, Config};
+    use crate::decide::sql::{CatalogueQuery, FunctionLists};
+    use crate::proxy::recipe::CatalogueRecipe;
     use crate::telemetry::Telemetry;
 
     fn verdicts(cache: u64) -> Verdicts {
+        verdicts_under(Loaded::builtin(), cache)
+    }
+
+    fn verdicts_under(loaded: Loaded, cache: u64) -> Verdicts {
         let file = "[[nodes]]\nname = \"a\"\nhost = \"localhost\"\n[health]\nuser = \"u\"\n";
         let mut routing = Config::parse(file, "test.toml", &|_| None).unwrap().routing;
         routing.cache = ByteSize(cache);
         let telemetry = Telemetry::new();
-        Verdicts::new(&routing, Arc::new(Database::fixed(Loaded::builtin())), telemetry.metrics().clone())
+        Verdicts::new(&routing, Arc::new(Database::fixed(loaded)), telemetry.metrics().clone())
     }
 
     #[test]
@@ -339,16 +389,65 @@ mod tests {
     }
 
     #[test]
+    fn before_the_catalogue_is_loaded_no_query_is_a_read() {
+        let verdicts = verdicts_under(Loaded { generation: 0, ..Loaded::builtin() }, 1 << 20);
+        for text in ["SELECT a FROM t", "EXPLAIN SELECT 1", "COPY t TO STDOUT", "TABLE v"] {
+            let verdict = verdicts.of(text.as_bytes()).statements[0].clone();
+            assert_eq!((verdict.intent, verdict.reason), (Intent::Write, Reason::NoCatalogue), "{text}");
+        }
+        assert_eq!(verdicts.of(b"SHOW search_path").statements[0].intent, Intent::Read);
+    }
+
+    #[test]
+    fn a_verdict_on_a_stranger_holds_until_further_relations_are_known() {
+        let recipe = CatalogueRecipe::new(FunctionLists::default());
+        let load = |names: &[&str], before: &Loaded| {
+            let row = |name: &&str| -> Box<TextRow> { [Some("public".to_owned()), Some((*name).to_owned())].into() };
+            let answer = |query| if query == CatalogueQuery::Names { names.iter().map(row).collect() } else { vec![] };
+            recipe.build(&CatalogueQuery::ALL.map(answer), before).unwrap()
+        };
+        let first = load(&["t"], &recipe.initial());
+        let (same, more) = (load(&["t"], &first), load(&["t", "strange"], &first));
+        assert!(!recipe.is_news(&first, &same) && recipe.is_news(&first, &more));
+        assert_eq!(first.generation, more.generation, "other verdicts hold");
+        let verdicts = verdicts_under(first, 1 << 20);
+        let of = |name: &str| verdicts.of(format!("SELECT a FROM {name}").as_bytes());
+        let kept = ["t", "strange"].map(|name| {
+            (0..2).for_each(|_| drop(of(name)));
+            assert!(Arc::ptr_eq(&of(name), &of(name)), "{name}");
+            of(name)
+        });
+        assert_eq!(kept[1].statements[0].reason, Reason::UnknownRelation);
+        verdicts.database.replace(more);
+        assert!(Arc::ptr_eq(&kept[0], &of("t")));
+        (0..2).for_each(|_| drop(of("strange")));
+        assert_eq!(of("strange").statements[0].reason, Reason::PlainRead);
+        let shown = verdicts.shapes().into_iter().find(|row| row.outline == "SELECT a FROM strange").unwrap();
+        assert_eq!(shown.age, (verdicts.database.read().generation, true));
+    }
+
+    #[test]
     fn a_lesson_holds_for_all_of_the_shape() {
         let verdicts = verdicts(1 << 20);
         let intent = |text: &str| verdicts.of(text.as_bytes()).statements[0].intent.clone();
         let before = verdicts.stamp();
         assert_eq!(intent("SELECT a FROM t WHERE b = 1"), Intent::Read);
-        assert_eq!(verdicts.learn_refused(b"SELECT a FROM t WHERE b = 2"), "SELECT a FROM t WHERE b = 0");
+        let learn = |text: &str| verdicts.learn_refused(text.as_bytes(), "25006: no");
+        assert_eq!(learn("SELECT a FROM t WHERE b = 2").unwrap(), "SELECT a FROM t WHERE b = 0");
         assert_eq!(intent("SELECT a FROM t WHERE b = 2"), Intent::Write);
         assert_eq!(intent("SELECT a FROM t WHERE b = 3"), Intent::Write);
         assert_eq!(intent("SELECT a FROM t WHERE c = 3"), Intent::Read);
         assert_ne!(verdicts.stamp(), before);
+        assert_eq!(verdicts.of(b"SELECT a FROM t WHERE b = 3").statements[0].object.as_deref(), Some("25006: no"));
+        // What was known already is no news, nor what is no read.
+        let after = verdicts.stamp();
+        assert_eq!(learn("SELECT a FROM t WHERE b = 4"), None);
+        assert_eq!((learn("EXECUTE p(1)"), verdicts.stamp()), (None, after));
+        assert!(learn("PREPARE p AS SELECT a FROM t WHERE b = $1").is_some());
+        match intent("PREPARE p AS SELECT a FROM t WHERE b = $1") {
+            Intent::Prepare { statement, .. } => assert_eq!(statement.intent, Intent::Write),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -57,6 +57,9 @@ metrics! {
         "Statements that were not understood, and so went to the primary";
     UNKNOWN_HINTS = "pgpilot_unknown_hints_total", Counter, Count, [],
         "Statements with a comment for pgpilot that it does not know, counted when they were classified";
+    CATALOGUES = "pgpilot_catalogues", Gauge, Count, ["state"],
+        "Databases whose catalogue is loaded, is loading for the first time, or cannot be loaded (failing): until it is loaded \
+         for the first time, everything there runs on the primary";
     VERDICTS = "pgpilot_verdicts_total", Counter, Count, ["cache"],
         "Statements classified: found in the verdict cache by their text (hit), by their shape, or not (miss)";
     PINS = "pgpilot_pins_total", Counter, Count, ["cause"],

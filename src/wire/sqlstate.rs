@@ -32,6 +32,7 @@ impl SqlState {
     pub const UNDEFINED_TABLE: Self = Self(*b"42P01");
     pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
+    pub const DISK_FULL: Self = Self(*b"53100");
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub const CONFIGURATION_LIMIT_EXCEEDED: Self = Self(*b"53400");
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");

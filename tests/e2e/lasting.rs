@@ -135,6 +135,36 @@ async fn sessions_begin_with_what_was_laid_down_for_their_role_last() {
     }
 }
 
+#[tokio::test]
+async fn replicas_begin_sessions_with_what_was_laid_down_once_they_have_replayed_it() {
+    let proxy = Proxy::with("[routing]\nconsistency = \"eventual\"\nmax_lag = \"1h\"\n").await;
+    let show = "SELECT current_setting('lock_timeout')";
+    let everywhere = async |expected: &str| {
+        let mut row = 0;
+        wait_for("replicas to begin sessions so", LIMIT, async || {
+            row = if ask(&proxy.connect().await, show).await == expected { row + 1 } else { 0 };
+            row == 10
+        })
+        .await;
+    };
+    for replica in ["pg2", "pg3"] {
+        proxy.node(replica).pause_replay().await.unwrap();
+    }
+    proxy.connect().await.batch_execute("ALTER ROLE app SET lock_timeout = '5s'").await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(ask(&proxy.connect().await, show).await, "0", "these connections are in the pools from now on");
+    }
+    for replica in ["pg2", "pg3"] {
+        proxy.node(replica).resume_replay().await.unwrap();
+    }
+    everywhere("5s").await;
+    // Past pgpilot, which looks again when somebody speaks of what it does not know.
+    proxy.node("pg1").sql("ALTER ROLE app SET lock_timeout = '6s'").await.unwrap();
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    assert!(try_ask(&proxy.connect().await, "SELECT strange()").await.is_err());
+    everywhere("6s").await;
+}
+
 /// Servers do not list what is an application's own.
 #[tokio::test]
 async fn what_functions_and_blocks_set_follows_its_client() {

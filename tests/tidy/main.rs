@@ -55,6 +55,11 @@ const TEST_LINES: usize = 100;
 /// Larger than [`FILE_LINES`]: tables, not code.
 const TABLES: [&str; 0] = [];
 
+/// Where the time of day is looked at: to be shown, or written down for people and for the next pgpilot. It may jump, so
+/// nothing is waited for, or taken to be over, by it.
+const CALENDARS: [&str; 4] =
+    ["src/admin/page.rs", "src/admin/views/service.rs", "src/cluster/failover/mod.rs", "src/telemetry/journal.rs"];
+
 /// Where tests wait for a condition: between two looks they sleep.
 const WAITERS: [&str; 1] = ["src/net/testing.rs"];
 
@@ -115,6 +120,19 @@ fn what_decides_is_pure() {
         }
     }
     report("wire, config and decide have no clock, no dice, no lock and do not wait", &problems);
+}
+
+#[test]
+fn nothing_is_timed_by_the_time_of_day() {
+    let mut problems = Vec::new();
+    for file in rust_files("src").iter().filter(|file| !CALENDARS.contains(&file.name.as_str())) {
+        for (number, line) in file.product_lines() {
+            for word in ["SystemTime", "UNIX_EPOCH", "chrono"].iter().filter(|word| contains_word(line, word)) {
+                problems.push(format!("{}:{number}: {word}", file.name));
+            }
+        }
+    }
+    report("the clock that may be set is looked at only where CALENDARS says", &problems);
 }
 
 #[test]

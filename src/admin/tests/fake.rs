@@ -163,8 +163,9 @@ impl Sources for Fake {
     fn catalogues(&self) -> Vec<CatalogueRow> {
         let size = CatalogueSize { functions: 7, relations: 2, bytes: 512 };
         vec![
-            CatalogueRow { database: "db".into(), size: Some(size) },
-            CatalogueRow { database: "new".into(), size: None },
+            CatalogueRow { database: "db".into(), size: Some(size), trouble: None },
+            CatalogueRow { database: "closed".into(), size: None, trouble: Some("the server refuses".into()) },
+            CatalogueRow { database: "new".into(), size: None, trouble: None },
         ]
     }
 

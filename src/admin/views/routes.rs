@@ -50,18 +50,27 @@ fn mean_ms(primary: ShapeRuns, replicas: ShapeRuns) -> f64 {
     (time / (primary.statements + replicas.statements).max(1) as f64 * 1e3).round() / 1e3
 }
 
-pub(super) const CATALOGUES: &[Column] =
-    &[text("database"), text("state"), integer("functions"), integer("relations"), integer("bytes")];
+pub(super) const CATALOGUES: &[Column] = &[
+    text("database"),
+    // Where it is failing, the rest is what was loaded last; where that is nothing, no statement counts as a read.
+    text("state"),
+    integer("functions"),
+    // Those that only the primary answers rightly.
+    integer("relations"),
+    integer("bytes"),
+    text("error"),
+];
 
 pub(super) fn catalogues(sources: &dyn Sources) -> Vec<Vec<Value>> {
     let rows = sources.catalogues().into_iter().map(|row| {
         let size = row.size.unwrap_or_default();
         vec![
             (*row.database).into(),
-            if row.size.is_some() { "loaded" } else { "loading" }.into(),
+            row.state().into(),
             size.functions.into(),
             size.relations.into(),
             size.bytes.into(),
+            row.trouble.as_deref().map(str::to_owned).into(),
         ]
     });
     rows.collect()

@@ -26,7 +26,10 @@ const AS_LARGE: [&str; 5] = [
     "max_locks_per_transaction",
 ];
 
-const SETTINGS: [&str; 17] = [
+/// Above it, what somebody reads on a replica can hold up its promotion, and reads that need to be fresh.
+const STANDBY_DELAY: i64 = 5000;
+
+const SETTINGS: [&str; 19] = [
     AS_LARGE[0],
     AS_LARGE[1],
     AS_LARGE[2],
@@ -37,10 +40,12 @@ const SETTINGS: [&str; 17] = [
     "data_checksums",
     "full_page_writes",
     "hot_standby",
+    "max_standby_streaming_delay",
     "primary_conninfo",
     "primary_slot_name",
     "recovery_min_apply_delay",
     "recovery_target_timeline",
+    "synchronous_commit",
     "synchronous_standby_names",
     "wal_log_hints",
     "wal_receiver_timeout",
@@ -58,6 +63,8 @@ struct Standing<'c> {
     slots: Vec<String>,
     /// Privileges that the role lacks.
     lacking: Vec<String>,
+    /// Roles and databases with a `synchronous_commit` of their own that waits for no standby, in words.
+    hasty: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +136,17 @@ async fn ask<'c>(config: &Config, node: &'c Node) -> Result<Standing<'c>, Contro
         settings: settings.collect::<Result<_, tokio_postgres::Error>>()?,
         slots: texts(&client, "SELECT slot_name::text FROM pg_replication_slots WHERE slot_type = 'physical'").await?,
         lacking: texts(&client, &lacking(version)).await?,
+        hasty: texts(&client, HASTY).await?,
     })
 }
+
+/// Where `synchronous_commit` is set for whom, so that commits do not wait for a standby.
+const HASTY: &str = "SELECT concat_ws(' in ',
+              CASE WHEN setrole <> 0 THEN 'role ' || quote_ident(pg_get_userbyid(setrole)) END,
+              CASE WHEN setdatabase <> 0 THEN 'database ' || quote_ident(datname) END) || ' (' || split_part(it, '=', 2) || ')'
+       FROM pg_db_role_setting LEFT JOIN pg_database d ON d.oid = setdatabase, unnest(setconfig) it
+      WHERE it LIKE 'synchronous\\_commit=%' AND split_part(it, '=', 2) NOT IN ('on', 'remote_write', 'remote_apply')
+      ORDER BY 1";
 
 async fn texts(client: &Client, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
     client.query(sql, &[]).await?.iter().map(|row| row.try_get(0)).collect()
@@ -220,6 +236,15 @@ fn of_node(standing: &Standing<'_>, findings: &mut Findings) {
     if standing.text("full_page_writes") == "off" {
         add(Grade::Warning, "full_page_writes is off: pg_rewind refuses to work".to_owned());
     }
+    let delay = standing.number("max_standby_streaming_delay").filter(|&delay| !(0..=STANDBY_DELAY).contains(&delay));
+    if let Some(delay) = delay {
+        let delay = if delay < 0 { "-1 (for ever)".to_owned() } else { format!("{delay} ms") };
+        let text = format!(
+            "max_standby_streaming_delay = {delay}: for so long, one who reads on a replica can keep it from replaying \
+             the log; with less than 5s, replicas stay fresh, and pgpilot runs the read again elsewhere"
+        );
+        add(Grade::Warning, text);
+    }
     let delayed = standing.number("recovery_min_apply_delay").is_some_and(|delay| delay > 0);
     if delayed && standing.node.priority > 0 {
         let text = "recovery_min_apply_delay is set: it is never promoted; nodes.priority = 0 says so";
@@ -288,6 +313,16 @@ fn synchronous(primary: &Standing<'_>, standings: &[Standing<'_>], findings: &mu
         findings.add(Grade::Warning, primary.about(), text);
         return;
     }
+    let commit = primary.text("synchronous_commit");
+    let server = matches!(commit, "off" | "local").then(|| format!("the server ({commit})"));
+    let hasty: Vec<String> = server.into_iter().chain(primary.hasty.iter().cloned()).collect();
+    if !hasty.is_empty() {
+        let text = format!(
+            "synchronous_commit waits for no standby, and a failover may lose what was acknowledged last, as set for: {}",
+            hasty.join(", ")
+        );
+        findings.add(Grade::Warning, primary.about(), text);
+    }
     let others = standings.iter().filter(|other| other.node.name != primary.node.name);
     let names: Vec<_> = others.clone().map(Standing::follows_as).collect();
     let own = primary.follows_as().unwrap_or_else(|| primary.node.name.to_string());
@@ -314,6 +349,8 @@ mod tests {
             let conninfo = format!("host=x application_name={name}");
             let common = [
                 ("hot_standby", "on"),
+                ("max_standby_streaming_delay", "1000"),
+                ("synchronous_commit", "on"),
                 ("recovery_target_timeline", "latest"),
                 ("wal_receiver_timeout", "4000"),
                 ("wal_log_hints", "on"),
@@ -334,6 +371,7 @@ mod tests {
             settings: standing(node),
             slots: ["pg1", "pg2", "pg3"].map(str::to_owned).to_vec(),
             lacking: Vec::new(),
+            hasty: Vec::new(),
         };
         config.nodes.iter().enumerate().map(of).collect()
     }
@@ -362,6 +400,9 @@ mod tests {
             (1, "wal_log_hints", "off", Grade::Warning, "pg2"),
             (1, "full_page_writes", "off", Grade::Warning, "pg2"),
             (1, "recovery_min_apply_delay", "60000", Grade::Warning, "pg2"),
+            (1, "max_standby_streaming_delay", "-1", Grade::Warning, "pg2"),
+            (2, "max_standby_streaming_delay", "30000", Grade::Warning, "pg3"),
+            (0, "synchronous_commit", "local", Grade::Warning, "pg1"),
             (1, "primary_slot_name", "", Grade::Warning, "pg2"),
             (1, "max_prepared_transactions", "0", Grade::Bad, "pg2"),
             (2, "max_connections", "90", Grade::Bad, "pg3"),
@@ -376,6 +417,13 @@ mod tests {
             let word = if name == "wal_log_hints" { "rewound" } else { name };
             assert!(found[0].2.contains(word), "{found:?}");
         }
+    }
+
+    #[test]
+    fn whoever_does_not_wait_for_standbys_is_named() {
+        let hasty = "role \"bulk\" in database shop (off)";
+        let found = after(|all| all[0].hasty = vec![hasty.to_owned()]);
+        assert!(found.len() == 1 && found[0].1 == "pg1" && found[0].2.contains(hasty), "{found:?}");
     }
 
     #[test]

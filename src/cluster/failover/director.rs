@@ -300,7 +300,11 @@ impl Director {
                 let end = until(settings.switchover_timeout);
                 (now + end.saturating_duration_since(now) / 2, Duration::ZERO)
             }
-            Job::Quiesce { .. } => (until(settings.switchover_timeout), Duration::ZERO),
+            // Transactions that are old already have been waited for before: the rest ends soon, or some other time.
+            Job::Quiesce { .. } => {
+                let end = until(settings.switchover_timeout);
+                (now + end.saturating_duration_since(now) / 3, Duration::ZERO)
+            }
             // Who does not answer has to be known to be gone.
             Job::Agree { .. } => {
                 let patience = membership.map_or(Duration::ZERO, |membership| membership.patience());

@@ -11,6 +11,7 @@ mod seat;
 mod server;
 mod workshop;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -39,6 +40,12 @@ pub trait Connections: Send + Sync + 'static {
 
     /// Clients that have a statement or a transaction under way on a node, or are about to.
     fn busy(&self, node: NodeId) -> usize;
+
+    /// Those of them that are known by now, by the process that serves them there: who they are, in words.
+    fn at_work(&self, node: NodeId) -> HashMap<u32, String>;
+
+    /// From now on, what sessions lose on `node` they lose because it hands over to `heir`; `None`: because it is lost.
+    fn hands_over(&self, node: NodeId, heir: Option<&str>);
 }
 
 /// What changes of primary are about.

@@ -1,6 +1,6 @@
 //! What is done on one server, by SQL.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tokio_postgres::types::PgLsn;
@@ -13,8 +13,14 @@ use crate::config;
 use crate::decide::failover::{Fact, Log, Profile, Tail, conninfo};
 use crate::decide::position::{Lsn, Timeline, WalGeometry};
 
+mod readying;
+
+pub(super) use readying::OldTransaction;
+
 /// Between two looks at something that is about to happen.
 const STEP: Duration = Duration::from_millis(5);
+/// Replay that has not got on for so long is held up by something, or has nothing more to do.
+const STANDSTILL: Duration = Duration::from_millis(50);
 
 /// A connection to a server, as the role that may change it.
 pub(super) struct Server {
@@ -95,7 +101,23 @@ impl Server {
             self.set("primary_conninfo", Some(&conninfo::sealed(&conninfo))).await?;
         }
         self.wait_until("the end of its WAL receiver", NO_RECEIVER).await?;
-        self.log().await
+        self.settled_log().await
+    }
+
+    /// What it has, once it has replayed all of that, or does not get on any more: at the end there may be a part of a
+    /// record, and somebody who reads there may be in the way.
+    async fn settled_log(&self) -> Result<Log, String> {
+        let mut log = self.log().await?;
+        let mut stands_since = Instant::now();
+        while log.replayed < log.end && stands_since.elapsed() < STANDSTILL {
+            sleep(STEP).await;
+            let now = self.log().await?;
+            if now.replayed > log.replayed {
+                stands_since = Instant::now();
+            }
+            log = now;
+        }
+        Ok(log)
     }
 
     pub(super) async fn unseal(&self) -> Result<(), String> {
@@ -137,16 +159,43 @@ impl Server {
     pub(super) async fn catch_up(&self, lsn: Option<Lsn>) -> Result<Log, String> {
         match lsn {
             Some(lsn) => {
-                let sql = format!("SELECT coalesce(pg_last_wal_replay_lsn() >= '{lsn}', false)");
-                self.wait_until("catching up", &sql).await?;
+                let sql = format!("coalesce(pg_last_wal_replay_lsn() >= '{lsn}', false)");
+                self.wait_for_replay("catching up", &sql).await?;
             }
             None => {
                 self.wait_until("the end of its WAL receiver", NO_RECEIVER).await?;
-                let all = "SELECT coalesce(pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn(), false)";
-                self.wait_until("catching up", all).await?;
+                let all = "coalesce(pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn(), false)";
+                self.wait_for_replay("catching up", all).await?;
             }
         }
         self.log().await
+    }
+
+    /// Waits for something that comes with the end of the replay. Sessions that are in its way would be waited for as long
+    /// as `max_standby_streaming_delay` says, and with them everybody who writes: they are ended, and read elsewhere.
+    async fn wait_for_replay(&self, what: &str, condition: &str) -> Result<(), String> {
+        let sql = format!("SELECT {condition}, coalesce(pg_last_wal_replay_lsn(), '0/0')");
+        let waiting = async {
+            let (mut replayed, mut stands_since) = (Lsn(0), Instant::now());
+            loop {
+                let row = self.row(&sql).await?;
+                if row.get(0) {
+                    return Ok(());
+                }
+                let now = Lsn(row.get::<_, PgLsn>(1).into());
+                if now > replayed {
+                    (replayed, stands_since) = (now, Instant::now());
+                } else if stands_since.elapsed() >= STANDSTILL {
+                    let ended: i64 = self.row(CLEAR_THE_WAY).await?.get(0);
+                    if ended > 0 {
+                        tracing::info!(ended, "sessions that were in the way of the replay have been ended");
+                    }
+                    stands_since = Instant::now();
+                }
+                sleep(STEP).await;
+            }
+        };
+        self.deadline.limit(what, waiting).await?
     }
 
     /// Promotes the replica, or finds that it is promoted already.
@@ -154,7 +203,7 @@ impl Server {
         if self.is_replica().await? {
             // False, or an error of a promotion that is under way already, says nothing: what counts is the end.
             let _ = self.execute("SELECT pg_promote(false)").await;
-            self.wait_until("the promotion", "SELECT NOT pg_is_in_recovery()").await?;
+            self.wait_for_replay("the promotion", "NOT pg_is_in_recovery()").await?;
         }
         let row = self.row(PROMOTED).await?;
         let (system, timeline): (i64, i32) = (row.get(0), row.get(1));
@@ -292,6 +341,24 @@ const PROMOTED: &str = "SELECT (SELECT system_identifier FROM pg_control_system(
        pg_last_wal_replay_lsn(),
        (SELECT setting = 'on' AND source = 'configuration file' AND sourcefile LIKE '%postgresql.auto.conf'
           FROM pg_settings WHERE name = 'default_transaction_read_only')";
+
+/// If the startup process waits for sessions (a recovery conflict), ends them: those that hold the lock for which it waits,
+/// else those that may hold the snapshot or the page. Of superusers only as one.
+const CLEAR_THE_WAY: &str = "WITH startup AS (SELECT pid FROM pg_stat_activity
+       WHERE backend_type = 'startup'
+         AND (wait_event_type IN ('Lock', 'BufferPin') OR wait_event LIKE 'RecoveryConflict%')),
+     wanted AS (SELECT l.* FROM pg_locks l JOIN startup USING (pid) WHERE NOT l.granted)
+SELECT count(pg_terminate_backend(a.pid))
+  FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
+ WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+   AND EXISTS (SELECT FROM startup)
+   AND CASE WHEN EXISTS (SELECT FROM wanted)
+            THEN EXISTS (SELECT FROM pg_locks h JOIN wanted w
+                          ON (h.locktype, h.database, h.relation, h.classid, h.objid) IS NOT DISTINCT FROM
+                             (w.locktype, w.database, w.relation, w.classid, w.objid)
+                         WHERE h.granted AND h.pid = a.pid)
+            ELSE a.xact_start IS NOT NULL END
+   AND (NOT coalesce(r.rolsuper, false) OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))";
 
 /// Ends the sessions of clients, of superusers only as one. The probes of this and other pgpilots go on.
 fn end_sessions(prober: &str) -> String {

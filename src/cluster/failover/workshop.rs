@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout, timeout_at};
 
 use super::hook::{self, Hook};
-use super::server::Server;
+use super::server::{OldTransaction, Server};
 use super::{Connections, Deadline, Settings};
 use crate::cluster::Cluster;
 use crate::config;
@@ -16,6 +16,7 @@ use crate::coordination::{Membership, Reign};
 use crate::decide::failover::{Contact, Fact, Job, Outcome, Profile, Proof};
 use crate::decide::position::WalGeometry;
 use crate::decide::route::{NodeId, Role, Snapshot, State};
+use crate::telemetry::Topic;
 
 /// How often it is looked whether the clients' transactions have ended.
 const QUIESCE_POLL: Duration = Duration::from_millis(2);
@@ -27,6 +28,16 @@ pub(super) const REJOIN: Duration = Duration::from_secs(24 * 3600);
 const MARK: Duration = Duration::from_secs(1);
 /// A fence without a hook is an attempt, for which a failover does not wait long.
 const SQL_FENCE: Duration = Duration::from_secs(2);
+
+/// A candidate that takes longer to replay what has just been written has something to catch up.
+const PROMPT: Duration = Duration::from_millis(250);
+/// A replica of which nothing is heard for so long, though there is news for it, hangs.
+const HANGING: Duration = Duration::from_secs(1);
+
+/// A transaction that is open for so long may well stay so.
+const OLD: Duration = Duration::from_secs(1);
+/// How often it is looked whether it still is.
+const OLD_POLL: Duration = Duration::from_millis(20);
 
 /// Where jobs are done: those for one node in the order in which they were given out.
 #[derive(Default)]
@@ -85,6 +96,7 @@ impl Workshop {
             }
             Job::Ready { node, to } => self.ready(node, to, facts).await,
             Job::Sever { node } => {
+                facts.connections.hands_over(node, None);
                 facts.connections.sever(node);
                 Ok(Fact::Done)
             }
@@ -95,10 +107,12 @@ impl Workshop {
             Job::Unseal { node } => facts.server(node).await?.unseal().await.map(|()| Fact::Done),
             Job::Stop { node, to } => {
                 let ready = self.take(node, facts);
+                facts.connections.hands_over(node, Some(facts.name(to)));
                 facts.stop(node, to, ready).await
             }
             Job::Resume { node } => {
                 self.kept().clear();
+                facts.connections.hands_over(node, None);
                 facts.resume(node).await
             }
             Job::CatchUp { node, lsn } => {
@@ -119,16 +133,26 @@ impl Workshop {
         }
     }
 
-    /// Opens the connections that are going to be needed, and has the old primary write out what it would have to write when
-    /// it is shut down.
+    /// Opens the connections that are going to be needed, sees whether the candidate keeps up, and has the old primary write
+    /// out what it would have to write when it is shut down. A replica that hangs would hold that up: a server that shuts
+    /// down waits for those that stream from it (`WalSndWaitStopping` in walsender.c).
     async fn ready(&self, node: NodeId, to: NodeId, facts: &Facts) -> Outcome {
         self.kept().clear();
         let (old, new) = tokio::join!(facts.server(node), facts.server(to));
         let (old, new) = (old?, new?);
-        let written = if facts.has(Hook::Demote) { old.checkpoint().await } else { Ok(()) };
+        rehearse(&old, &new).await.map_err(|why| format!("{} {why}", facts.name(to)))?;
+        if facts.has(Hook::Demote) {
+            let limit = facts.deadline.saturating_duration_since(Instant::now()).saturating_sub(HANGING * 2);
+            // Without it, the shutdown only takes longer.
+            if !matches!(timeout(limit, old.checkpoint()).await, Ok(Ok(()))) {
+                tracing::info!("there was no checkpoint in time before the old primary's");
+            }
+            facts.leave_behind(node, old.end_hanging_senders(HANGING).await?);
+        }
+        facts.outlast(node, &old).await?;
         self.keep(node, old);
         self.keep(to, new);
-        written.map(|()| Fact::Done)
+        Ok(Fact::Done)
     }
 
     async fn server(&self, node: NodeId, facts: &Facts) -> Result<Server, String> {
@@ -157,7 +181,57 @@ impl Workshop {
     }
 }
 
+/// The old primary writes something, and the candidate has to have replayed it; once more if that took long, for then it
+/// may have had much to catch up.
+async fn rehearse(old: &Server, new: &Server) -> Result<(), String> {
+    for _ in 0..2 {
+        let begun = Instant::now();
+        new.replays(old.mark().await?).await?;
+        if begun.elapsed() < PROMPT {
+            break;
+        }
+    }
+    Ok(())
+}
+
 impl Facts {
+    fn name(&self, id: NodeId) -> &str {
+        self.snapshot.node(id).map_or("?", |view| view.name.as_str())
+    }
+
+    /// Waits for transactions that have been open for long, while everybody else goes on: held for one of them, all
+    /// would wait as long as that one takes.
+    async fn outlast(&self, node: NodeId, server: &Server) -> Result<(), String> {
+        let clients = self.connections.at_work(node);
+        let pids: Vec<u32> = clients.keys().copied().collect();
+        let mut old = server.old_transactions(&pids, OLD).await?;
+        let who = |it: &OldTransaction| {
+            let client = clients.get(&it.pid).map_or("a client", String::as_str);
+            format!("{client} has had a transaction open for {} s", it.age.as_secs())
+        };
+        if let Some(oldest) = old.first() {
+            let text = format!("waits, and holds nobody yet: {}; {} such in all", who(oldest), old.len());
+            self.cluster.journal().note(Topic::Failover, Some(self.name(node)), text);
+        }
+        while let Some(oldest) = old.first() {
+            if Instant::now() + OLD_POLL >= self.deadline {
+                return Err(who(oldest));
+            }
+            sleep(OLD_POLL).await;
+            let Ok(now) = server.old_transactions(&pids, OLD).await else { return Err(who(oldest)) };
+            old = now.into_iter().filter(|it| old.iter().any(|old| old.is_same_as(it))).collect();
+        }
+        Ok(())
+    }
+
+    /// Operators are told which replicas the old primary does not wait for.
+    fn leave_behind(&self, node: NodeId, hanging: Vec<String>) {
+        for name in hanging {
+            let text = format!("{name} streams from it and does not answer: it is not waited for");
+            self.cluster.journal().note(Topic::Failover, Some(self.name(node)), text);
+        }
+    }
+
     fn node(&self, id: NodeId) -> Result<&config::Node, String> {
         let view = self.snapshot.node(id).ok_or("the node is gone")?;
         let node = self.settings.nodes.iter().find(|node| node.name == view.name);

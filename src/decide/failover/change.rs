@@ -186,7 +186,15 @@ impl Machine {
 
     /// From now on nobody begins anything: other instances learn it from the record.
     fn prepare(&mut self, purpose: Purpose, actions: &mut Actions) {
-        self.record.epoch += 1;
+        if self.record.primary.is_none() {
+            // The first epoch, which began without a change, could not be written down, or there was no time for it.
+            self.record.epoch = self.next_epoch();
+            self.record.primary = self.world.primary.and_then(|id| self.world.node(id)).map(|node| node.name.clone());
+            (self.record.system, self.record.timeline) = (self.world.system, self.world.timeline);
+            self.record.synchronous = self.world.synchronous.clone().unwrap_or_default();
+            self.record.strangers = self.world.strangers.unwrap_or_default();
+        }
+        self.record.epoch = self.next_epoch();
         (self.record.purpose, self.record.progress) = (purpose, Progress::Preparing);
         self.record.written = self.world.written;
         actions.record = Some(Writing::First(self.record.clone()));
@@ -198,6 +206,7 @@ impl Machine {
         let jobs = [Job::Quiesce { node: change.old }, Job::Agree { node: change.old }];
         change.step = Step::Quiescing { waiting: jobs.into_iter().collect() };
         actions.jobs.extend(jobs);
+        actions.inform(Some(change.old), "hands over: from now on nobody begins anything, and transactions end");
         self.prepare(Purpose::Switchover, actions);
     }
 
@@ -233,8 +242,10 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         match (&mut change.step, job) {
             (Step::Approving, Job::Approve { .. }) => self.approved(outcome, now, actions),
-            // Without it, it only takes longer.
-            (Step::Readying, Job::Ready { .. }) => self.quiesce(actions),
+            (Step::Readying, Job::Ready { .. }) => match outcome {
+                Ok(_) => self.quiesce(actions),
+                Err(why) => self.undo(why, now, actions),
+            },
             (Step::Quiescing { waiting }, job) if waiting.contains(&job) => {
                 waiting.remove(&job);
                 self.quiesced(outcome, now, actions);
@@ -242,6 +253,7 @@ impl Machine {
             (Step::Stopping, Job::Stop { to, .. }) => match outcome {
                 Ok(Fact::Stopped(lsn)) => {
                     change.step = Step::CatchingUp;
+                    actions.inform(Some(to), "gets the end of the log");
                     actions.jobs.push(Job::CatchUp { node: to, lsn });
                 }
                 Ok(_) => {}
@@ -301,6 +313,7 @@ impl Machine {
             let (node, to) = (change.old, change.terms.to.unwrap_or(change.old));
             change.step = Step::Stopping;
             change.treatment = Treatment::Stopped;
+            actions.inform(Some(node), "is stopped");
             actions.jobs.push(Job::Stop { node, to });
         }
     }

@@ -67,12 +67,17 @@ pub(super) fn elect(
     }
     if let Some(to) = terms.to {
         fit.retain(|(node, _)| node.id == to);
+        if world.primary == Some(to) && world.node(to).is_some_and(|node| node.role == Role::Primary) {
+            return Err(Unelectable::Unfit(world.name(to).to_owned(), "it is the primary already"));
+        }
         if fit.is_empty() {
             return Err(Unelectable::Unfit(world.name(to).to_owned(), "it does not answer, or could not be sealed"));
         }
     }
-    let rank =
-        |(node, log): &(&Member, Log)| (log.end, node.priority, Reverse(node.zone as u8), Reverse(node.name.clone()));
+    // Whoever has replayed less would first have to replay the rest, and may be kept from it by somebody who reads there.
+    let rank = |(node, log): &(&Member, Log)| {
+        (log.end, log.replayed, node.priority, Reverse(node.zone as u8), Reverse(node.name.clone()))
+    };
     let Some(&(best, log)) = fit.iter().max_by_key(|entry| rank(entry)) else {
         let why = if reasons.is_empty() { "none answers".to_owned() } else { reasons.join("; ") };
         return Err(Unelectable::Nobody(why));

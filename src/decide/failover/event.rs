@@ -42,7 +42,7 @@ pub type Outcome = Result<Fact, String>;
 pub enum Job {
     /// The hook that may forbid a promotion.
     Approve { old: NodeId, candidate: Option<NodeId> },
-    /// Does what makes a switchover short, while all goes on: it may fail.
+    /// Does what makes a switchover short, while all goes on, and finds out whether it would be.
     Ready { node: NodeId, to: NodeId },
     /// Closes this instance's connections to a node, also those in use.
     Sever { node: NodeId },

@@ -177,9 +177,8 @@ impl Machine {
         if self.world.synchronous.is_none() {
             self.world.synchronous = Some(self.record.synchronous.clone());
         }
-        if self.world.written.is_none() {
-            self.world.written = self.record.written;
-        }
+        // Whoever decided before may have seen more of the primary's log.
+        self.world.written = self.world.written.max(self.record.written);
         if self.world.strangers.is_none() {
             self.world.strangers = Some(self.record.strangers);
         }
@@ -201,7 +200,11 @@ impl Machine {
             return;
         };
         match self.record.progress.clone() {
-            Progress::Steady => self.phase = Phase::Steady,
+            Progress::Steady => {
+                self.phase = Phase::Steady;
+                // While it was not known what was decided, or another instance was about to, they may have been held.
+                actions.routing = Some(Routing::Release);
+            }
             Progress::Preparing => {
                 actions.alarm(None, "a change of primary had been begun: it is called off");
                 self.phase =
@@ -220,7 +223,9 @@ impl Machine {
                     return;
                 };
                 actions.alarm(Some(candidate), "a promotion had been begun: it goes on");
-                let log = Log { timeline: self.world.timeline, end: decided, replayed: decided, tail: Tail::There };
+                // The probes may have found its new one already.
+                let timeline = self.record.timeline;
+                let log = Log { timeline, end: decided, replayed: decided, tail: Tail::There };
                 let step = Step::promoting(Choice { candidate, log }, now);
                 self.phase = Phase::Changing(Box::new(Change::resumed(self.record.purpose, primary, now, step)));
                 actions.jobs.push(Job::Promote { node: candidate });
@@ -232,14 +237,21 @@ impl Machine {
         }
     }
 
+    /// One that no primary has had: what an earlier pgpilot decided may not have been written down.
+    pub(super) fn next_epoch(&self) -> u64 {
+        let marked = self.world.nodes.iter().map(|node| node.marked).max().unwrap_or_default();
+        self.record.epoch.max(self.record.marked).max(marked) + 1
+    }
+
     /// Writes down who the primary is, when that is news.
     fn take_note(&mut self, actions: &mut Actions) {
         let Some(primary) = self.world.primary.and_then(|id| self.world.node(id)) else { return };
         if primary.contact != Contact::Up || primary.role != Role::Primary {
             return;
         }
+        let known = self.record.primary.as_ref() == Some(&primary.name);
         let record = Record {
-            epoch: self.record.epoch + u64::from(self.record.primary.as_ref() != Some(&primary.name)),
+            epoch: if known { self.record.epoch } else { self.next_epoch() },
             system: self.world.system,
             primary: Some(primary.name.clone()),
             timeline: self.world.timeline,
@@ -335,7 +347,7 @@ impl Machine {
                     }
                 }
                 self.phase = Phase::Steady;
-                self.look_after_abandoned(primary, now, actions);
+                self.look_after_left(primary, now, actions);
                 let scope = self.scope();
                 self.repairs.look(&self.world, primary, scope, now, actions);
                 self.repairs.begin(primary, scope, now, actions);

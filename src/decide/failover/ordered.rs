@@ -7,7 +7,7 @@ use super::event::{Actions, Ended, Purpose, Ticket, Writing};
 use super::follow::ELSEWHERE;
 use super::machine::{Machine, Phase};
 use super::suspicion::{Testimony, testimony};
-use super::world::Contact;
+use super::world::{Applies, Contact};
 use super::{Guards, Maintenance, Order, Run};
 use crate::decide::route::NodeId;
 
@@ -75,7 +75,16 @@ impl Machine {
         let mut terms = Terms { waived: Guards::DATA_LOSS, to, max_data_loss: u64::MAX };
         let choice = self.preview(&terms).map_err(|error| error.to_string())?;
         terms.to = Some(choice.candidate);
-        let plan = format!("{} would hand over to {}", self.world.name(old), self.world.name(choice.candidate));
+        let name = self.world.name(choice.candidate);
+        if self.world.node(choice.candidate).is_some_and(|node| node.applies == Applies::Paused) {
+            return Err(format!("{name} cannot take over: its replay is paused (pg_wal_replay_resume() ends that)"));
+        }
+        let mut plan = format!("{} would hand over to {name}", self.world.name(old));
+        for node in &self.world.nodes {
+            if node.id != old && node.id != choice.candidate && node.contact != Contact::Up {
+                plan += &format!("; {} does not answer, and would not be waited for", node.name);
+            }
+        }
         Ok((old, terms, plan))
     }
 

@@ -9,6 +9,7 @@ use super::machine::{Machine, Phase};
 use super::repair::{Scope, Way};
 use super::world::{Contact, Hearing};
 use super::{Guards, Progress};
+use crate::config::NodeName;
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
@@ -60,25 +61,31 @@ impl Machine {
         let Phase::Changing(change) = &mut self.phase else { return };
         let Step::Promoting { choice, since, retry_at, failures } = &mut change.step else { return };
         let choice = *choice;
-        let why = match outcome {
+        let (why, is_writable) = match outcome {
             Ok(Fact::Promoted { system, timeline, switched_at }) => {
                 match verify(choice, self.record.system, system, timeline, switched_at) {
                     Ok(()) => return self.open(choice.candidate, timeline, switched_at, now, actions),
-                    Err(why) => why,
+                    Err(why) => (why, true),
                 }
             }
             Ok(_) => return,
-            Err(why) => why,
+            Err(why) => (why, false),
         };
         *failures += 1;
-        if now.saturating_duration_since(*since) < self.rules.start_timeout {
+        // One that takes writes and is not what it should be does not come to be that by waiting.
+        let is_wrong = is_writable && *failures == 1;
+        if !is_wrong && now.saturating_duration_since(*since) < self.rules.start_timeout {
             *retry_at = Some(now + RETRY);
             actions.inform(Some(choice.candidate), format!("is not promoted yet: {why}"));
             return;
         }
         actions.alarm(Some(choice.candidate), format!("cannot be promoted: {why}"));
         if change.is_resumed {
-            // Fenced, it would stay away, and nobody could take its place all the same.
+            if is_writable {
+                // No pgpilot has sent it anything: it would not have passed then either. Others may.
+                actions.jobs.push(Job::Fence { node: choice.candidate });
+            }
+            // Fenced, one that does not answer would stay away, and nobody could take its place all the same.
             actions.alarm(
                 Some(choice.candidate),
                 "may have taken writes before pgpilot was restarted: it is waited for, and nobody else is promoted, until \
@@ -151,7 +158,7 @@ impl Machine {
     fn give_up(&mut self, choice: Choice, actions: &mut Actions) {
         let Some(name) = self.world.node(choice.candidate).map(|node| node.name.clone()) else { return };
         self.record.abandoned.insert(name, self.record.timeline);
-        self.record.epoch += 1;
+        self.record.epoch = self.next_epoch();
         self.record.progress = Progress::Preparing;
         actions.record = Some(Writing::First(self.record.clone()));
         self.repairs.forget();
@@ -174,25 +181,27 @@ impl Machine {
         actions.answers.extend(change.ticket.take().map(|ticket| (ticket, Err(why))));
     }
 
-    /// Candidates that were given up are brought back, and remembered until they follow the primary.
-    pub(super) fn look_after_abandoned(&mut self, primary: NodeId, now: Instant, actions: &mut Actions) {
-        if self.record.abandoned.is_empty() {
+    /// Primaries that were replaced, and candidates that were given up, are brought back, and remembered until they follow
+    /// the primary.
+    pub(super) fn look_after_left(&mut self, primary: NodeId, now: Instant, actions: &mut Actions) {
+        let before = self.record.abandoned.len() + self.record.replaced.len();
+        if before == 0 {
             return;
         }
-        let before = self.record.abandoned.len();
         let (world, repairs, timeline) = (&self.world, &mut self.repairs, self.record.timeline);
-        self.record.abandoned.retain(|name, _| {
+        let mut is_away = |name: &NodeName| {
             let Some(node) = world.find(name).and_then(|id| world.node(id)) else { return true };
             let heard = matches!(node.hearing, Hearing::Primary | Hearing::Replica(_));
-            let replica = node.contact == Contact::Up && node.role == Role::Replica;
-            let follows = replica && heard && node.log.is_some_and(|log| log.timeline == timeline);
-            let comes_back = node.id != primary && !follows;
-            if comes_back {
+            let streams = heard && node.contact == Contact::Up && node.role == Role::Replica;
+            if node.id != primary && !streams {
                 repairs.want(node.id, Way::Rejoin, now);
             }
-            comes_back
-        });
-        if self.record.abandoned.len() < before {
+            let follows = streams && node.log.is_some_and(|log| log.timeline == timeline);
+            node.id != primary && !follows
+        };
+        self.record.abandoned.retain(|name, _| is_away(name));
+        self.record.replaced.retain(is_away);
+        if self.record.abandoned.len() + self.record.replaced.len() < before {
             actions.record = Some(Writing::Also(self.record.clone()));
         }
     }
@@ -206,6 +215,9 @@ impl Machine {
         actions: &mut Actions,
     ) {
         let Phase::Changing(change) = std::mem::replace(&mut self.phase, Phase::Steady) else { return };
+        // It may be the same one: a hook had made it a replica before its successor was given up.
+        let is_replaced = change.purpose != Purpose::Adoption && change.old != node;
+        self.record.replaced.extend(self.record.primary.take().filter(|_| is_replaced));
         self.record.primary = self.world.node(node).map(|node| node.name.clone());
         self.record.timeline = timeline;
         self.record.written = None;
@@ -224,8 +236,7 @@ impl Machine {
             took.as_millis()
         );
         actions.alarm(Some(node), text.clone());
-        // It may be the same one: a hook had made it a replica before its successor was given up.
-        if change.purpose != Purpose::Adoption && change.old != node {
+        if is_replaced {
             self.repairs.want(change.old, Way::Rejoin, now);
         }
         self.world.primary = Some(node);

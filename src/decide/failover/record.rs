@@ -1,6 +1,6 @@
 //! What is written down before it is acted upon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,10 @@ pub struct Record {
     /// candidate, or the primary's successor, until it follows the primary.
     #[serde(default)]
     pub abandoned: BTreeMap<NodeName, Timeline>,
+    /// Primaries that gave their place up, and do not follow their successor yet. They are brought back also by a pgpilot
+    /// that does nothing else without an order.
+    #[serde(default)]
+    pub replaced: BTreeSet<NodeName>,
     /// When the last change of primary ended: seconds since 1970, by the clock of whoever carried it out.
     #[serde(default)]
     pub changed_at: Option<u64>,

@@ -169,6 +169,50 @@ fn a_replica_with_a_history_of_its_own_is_no_candidate_and_has_to_be_brought_bac
 }
 
 #[test]
+fn of_two_with_the_same_log_the_one_that_has_replayed_it_is_chosen() {
+    let now = Instant::now();
+    let mut machine = machine(record(None), now);
+    let mut plan = |world: World, to: Option<u16>| {
+        machine.on(Event::Seen(world), now);
+        let order = Order::Switchover { to: to.map(NodeId), run: Run::Dry };
+        machine.on(Event::Ordered { order, ticket: 1 }, now).answers.remove(0).1.unwrap_or_else(|why| why)
+    };
+    let with = |change: fn(&mut Member)| {
+        let mut world = world(Contact::Up);
+        change(&mut world.nodes[1]);
+        world
+    };
+    let behind = with(|node| {
+        (node.log, node.priority) =
+            (Some(Log { timeline: Timeline(1), end: Lsn(100), replayed: Lsn(60), tail: Tail::There }), 200);
+    });
+    assert_eq!(plan(behind.clone(), None), "pg1 would hand over to pg3");
+    assert_eq!(plan(behind, Some(1)), "pg1 would hand over to pg2");
+    assert_eq!(plan(with(|node| node.priority = 200), None), "pg1 would hand over to pg2");
+    let frozen = with(|node| node.contact = Contact::Silent);
+    assert_eq!(plan(frozen, None), "pg1 would hand over to pg3; pg2 does not answer, and would not be waited for");
+    let paused = plan(with(|node| node.applies = Applies::Paused), Some(1));
+    assert!(paused.starts_with("pg2 cannot take over: its replay is paused"), "{paused}");
+    assert_eq!(plan(world(Contact::Up), Some(0)), "pg1 cannot be promoted: it is the primary already");
+}
+
+#[test]
+fn a_switchover_whose_candidate_is_not_ready_is_called_off_before_anybody_waits() {
+    let now = Instant::now();
+    let mut machine = machine(record(None), now);
+    let order = Order::Switchover { to: Some(NodeId(1)), run: Run::Real };
+    machine.on(Event::Ordered { order, ticket: 1 }, now);
+    let node = NodeId(0);
+    let approved = Job::Approve { old: node, candidate: Some(NodeId(1)) };
+    machine.on(Event::Ended { job: approved, outcome: Ok(Fact::Done) }, now);
+    let ready = Job::Ready { node, to: NodeId(1) };
+    let ended = machine.on(Event::Ended { job: ready, outcome: Err("pg2 does not keep up".to_owned()) }, now);
+    assert_eq!(ended.answers, [(1, Err("pg2 does not keep up".to_owned()))]);
+    assert!(ended.jobs.is_empty() && ended.routing != Some(Routing::Hold), "{ended:?}");
+    assert_eq!((machine.status().state, machine.record().epoch), ("steady", 3));
+}
+
+#[test]
 fn a_promotion_that_is_resumed_tells_the_other_replicas_whom_to_follow() {
     let now = Instant::now();
     let later = now + Duration::from_secs(1);
@@ -213,4 +257,39 @@ fn nothing_can_be_ordered_before_it_is_known_what_was_decided() {
         assert!(why.contains("not known yet") && refused.record.is_none(), "{refused:?}");
     }
     assert_eq!(machine.record().maintenance, Maintenance::Off);
+}
+
+/// The disk was full when the first record was to be written, or that of a successor that somebody else had promoted.
+#[test]
+fn an_epoch_that_was_not_written_down_is_not_used_again() {
+    let now = Instant::now();
+    let mut marked = world(Contact::Up);
+    marked.nodes[2].marked = 8;
+    for (left, seen, epoch) in
+        [(Record::default(), world(Contact::Up), 2), (Record::default(), marked.clone(), 10), (record(None), marked, 9)]
+    {
+        let mut machine = Machine::new(rules(), WallClock { unix: UNIX, at: now });
+        machine.on(Event::Restored(left), now);
+        // It is lost before anything was noted.
+        let mut lost = seen;
+        lost.nodes[0].contact = Contact::Refused;
+        lost.nodes.iter_mut().for_each(|node| node.hearing = Hearing::Nothing);
+        machine.on(Event::Seen(lost.clone()), now);
+        let begun = machine.on(Event::Seen(lost), now + Duration::from_secs(1)).record;
+        let Some(Writing::First(begun)) = begun else { panic!("{begun:?}") };
+        assert_eq!((begun.epoch, begun.primary, begun.timeline), (epoch, Some(name(0)), Timeline(1)));
+    }
+}
+
+/// One of several instances reaches the primary when another does not.
+#[test]
+fn what_others_had_seen_of_the_log_counts() {
+    let now = Instant::now();
+    for (written, state) in [(100, "approving"), (150, "suspect")] {
+        let mut machine = Machine::new(rules(), WallClock { unix: UNIX, at: now });
+        let left = Record { written: Some(Lsn(written)), ..record(None) };
+        machine.on(Event::Restored(left), now);
+        machine.on(Event::Seen(world(Contact::Refused)), now);
+        assert_eq!(after_loss(&mut machine, now, Duration::from_secs(5)).0, state, "{written}");
+    }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Synchronous;
 use crate::config::NodeName;
-use crate::decide::health::{Answer, Receiver, Stage};
+use crate::decide::health::{Answer, Applying, Receiver, Stage};
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, NodeView, Role, Snapshot, State, Trouble};
 
@@ -45,7 +45,7 @@ pub struct Member {
     pub log: Option<Log>,
     pub hearing: Hearing,
     pub history: History,
-    /// `recovery_min_apply_delay` is set.
+    /// When it replays what it receives.
     pub applies: Applies,
     /// Its name in `synchronous_standby_names`.
     pub standby_name: String,
@@ -117,6 +117,8 @@ pub enum History {
 pub enum Applies {
     AtOnce,
     Delayed,
+    /// `pg_wal_replay_pause()`, which a promotion ends.
+    Paused,
 }
 
 /// Where a node is, seen from pgpilot.
@@ -266,6 +268,7 @@ impl Log {
 fn applies(answer: &Answer) -> Applies {
     match &answer.stage {
         Stage::Recovering(recovery) if !recovery.apply_delay.is_zero() => Applies::Delayed,
+        Stage::Recovering(recovery) if recovery.applying == Applying::Paused => Applies::Paused,
         _ => Applies::AtOnce,
     }
 }

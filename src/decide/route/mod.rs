@@ -7,6 +7,7 @@ mod decision;
 mod freshness;
 mod patience;
 mod policy;
+mod replaying;
 #[cfg(test)]
 mod simulation;
 mod snapshot;
@@ -16,4 +17,5 @@ mod tests;
 pub use decision::{Ask, Decision, Demand, Need, Refusal, Route, WaitFor, route};
 pub use freshness::{Freshness, Loss, is_in_service};
 pub use policy::Policy;
+pub use replaying::Replaying;
 pub use snapshot::*;

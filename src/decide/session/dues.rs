@@ -221,12 +221,15 @@ impl Dues {
 
     /// The server has begun to read COPY data in an extended batch. While it does, it ignores Sync and Flush ("Ignore Flush/Sync for the
     /// convenience of client libraries", `CopyGetData` in `src/backend/commands/copyfromparse.c`): those already sent have no reply.
-    pub fn copy_in_started(&mut self) {
+    /// Returns whether there are any: then the batch is not at its end, for another Sync is to come.
+    pub fn copy_in_started(&mut self) -> bool {
+        let due = self.queue.len();
         if matches!(self.queue.front(), Some(Due { kind: Kind::Execute, .. })) {
             while matches!(self.queue.get(1), Some(Due { kind: Kind::Sync, .. })) {
                 self.queue.remove(1);
             }
         }
+        self.queue.len() < due
     }
 
     fn skip_to_sync(&mut self) -> Vec<Due> {
@@ -305,7 +308,7 @@ mod tests {
     fn a_sync_sent_before_the_copy_began_has_no_reply() {
         let mut dues = dues([Kind::Execute, Kind::Sync].map(|kind| (kind, Fate::Client)));
         assert_eq!(forwarded(&mut dues, b"G"), b"G");
-        dues.copy_in_started();
+        assert!(dues.copy_in_started());
         dues.push(Kind::Sync, Fate::Client);
         assert_eq!(forwarded(&mut dues, b"CZ"), b"CZ");
         assert!(dues.is_empty());

@@ -60,12 +60,20 @@ pub(super) fn hazard(text: &str, language: Language, promise: Promise, facts: &F
     // Dynamic SQL is not looked into; but what is written in it can be seen.
     let writes = || mentioned(text).contains(Effects::WRITES).then(|| mentioned(text) | Effects::SETTINGS);
     let left = found.or_else(writes)?;
+    let left = if promise == Promise::Nothing { left | redefined(text, language) } else { left };
     Some(left.difference(Effects::WRITES | Effects::ALONE | Effects::COPY_IN))
+}
+
+/// What the body of a DO leaves behind, which is in PL/pgSQL, or else no more than its words are known.
+pub(super) fn left_by_block(text: &str, facts: &Facts<'_>) -> Option<Effects> {
+    const LEFT: Effects = Effects::ANYTHING.union(Effects::LASTS);
+    hazard(text, Language::PlPgSql, Promise::Nothing, facts).map(|effects| effects & LEFT)
 }
 
 /// What is left behind by an expression, a rule or a call that a server runs besides a statement; `None`: nothing.
 pub(super) fn left_by(text: &str, facts: &Facts<'_>) -> Option<Effects> {
-    const LEFT: Effects = Effects::ANYTHING.union(Effects::LASTS).difference(Effects::CATALOGUE);
+    const LEFT: Effects =
+        Effects::ANYTHING.union(Effects::LASTS).union(Effects::STRANGE_RELATION).difference(Effects::CATALOGUE);
     let tokens = (text.len() <= facts.max_parse).then(|| Lexer::new(text).collect::<Result<Vec<Token>, _>>().ok());
     let Some(tokens) = tokens.flatten() else { return Some(Effects::ANYTHING & LEFT) };
     let left = left_by_scan(&scan_procedure(Tokens::new(text, &tokens), facts), facts) & LEFT;
@@ -79,7 +87,7 @@ fn left_by_scan(found: &Scan, facts: &Facts<'_>) -> Effects {
         Doubt::Relation { schema, name } => {
             facts.catalogue.relation(schema.as_deref(), name, None).map_or(Effects::empty(), |hazard| hazard.effects)
         }
-        Doubt::Modification => Effects::empty(),
+        Doubt::Strange { .. } | Doubt::Modification => Effects::empty(),
     });
     // A setting that is changed by name is changed unseen.
     let set = if found.settings.is_empty() { Effects::empty() } else { Effects::SETTINGS };
@@ -152,6 +160,67 @@ fn begins_statement(tokens: Tokens<'_>, i: usize) -> bool {
     tokens.is_punctuation(before, b';')
         || tokens.is_operator(before, ">>")
         || tokens.is_any(before, &["begin", "then", "else", "loop"])
+}
+
+/// Whether a body makes, alters or drops what verdicts are given by. Where statements are put together, any word in it
+/// counts, be it in a string; and where none of its strings begins one of another kind, the text comes from elsewhere: it may be
+/// anything.
+fn redefined(text: &str, language: Language) -> Effects {
+    const KINDS: [&str; 27] = [
+        "access",
+        "aggregate",
+        "cast",
+        "collation",
+        "constraint",
+        "domain",
+        "event",
+        "extension",
+        "foreign",
+        "function",
+        "index",
+        "materialized",
+        "operator",
+        "or",
+        "owned",
+        "policy",
+        "procedure",
+        "recursive",
+        "routine",
+        "rule",
+        "schema",
+        "sequence",
+        "table",
+        "trigger",
+        "type",
+        "unlogged",
+        "view",
+    ];
+    const OTHER: [&str; 21] = [
+        "analyze", "begin", "call", "close", "copy", "declare", "delete", "fetch", "insert", "listen", "lock", "merge",
+        "notify", "refresh", "reset", "select", "set", "truncate", "update", "values", "with",
+    ];
+    let words: Vec<&str> =
+        text.split(|c: char| !c.is_ascii() || !is_word(c as u8)).filter(|word| !word.is_empty()).collect();
+    let is_any = |word: Option<&&str>, all: &[&str]| {
+        word.is_some_and(|word| all.binary_search(&Lower::new(word).as_str()).is_ok())
+    };
+    let redefines = |i: usize| {
+        is_any(Some(&words[i]), &["alter", "create", "drop"]) && is_any(words.get(i + 1), &KINDS)
+            || is_any(Some(&words[i]), &["grant", "revoke"]) && is_any(words.get(i + 2), &["on"])
+    };
+    let is_dynamic = || language == Language::PlPgSql && words.iter().any(|word| word.eq_ignore_ascii_case("execute"));
+    let begins_other = || {
+        let tokens: Vec<Token> = Lexer::new(text).map_while(Result::ok).collect();
+        let tokens = Tokens::new(text, &tokens);
+        let first = |i: usize| {
+            let string = tokens.string(i)?;
+            let word = string.split(|c: char| !c.is_ascii_alphabetic()).find(|word| !word.is_empty())?;
+            Some(is_any(Some(&word), &OTHER))
+        };
+        (0..tokens.len()).any(|i| first(i) == Some(true))
+    };
+    let redefined = (0..words.len()).any(redefines) || is_dynamic() && !begins_other();
+    if redefined { Effects::CATALOGUE } else { Effects::empty() }
 }
 
 /// What of a session's state a body makes by itself: by its statements, or, where those are put together, by any word.

@@ -16,6 +16,7 @@ mod names;
 mod oversized;
 mod parse;
 mod placeholders;
+mod references;
 mod scan;
 mod settings;
 mod shape;

@@ -28,16 +28,52 @@ const MAX_NESTING: usize = 12;
 /// must be walked and dropped.
 const MAX_CHAIN: usize = 1_500;
 
+/// Longer statements are not parsed: they would want too large a stack.
+const MAX_SOURCE: usize = 128 * 1024;
+
+/// Texts with more joins are not parsed: joins whose conditions come later nest, which no recursion limit of the parser counts.
+const MAX_JOINS: usize = 200;
+
+/// What the parser, the visitor and the tree's destructor take of the stack, and more: up to the parser's recursion limit,
+/// for each join around another, and for each byte, whatever it means.
+const STACK: usize = 640 * KIB;
+const STACK_PER_JOIN: usize = 10 * KIB;
+const STACK_PER_BYTE: usize = KIB / 8;
+
+/// Without optimisation, the parser's frames are ten times as large.
+const KIB: usize = if cfg!(debug_assertions) { 10 * 1024 } else { 1024 };
+
 /// Judges the doubts about one statement: those that hold, as causes. What the parser does not understand holds.
 pub(super) fn judge(tokens: Tokens<'_>, doubts: &[Doubt], facts: &Facts<'_>) -> Vec<Cause> {
     if doubts.is_empty() {
         return Vec::new();
     }
-    let statement = if is_parsable(tokens) { parse(tokens.source()) } else { None };
-    let Some(statement) = statement else { return doubts.iter().map(|doubt| unsettled(doubt, facts)).collect() };
-    let mut findings = Findings::default();
-    let _: ControlFlow<()> = statement.visit(&mut findings);
-    doubts.iter().filter_map(|doubt| findings.confirm(doubt, facts)).collect()
+    let findings = if is_parsable(tokens) { find(tokens.source()) } else { None };
+    match findings {
+        Some(findings) => doubts.iter().filter_map(|doubt| findings.confirm(doubt, facts)).collect(),
+        None => doubts.iter().map(|doubt| unsettled(doubt, facts)).collect(),
+    }
+}
+
+/// What the parser finds in one statement. Whatever the text, the stack suffices: where what is left of this one does not,
+/// another one is taken.
+fn find(text: &str) -> Option<Findings> {
+    let joins = joins_in(text);
+    if text.len() > MAX_SOURCE || joins > MAX_JOINS {
+        return None;
+    }
+    let stack = STACK + joins * STACK_PER_JOIN + text.len() * STACK_PER_BYTE;
+    stacker::maybe_grow(stack, stack, || {
+        let statement = parse(text)?;
+        let mut findings = Findings::default();
+        let _: ControlFlow<()> = statement.visit(&mut findings);
+        Some(findings)
+    })
+}
+
+/// At least as many as the parser can find, however it takes the text apart: it folds letters as Unicode does (`joın`).
+fn joins_in(text: &str) -> usize {
+    text.as_bytes().windows(2).filter(|pair| pair.eq_ignore_ascii_case(b"jo")).count()
 }
 
 fn unsettled(doubt: &Doubt, facts: &Facts<'_>) -> Cause {
@@ -51,12 +87,17 @@ fn unsettled(doubt: &Doubt, facts: &Facts<'_>) -> Cause {
             let home = schema.as_deref().or_else(|| facts.catalogue.home_of_relation(name));
             Cause::about(Reason::PrimaryRelation, full_name(home, name)).with(effects)
         }
+        Doubt::Strange { schema, name } => strange(schema.as_deref(), name),
         Doubt::Modification => Cause::new(Reason::Unparsable),
     }
 }
 
 fn unknown_function(schema: Option<&str>, name: &str) -> Cause {
     Cause::about(Reason::UnknownFunction, full_name(schema, name)).with(Effects::SETTINGS)
+}
+
+fn strange(schema: Option<&str>, name: &str) -> Cause {
+    Cause::about(Reason::UnknownRelation, full_name(schema, name)).with(Effects::STRANGE_RELATION)
 }
 
 /// One statement and nothing after it.
@@ -67,8 +108,8 @@ fn parse(text: &str) -> Option<Statement> {
     (parser.peek_token().token == sqlparser::tokenizer::Token::EOF).then_some(statement)
 }
 
-/// Whether the tree stays low enough to be built, walked and dropped on a small stack. What bounds its height: the
-/// tokens of the longest list element, plus those of the groups inside it.
+/// Whether the tree stays low. What bounds its height: the tokens of the longest list element, plus those of the groups
+/// inside it.
 fn is_parsable(tokens: Tokens<'_>) -> bool {
     #[derive(Default, Clone, Copy)]
     struct Level {
@@ -84,9 +125,9 @@ fn is_parsable(tokens: Tokens<'_>) -> bool {
     for i in 0..tokens.len() {
         let kind = tokens.get(i).map(|t| t.kind);
         match kind {
-            Some(Kind::Punctuation(b'(' | b'[')) if open.len() > MAX_NESTING => return false,
-            Some(Kind::Punctuation(b'(' | b'[')) => open.push(Level::default()),
-            Some(Kind::Punctuation(b')' | b']')) if open.len() > 1 => {
+            Some(Kind::Punctuation(b'(' | b'[' | b'{')) if open.len() > MAX_NESTING => return false,
+            Some(Kind::Punctuation(b'(' | b'[' | b'{')) => open.push(Level::default()),
+            Some(Kind::Punctuation(b')' | b']' | b'}')) if open.len() > 1 => {
                 let level = open.pop().unwrap_or_default();
                 if let Some(outer) = open.last_mut() {
                     outer.inner = outer.inner.max(close(level));
@@ -136,6 +177,12 @@ impl Findings {
                 let home = schema.as_deref().or_else(|| facts.catalogue.home_of_relation(name));
                 Some(Cause::about(Reason::PrimaryRelation, full_name(home, name)).with(hazard.effects))
             }),
+            Doubt::Strange { .. } if self.hides_relations => Some(unsettled(doubt, facts)),
+            Doubt::Strange { schema, name } => {
+                let is_it =
+                    |found: &(Option<String>, String)| found.0.as_deref() == schema.as_deref() && *found.1 == **name;
+                self.relations.iter().any(is_it).then(|| strange(schema.as_deref(), name))
+            }
             Doubt::Modification => self.modification.map(|reason| Cause::new(reason).with(Effects::WRITES)),
         }
     }

@@ -9,10 +9,11 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::arguments::Arguments;
-use super::catalogue::{Call, Listed, Resolved, Standing};
+use super::catalogue::{Call, Hidden, Listed, Resolved, Standing};
 use super::classify::Facts;
 use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
+use super::references;
 use super::settings;
 use super::targets::{self, Named};
 use super::tokens::Tokens;
@@ -44,6 +45,8 @@ pub(super) enum Doubt {
     Call { schema: Option<Box<str>>, name: Box<str> },
     /// A relation that only the primary answers rightly, or a column of the same name.
     Relation { schema: Option<Box<str>>, name: Box<str> },
+    /// A relation that nothing is known of, or what only looks like one.
+    Strange { schema: Option<Box<str>>, name: Box<str> },
     /// INSERT, UPDATE, DELETE or MERGE, or a column so named.
     Modification,
 }
@@ -79,8 +82,16 @@ enum Grammar {
 }
 
 fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
-    let mut scanner =
-        Scanner { grammar, tokens, facts, found: Scan::default(), keyword_at: None, open: Vec::new(), closed: None };
+    let mut scanner = Scanner {
+        grammar,
+        tokens,
+        facts,
+        fills_rows: facts.catalogue.has_row_hazards() && (0..tokens.len()).any(|i| fills_rows(tokens, i)),
+        found: Scan::default(),
+        keyword_at: None,
+        open: Vec::new(),
+        closed: None,
+    };
     let mut i = 0;
     while let Some(token) = tokens.get(i) {
         i = match token.kind {
@@ -105,6 +116,8 @@ struct Scanner<'a, 'f> {
     grammar: Grammar,
     tokens: Tokens<'a>,
     facts: &'f Facts<'f>,
+    /// Whether rows of any type may be made of text, and so checked.
+    fills_rows: bool,
     found: Scan,
     /// The last word that is no label and no part of a longer name: only such a word can be a keyword.
     keyword_at: Option<usize>,
@@ -199,10 +212,7 @@ impl<'a> Scanner<'a, '_> {
                 self.written(i);
             }
             "copy" | "truncate" => self.written(i),
-            "current_time" | "current_timestamp" | "localtime" | "localtimestamp" | "tablesample" => {
-                self.found.effects |= Effects::MOMENT;
-            }
-            _ => {}
+            _ => self.found.effects |= keywords::moment_of_keyword(word),
         }
         if self.facts.catalogue.has_operator_hazards() {
             keywords::operators_behind(word).iter().for_each(|name| self.operator(None, name));
@@ -210,6 +220,10 @@ impl<'a> Scanner<'a, '_> {
     }
 
     fn written(&mut self, i: usize) {
+        // `FOR UPDATE SKIP LOCKED`, `ON UPDATE CASCADE`
+        if self.follows(i, &["for", "key", "on"]) {
+            return;
+        }
         let (effects, depends) = left_by_writing(self.tokens, i, self.facts);
         self.found.effects |= effects;
         self.found.depends |= depends;
@@ -249,8 +263,7 @@ impl<'a> Scanner<'a, '_> {
         let Resolved { standing, home, depends } = catalogue.resolve(&call, self.facts.asker.path, overrides);
         self.found.depends |= depends;
         match standing {
-            Standing::Safe if keywords::is_of_the_moment(name) => self.found.effects |= Effects::MOMENT,
-            Standing::Safe => {}
+            Standing::Safe => self.found.effects |= keywords::moment_of_function(name),
             Standing::Unknown => self.doubt(Doubt::Call { schema: schema.map(Into::into), name: name.into() }),
             Standing::Primary { effects, by } => {
                 let special = by == Listed::Not && !catalogue.has_own_function(name);
@@ -276,8 +289,8 @@ impl<'a> Scanner<'a, '_> {
         if schema.is_none() {
             self.found.depends |= Depends::PATH;
         }
-        if let Some(effects) = catalogue.operator_hazard(schema, name, path) {
-            self.hidden_call(format!("operator {name}"), effects);
+        if let Some(Hidden { home, effects }) = catalogue.operator_hazard(schema, name, path) {
+            self.hidden_call(format!("operator {home}.{name}"), effects);
         }
     }
 
@@ -289,8 +302,8 @@ impl<'a> Scanner<'a, '_> {
         }
         if schema.is_none() {
             let meant = keywords::types_behind(name).iter();
-            for effects in meant.filter_map(|meant| catalogue.type_hazard(Some("pg_catalog"), meant, None)) {
-                self.hidden_call(format!("type {name}"), effects);
+            for meant in meant.filter_map(|meant| catalogue.type_hazard(Some("pg_catalog"), meant, None)) {
+                self.hidden_call(format!("type {}.{name}", meant.home), meant.effects);
             }
         }
         if catalogue.type_hazard(schema, name, None).is_none() {
@@ -299,8 +312,8 @@ impl<'a> Scanner<'a, '_> {
         if schema.is_none() {
             self.found.depends |= Depends::PATH;
         }
-        if let Some(effects) = catalogue.type_hazard(schema, name, path) {
-            self.hidden_call(format!("type {name}"), effects);
+        if let Some(Hidden { home, effects }) = catalogue.type_hazard(schema, name, path) {
+            self.hidden_call(format!("type {home}.{name}"), effects);
         }
     }
 
@@ -359,16 +372,16 @@ impl<'a> Scanner<'a, '_> {
             }
             if !is_first
                 && following.is_none()
-                && let Some(effects) = catalogue.field_hazard(&name)
+                && let Some(Hidden { home, effects }) = catalogue.field_hazard(&name)
             {
-                self.hidden_call(name.clone().into_owned(), effects);
+                self.hidden_call(full_name(Some(home), &name), effects);
             }
             self.type_name(schema.as_deref(), &name);
             if following.is_none()
-                && let Some(effects) = catalogue.row_hazard(schema.as_deref(), &name)
-                && self.is_type_here(parts)
+                && let Some(Hidden { home, effects }) = catalogue.row_hazard(schema.as_deref(), &name)
+                && (self.fills_rows || self.is_type_here(parts))
             {
-                self.hidden_call(format!("type {name}"), effects);
+                self.hidden_call(format!("type {home}.{name}"), effects);
             }
             // `a.b` may be schema and relation, or relation and column; the relation is then named in FROM as well.
             let alone = is_first && parts.len() == 1;
@@ -409,12 +422,40 @@ impl<'a> Scanner<'a, '_> {
     }
 }
 
+/// The relations of a query that nothing is known of.
+pub(super) fn strangers(tokens: Tokens<'_>, facts: &Facts<'_>) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
+    references::each(tokens, |Named { schema, name }| {
+        let schema = schema.as_deref();
+        if !is_temporary_schema(schema) && facts.catalogue.is_strange(schema, &name, facts.asker.path) {
+            doubts.push(Doubt::Strange { schema: schema.map(Into::into), name: (*name).into() });
+        }
+    });
+    doubts
+}
+
+/// Whether what stands at `i` makes a row of the type of its argument: `json_populate_record`, hstore's `#=`, and their kin.
+fn fills_rows(tokens: Tokens<'_>, i: usize) -> bool {
+    match tokens.get(i).map(|token| token.kind) {
+        Some(Kind::Operator) => tokens.raw(i).contains("#="),
+        Some(Kind::Word) => tokens.raw(i).to_ascii_lowercase().contains("populate_record"),
+        Some(Kind::Quoted | Kind::UnicodeQuoted) => {
+            tokens.escaped_name(i).is_none_or(|name| name.contains("populate_record"))
+        }
+        _ => false,
+    }
+}
+
 /// What is run besides the statement whose keyword is at `i`, by the triggers and the like of what it writes to.
 pub(super) fn left_by_writing(tokens: Tokens<'_>, i: usize, facts: &Facts<'_>) -> (Effects, Depends) {
     let Facts { catalogue, asker, .. } = *facts;
     let (mut left, mut depends) = (Effects::empty(), Depends::empty());
     for Named { schema, name } in targets::of(tokens, i) {
         let schema = schema.as_deref();
+        if catalogue.is_strange(schema, &name, asker.path) {
+            left |= Effects::STRANGE_RELATION;
+            depends |= Depends::STRANGERS;
+        }
         if catalogue.left_by_write(schema, &name, None).is_none() {
             continue;
         }

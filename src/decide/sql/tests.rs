@@ -238,7 +238,7 @@ fn verdicts_read_well() {
 }
 
 /// Texts that grow by repetition, each with a doubt in it, so that the parser has to look: (head, unit, tail).
-const GROWING: [(&str, &str, &str); 20] = [
+const GROWING: [(&str, &str, &str); 43] = [
     ("SELECT 1", "+1", " FROM (VALUES (1)) v(a)"),
     ("SELECT a", "[1]", " FROM (VALUES (1)) v(a)"),
     ("SELECT a", "::int", " FROM (VALUES (1)) v(a)"),
@@ -251,6 +251,29 @@ const GROWING: [(&str, &str, &str); 20] = [
     ("SELECT ", "- ", "1 FROM (VALUES (1)) v(a)"),
     ("SELECT v(a) ", "UNION SELECT 1 ", ""),
     ("SELECT v(a) FROM t ", "JOIN u USING (a) ", ""),
+    ("SELECT v(a) FROM t ", "JOIN u ", ""),
+    ("SELECT v(a) FROM t ", "LEFT jo\u{131}n u ", ""),
+    ("SELECT v(a) FROM t ", "INNER JOIN LATERAL (u) ", ""),
+    ("SELECT v(a) FROM t ", "NATURAL JOIN u ", ""),
+    ("SELECT v(a) FROM t ", "CROSS JOIN u ", ""),
+    ("SELECT v(a) FROM t ", "FULL JOIN u ", "NATURAL JOIN w"),
+    ("SELECT v(a) FROM t ", ", u JOIN u ", "ON 1"),
+    ("SELECT v(a) ", "UNION SELECT 1 INTERSECT SELECT 1 ", ""),
+    ("SELECT v(a) FROM t MATCH_RECOGNIZE (PATTERN (", "{- ", "b"),
+    ("SELECT v(a) FROM t MATCH_RECOGNIZE (PATTERN (b", " | c*", ") DEFINE b AS 1)"),
+    ("SELECT v(a), x FROM JSON_TABLE(j, 'p' COLUMNS (", "NESTED PATH 'a' COLUMNS (", "b int PATH 'a'"),
+    ("SELECT v(a), 1::int", "[]", ""),
+    ("SELECT v(a), ", "INTERVAL ", "'1'"),
+    ("SELECT v(a), 1 ", "BETWEEN 1 AND ", "1"),
+    ("SELECT v(a), a", ".b", ""),
+    ("SELECT v(a), a", ":b", ""),
+    ("SELECT v(a), ", "CAST(", "1"),
+    ("SELECT v(a), ", "ARRAY[", "1"),
+    ("SELECT v(a), ", "{", "1"),
+    ("SELECT v(a) FROM ", "LATERAL (SELECT * FROM ", "t"),
+    ("SELECT v(a) -- \r FROM t ", "JOIN u ", ""),
+    ("SELECT v(a), /* /* */ FROM t ", "JOIN u ", " */ 1"),
+    ("SELECT v(a), U&'\\' ", "+ 1 ", ""),
     ("SELECT v(a), ", "(", "1"),
     ("SELECT v(a), ", "f(", "1"),
     ("SELECT v(a), ", "CASE WHEN ", "1"),
@@ -272,7 +295,7 @@ fn growing_texts_neither_overflow_nor_take_long() {
     let check = || {
         with_builtin(|facts| {
             for (head, unit, tail) in GROWING {
-                for n in [5, 9, 14, 22, 28, 40, 150, 350, 700, 1_400, 5_000, 60_000 / unit.len()] {
+                for n in [5, 9, 11, 12, 14, 22, 28, 40, 150, 199, 200, 350, 700, 1_400, 5_000, 60_000 / unit.len()] {
                     let open = unit.matches('(').count() - unit.matches(')').count();
                     for text in [
                         format!("{head}{}{tail}", unit.repeat(n)),

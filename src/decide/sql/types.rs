@@ -43,6 +43,18 @@ impl Verdict {
         Verdict::new(Intent::Write, reason).with(Effects::ANYTHING)
     }
 
+    fn distrust(&mut self) {
+        match &mut self.intent {
+            Intent::Read if self.reason != Reason::Show => {
+                (self.intent, self.reason) = (Intent::Write, Reason::NoCatalogue);
+            }
+            Intent::Prepare { statement, .. } => return statement.distrust(),
+            Intent::Write => {}
+            _ => return,
+        }
+        self.effects |= Effects::STRANGE_RELATION;
+    }
+
     #[must_use]
     pub fn with(mut self, effects: Effects) -> Self {
         self.effects |= effects;
@@ -57,6 +69,13 @@ impl Verdict {
 }
 
 impl Classified {
+    /// What is left of it where nothing is known of the database: no read is certain to be one.
+    #[must_use]
+    pub fn without_catalogue(mut self) -> Self {
+        self.statements.iter_mut().for_each(Verdict::distrust);
+        self
+    }
+
     /// What any of its verdicts depends on.
     pub fn depends(&self) -> Depends {
         self.statements.iter().fold(Depends::empty(), |all, verdict| all | verdict.depends)
@@ -238,6 +257,9 @@ bitflags::bitflags! {
         const WRITES = 1 << 6;
         /// A comment is meant for pgpilot, and says something that it does not know.
         const HINT_UNKNOWN = 1 << 7;
+        /// Reads from, or writes to, a relation of which nothing is known: that may change settings, unless it is a temporary table
+        /// of the session's own.
+        const STRANGE_RELATION = 1 << 8;
         /// COPY .. FROM STDIN: data follows from the client.
         const COPY_IN = 1 << 9;
         /// Cannot run inside a transaction block (VACUUM, CREATE DATABASE, ..), so it must be the only statement of its message.
@@ -280,6 +302,8 @@ bitflags::bitflags! {
         const PARAMETERS = 1 << 1;
         /// The types of constants, which texts of one shape need not share.
         const LITERALS = 1 << 2;
+        /// Which relations are known: one that it names is not among them.
+        const STRANGERS = 1 << 3;
     }
 }
 
@@ -312,6 +336,10 @@ reasons! {
     PrimaryFunction = "primary_function",
     /// A function the catalogue does not know, or no catalogue is loaded.
     UnknownFunction = "unknown_function",
+    /// A relation that the catalogue does not have: a view made elsewhere, or a temporary table.
+    UnknownRelation = "unknown_relation",
+    /// The database's catalogue has not been loaded yet.
+    NoCatalogue = "no_catalogue",
     /// A relation that only the primary answers rightly (pg_stat_*, sequences, unlogged and temporary tables, a view over them).
     PrimaryRelation = "primary_relation",
     /// The operators' lists in the topology file.

@@ -41,6 +41,7 @@ async fn a_delayed_replica_is_not_read_from_after_a_write_until_it_has_it() {
     let (session, other) = (proxy.connect().await, proxy.connect().await);
     session.batch_execute("CREATE TABLE t AS SELECT 1 AS n").await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    proxy.wait_for_read("SELECT n FROM t").await;
     let delayed = Instant::now();
     proxy.node("pg2").set("recovery_min_apply_delay", "1h").await.unwrap();
     const DELAYS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity

@@ -113,6 +113,9 @@ async fn each_level_gives_reads_the_mode_that_it_says() {
     }
     proxy.connect().await.batch_execute("CREATE TABLE t AS SELECT 'old' AS s").await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    for proxy in configured.iter().map(|(proxy, _)| proxy).chain([&proxy]) {
+        proxy.wait_for_read(READ).await;
+    }
     for replica in ["pg2", "pg3"] {
         proxy.node(replica).pause_replay().await.unwrap();
     }

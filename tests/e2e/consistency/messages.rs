@@ -52,6 +52,7 @@ async fn a_write_costs_no_message_more_in_any_mode() {
         config.nodes[0].port = relay.port();
         let proxy = Proxy { app: App::start(config, None).await.unwrap(), servers: servers.clone() };
         proxy.wait_for_replicas(2).await;
+        proxy.wait_for_read("SELECT n FROM t").await;
         let mut client = Connection::open(proxy.port()).await.unwrap();
         client.parse("write", "UPDATE t SET n = n + 1 RETURNING n").parse("read", "SELECT n FROM t").sync();
         client.exchange().await.unwrap();

@@ -20,6 +20,7 @@ async fn proxy() -> Proxy {
         CREATE FUNCTION sly() RETURNS text LANGUAGE sql AS 'UPDATE t SET s = ''sly'' RETURNING s'";
     proxy.connect().await.batch_execute(setup).await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    proxy.wait_for_read(READ).await;
     proxy
 }
 

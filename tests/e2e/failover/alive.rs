@@ -35,6 +35,10 @@ async fn a_full_data_disk_is_for_operators() {
         client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
     }
     assert_eq!((proxy.primary().as_deref(), proxy.epoch()), (Some("pg1"), 1), "{:#?}", proxy.events());
+    let told = proxy.events().into_iter().filter(|event| event.starts_with("pg1 a disk is full")).count();
+    // Now and then, not for each statement.
+    let most = 1 + usize::try_from(begun.elapsed().as_secs() / 60).unwrap();
+    assert!(told > 0 && told <= most, "{:#?}", proxy.events());
 }
 
 #[tokio::test]

@@ -47,6 +47,15 @@ pub(super) async fn stream_through(replica: &Node, relay: &Relay) {
     replica.wait_for_truth("it streams through the relay", &sql).await.unwrap();
 }
 
+/// The network between pg1, the primary, and its replicas.
+pub(super) async fn upstream(servers: &LocalCluster) -> Relay {
+    let relay = Relay::start(servers.node("pg1").unwrap().port()).await;
+    for replica in ["pg2", "pg3"] {
+        stream_through(servers.node(replica).unwrap(), &relay).await;
+    }
+    relay
+}
+
 #[tokio::test]
 async fn a_primary_that_pgpilot_alone_cannot_reach_is_not_replaced() {
     let servers = cluster().await;
@@ -64,10 +73,7 @@ async fn a_primary_that_pgpilot_alone_cannot_reach_is_not_replaced() {
 #[tokio::test]
 async fn a_primary_that_nobody_reaches_is_replaced_and_fenced_when_it_is_found() {
     let servers = cluster().await;
-    let upstream = Relay::start(servers.node("pg1").unwrap().port()).await;
-    for replica in ["pg2", "pg3"] {
-        stream_through(servers.node(replica).unwrap(), &upstream).await;
-    }
+    let upstream = upstream(&servers).await;
     let (proxy, relays) = behind_relays(&servers, "").await;
     let client = table(&proxy).await;
     relays[0].cut();
@@ -103,10 +109,7 @@ async fn a_pgpilot_that_sees_nothing_does_nothing() {
 #[tokio::test]
 async fn a_primary_that_is_cut_off_from_its_replicas_goes_on_and_serves_the_reads() {
     let servers = cluster().await;
-    let upstream = Relay::start(servers.node("pg1").unwrap().port()).await;
-    for replica in ["pg2", "pg3"] {
-        stream_through(servers.node(replica).unwrap(), &upstream).await;
-    }
+    let upstream = upstream(&servers).await;
     let (proxy, _relays) = behind_relays(&servers, "").await;
     let client = table(&proxy).await;
     upstream.cut();

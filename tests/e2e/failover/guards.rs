@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::BytesMut;
 use pgpilot::decide::failover::{Guards, Maintenance, Order, Run};
 use pgpilot::demo::Scope;
+use pgpilot::wire::startup::put_cancel;
 
 use super::{plain, table, until_written, without_hooks};
 use crate::support::proxy::ask;
+use crate::support::raw::{Raw, tags};
 use crate::support::{LIMIT, wait_for};
 
 #[tokio::test]
@@ -137,11 +140,23 @@ async fn a_commit_that_no_standby_confirms_is_not_acknowledged() {
         let code = written.err().and_then(|error| error.code().map(|code| code.code().to_owned()));
         assert_eq!(code.as_deref(), Some("08007"), "{how}, quiet: {quiet}");
     }
+    // The error comes in the place of the success: drivers expect nothing behind that.
+    let mut raw = Raw::connect(proxy.port(), "shop").await;
+    raw.query("SET client_min_messages = error").await;
+    let mut request = BytesMut::new();
+    put_cancel(&mut request, raw.pid, &raw.key);
+    let cancel = async {
+        let waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')";
+        proxy.node("pg1").wait_for_truth("a commit waits", waiting).await.unwrap();
+        Raw::open(proxy.port()).await.send(&request).await;
+    };
+    let (said, ()) = tokio::join!(raw.query("INSERT INTO t VALUES (1)"), cancel);
+    assert_eq!((tags(&said).as_str(), said[0].field(b'C')), ("EZ", Some("08007")), "{said:?}");
     for name in ["pg2", "pg3"] {
         proxy.node(name).thaw().unwrap();
     }
     until_written(&client, "INSERT INTO t VALUES (1)").await;
-    assert_eq!(ask(&client, "SELECT count(*) FROM t").await, "11");
+    assert_eq!(ask(&client, "SELECT count(*) FROM t").await, "12");
     // A statement that was cancelled before says nothing of a commit.
     client.batch_execute("BEGIN; INSERT INTO t VALUES (1); SAVEPOINT s").await.unwrap();
     let token = client.cancel_token();

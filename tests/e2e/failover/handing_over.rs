@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pgpilot::decide::failover::{Order, Run};
+use pgpilot::decide::route::State;
+use pgpilot::demo::Scope;
 
 use super::{plain, table, with_hooks, without_hooks};
 use crate::support::proxy::{Proxy, ask};
@@ -64,6 +66,8 @@ async fn a_switchover_is_no_error_to_anybody() {
     })
     .await;
     println!("{written} written, longest {longest:?}");
+    // Ten times what is promised.
+    assert!(longest < Duration::from_secs(5), "{longest:?}: {:#?}", proxy.events());
     assert_eq!(ask(&client, "SELECT count(*) FROM t").await, written.to_string());
     // Who was the primary takes no write, and is no replica without somebody's help.
     let old = proxy.node("pg1").connect_to("shop").await.unwrap();
@@ -90,6 +94,100 @@ async fn with_hooks_there_and_back_again_leaves_three_healthy_nodes() {
     proxy.wait_for_replicas(2).await;
 }
 
+/// The old primary would wait for it when it is shut down, and everybody for that.
+#[tokio::test]
+async fn a_replica_that_hangs_is_not_waited_for() {
+    let stage = with_hooks(plain(), "").await;
+    let proxy = &stage.proxy;
+    let client = table(proxy).await;
+    proxy.node("pg3").freeze(Scope::Node).await.unwrap();
+    wait_for("pgpilot to miss it", LIMIT, async || {
+        let snapshot = proxy.app.shared().cluster.snapshot();
+        snapshot.node(proxy.id("pg3")).is_some_and(|node| node.state == State::Down)
+    })
+    .await;
+    let said = proxy.order(Order::Switchover { to: Some(proxy.id("pg2")), run: Run::Dry }).await.unwrap();
+    assert!(said[0].contains("pg3 does not answer, and would not be waited for"), "{said:?}");
+    let (_, longest) = under_load(proxy, async || hand_over(proxy, "pg2").await).await;
+    proxy.wait_for_event("streams from it and does not answer: it is not waited for").await;
+    assert!(longest < Duration::from_secs(10), "{longest:?}: {:#?}", proxy.events());
+    proxy.node("pg3").thaw().unwrap();
+    proxy.wait_for_replicas(2).await;
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_candidate_that_does_not_replay_is_refused_before_anybody_waits() {
+    let proxy = without_hooks(plain(), "switchover_timeout = \"2s\"\n").await;
+    let client = table(&proxy).await;
+    let (epoch, order) = (proxy.epoch(), |run| Order::Switchover { to: Some(proxy.id("pg2")), run });
+    proxy.node("pg2").pause_replay().await.unwrap();
+    let mut why = String::new();
+    wait_for("pgpilot to know of the pause", LIMIT, async || {
+        why = proxy.order(order(Run::Dry)).await.err().map(|error| error.to_string()).unwrap_or_default();
+        !why.is_empty()
+    })
+    .await;
+    assert!(why.contains("pg2 cannot take over: its replay is paused"), "{why}");
+    proxy.node("pg2").resume_replay().await.unwrap();
+    wait_for("pgpilot to know of its end", LIMIT, async || proxy.order(order(Run::Dry)).await.is_ok()).await;
+    // What only the replica itself knows.
+    let reader = proxy.node("pg2").connect_to("shop").await.unwrap();
+    reader.batch_execute("BEGIN; SELECT * FROM t").await.unwrap();
+    client.batch_execute("ALTER TABLE t ADD COLUMN m int").await.unwrap();
+    let why = proxy.order(order(Run::Real)).await.unwrap_err().to_string();
+    assert!(why.contains("pg2 does not keep up"), "{why}");
+    // Nobody was held for that: it was not even written down.
+    assert_eq!((proxy.epoch(), proxy.primary().as_deref()), (epoch, Some("pg1")), "{:#?}", proxy.events());
+    reader.batch_execute("COMMIT").await.unwrap();
+    hand_over(&proxy, "pg2").await;
+}
+
+#[tokio::test]
+async fn nobody_is_held_for_a_transaction_that_is_old_already() {
+    let proxy = without_hooks(plain(), "switchover_timeout = \"3s\"\n").await;
+    let client = table(&proxy).await;
+    let (epoch, primary) = (proxy.epoch(), proxy.node("pg1"));
+    client.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+    let old = "SELECT count(*) FROM pg_stat_activity WHERE xact_start < clock_timestamp() - interval '1100 ms' \
+               AND state = 'idle in transaction'";
+    wait_for("the transaction to be old", LIMIT, async || primary.value(old).await.unwrap().as_deref() == Some("1"))
+        .await;
+    let order = Order::Switchover { to: Some(proxy.id("pg2")), run: Run::Real };
+    let why = proxy.order(order).await.unwrap_err().to_string();
+    assert!(why.contains("has had a transaction open for") && why.contains("app in shop"), "{why}");
+    proxy.wait_for_event("waits, and holds nobody yet").await;
+    // Nobody was held: that would have been written down.
+    assert_eq!((proxy.epoch(), proxy.primary().as_deref()), (epoch, Some("pg1")), "{:#?}", proxy.events());
+    client.batch_execute("COMMIT").await.unwrap();
+    hand_over(&proxy, "pg2").await;
+}
+
+#[tokio::test]
+async fn what_sessions_lose_in_a_switchover_is_said_before_and_after() {
+    let proxy = without_hooks(plain(), "").await;
+    let (temporary, locking) = (table(&proxy).await, proxy.connect().await);
+    temporary.batch_execute("CREATE TEMP TABLE mine (n int)").await.unwrap();
+    ask(&locking, "SELECT pg_advisory_lock(7)").await;
+    for client in [&temporary, &locking] {
+        assert_ne!(ask(client, "SHOW pgpilot.pins").await, "");
+    }
+    let order = |run| Order::Switchover { to: Some(proxy.id("pg2")), run };
+    for run in [Run::Dry, Run::Real] {
+        let said = proxy.order(order(run)).await.unwrap();
+        let losses = "sessions that lose what they keep on pg1: 2 (advisory_lock: 1, temporary_object: 1)";
+        assert_eq!(said.get(1).map(String::as_str), Some(losses), "{said:?}");
+    }
+    for (client, pin) in [(&temporary, "temporary_object"), (&locking, "advisory_lock")] {
+        let error = client.simple_query("SELECT 1").await.unwrap_err();
+        let error = error.as_db_error().unwrap_or_else(|| panic!("{pin}: {error:?}"));
+        assert_eq!(error.code().code(), "57P01", "{error:?}");
+        assert!(error.message().contains("was handed over to pg2"), "{error:?}");
+        assert!(error.detail().is_some_and(|detail| detail.contains(pin)), "{error:?}");
+        assert_eq!(ask(client, "SELECT 'goes on'").await, "goes on");
+    }
+}
+
 #[tokio::test]
 async fn a_transaction_that_does_not_end_in_time_calls_it_off() {
     let proxy = without_hooks(plain(), "switchover_timeout = \"300ms\"\n").await;
@@ -97,7 +195,8 @@ async fn a_transaction_that_does_not_end_in_time_calls_it_off() {
     client.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
     let order = Order::Switchover { to: None, run: Run::Real };
     let error = proxy.order(order).await.unwrap_err();
-    assert!(error.to_string().contains("did not end in time") || error.to_string().contains("quiescing"), "{error}");
+    let causes = ["did not end in time", "quiescing", "has had a transaction open"];
+    assert!(causes.iter().any(|cause| error.to_string().contains(cause)), "{error}");
     // As if nothing had been.
     assert_eq!(proxy.primary().as_deref(), Some("pg1"));
     client.batch_execute("INSERT INTO t VALUES (2); COMMIT").await.unwrap();

@@ -22,6 +22,8 @@ async fn a_killed_primary_is_replaced_in_about_a_second() {
     proxy.node("pg1").kill9(Scope::Node).await.unwrap();
     let took = until_written(&client, "INSERT INTO t VALUES (2)").await;
     println!("kill to first write: {took:?}");
+    // Ten times what is promised: of two signals that are to tell of it, one is missing.
+    assert!(took < Duration::from_secs(15), "{took:?}: {:#?}", proxy.events());
     assert_eq!(ask(&client, "SELECT sum(n) FROM t").await, "3");
     assert_ne!(proxy.primary().as_deref(), Some("pg1"));
     // The other replica follows the new primary, and the record says who that is.
@@ -50,6 +52,7 @@ async fn a_frozen_primary_is_replaced_and_fenced_when_it_thaws() {
     proxy.node("pg1").freeze(Scope::Node).await.unwrap();
     let took = until_written(&client, "INSERT INTO t VALUES (1)").await;
     println!("freeze to first write: {took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}: {:#?}", proxy.events());
     // What was in flight is severed there, and runs on the new one.
     assert_eq!(reading.await.unwrap(), "read");
     assert_eq!(proxy.app.telemetry().metrics().total(Count::Retry(RetryCause::ConnectionLost)), 1);
@@ -57,6 +60,31 @@ async fn a_frozen_primary_is_replaced_and_fenced_when_it_thaws() {
     assert!(stranger.batch_execute("INSERT INTO t VALUES (100)").await.is_err());
     proxy.wait_for_replicas(2).await;
     assert_eq!(ask(&client, "SELECT sum(n) FROM t").await, "1");
+}
+
+/// Both candidates have received what they cannot replay, because somebody reads there who would be waited for for ever.
+#[tokio::test]
+async fn whoever_reads_on_a_candidate_does_not_hold_up_its_promotion() {
+    let proxy = without_hooks(plain().setting("max_standby_streaming_delay", "-1"), "").await;
+    let client = table(&proxy).await;
+    let mut readers = Vec::new();
+    for name in ["pg2", "pg3"] {
+        let reader = proxy.node(name).connect_to("shop").await.unwrap();
+        reader.batch_execute("BEGIN; SELECT * FROM t").await.unwrap();
+        readers.push(reader);
+    }
+    client.batch_execute("ALTER TABLE t ADD COLUMN m int; INSERT INTO t VALUES (1)").await.unwrap();
+    let sent = "SELECT count(*) FROM pg_stat_replication WHERE flush_lsn >= pg_current_wal_flush_lsn()";
+    wait_for("the replicas to receive it", LIMIT, async || {
+        proxy.node("pg1").value(sent).await.unwrap().as_deref() == Some("2")
+    })
+    .await;
+    proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (2)").await;
+    assert_eq!(ask(&client, "/* pgpilot: primary */ SELECT sum(n) FROM t").await, "3", "{:#?}", proxy.events());
+    // Who was not in the way goes on.
+    let alive = readers.iter().filter(|reader| !reader.is_closed()).count();
+    assert_eq!(alive, 1);
 }
 
 #[tokio::test]

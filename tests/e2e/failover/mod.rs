@@ -28,6 +28,9 @@
 //! - pgpilot can write nothing down half-way: `interrupted::what_cannot_be_written_down_is_not_done`. A hook hangs:
 //!   `interrupted::a_hook_that_hangs_does_not_hold_up_writes_for_longer_than_a_switchover_may_take`. A failover is called
 //!   off: `interrupted::a_failover_that_is_called_off_lets_the_old_primary_write_again`.
+//! - Somebody reads on the candidate: `losing::whoever_reads_on_a_candidate_does_not_hold_up_its_promotion`. It does not
+//!   replay: `handing_over::a_candidate_that_does_not_replay_is_refused_before_anybody_waits`. A third node is frozen in a
+//!   switchover: `handing_over::a_replica_that_hangs_is_not_waited_for`.
 //! - Replicas of replicas: `chains`. One that lags on purpose: `guards::a_delayed_replica_is_no_candidate`. One of another
 //!   cluster: `watching::a_node_of_another_cluster_is_rejected`. One that dies and comes back:
 //!   `watching::a_killed_replica_is_out_at_once_and_back_when_caught_up`.

@@ -46,6 +46,7 @@ async fn queued_statements_go_on_behind_a_promotion() {
         writer.batch_execute("INSERT INTO t VALUES (0)").await.unwrap();
     }
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    proxy.wait_for_read("SELECT count(*) FROM t").await;
     proxy.node("pg1").kill9(Scope::Node).await.unwrap();
     // Sent while there is no primary: simple, prepared, and a transaction's first statement.
     let mut queued = Vec::new();
@@ -204,6 +205,7 @@ async fn proxy_with_slow_reads() -> (Proxy, Client) {
     client.batch_execute("CREATE TABLE t (n int)").await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
     wait_for("what the function is to be known", LIMIT, async || ask(&client, "SELECT slow(0)").await != "pg1").await;
+    proxy.wait_for_read("SELECT count(*) FROM t").await;
     (proxy, client)
 }
 

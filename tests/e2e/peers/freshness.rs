@@ -73,6 +73,7 @@ async fn reads_between_writes_run_on_replicas_too() {
     let proxy = Proxy::shared("[routing]\nreplica_wait = \"2s\"\n").await;
     let client = proxy.connect().await;
     client.batch_execute("CREATE TABLE waited (n int); INSERT INTO waited VALUES (0)").await.unwrap();
+    proxy.wait_for_read("SELECT n FROM waited").await;
     let before = proxy.counts();
     for n in 1..=100 {
         client.batch_execute(&format!("UPDATE waited SET n = {n}")).await.unwrap();

@@ -1,5 +1,6 @@
 //! What a write runs besides itself changes its own session, and nobody else's.
 
+use futures_util::SinkExt as _;
 use pgpilot::decide::sql::Reason;
 
 use crate::support::proxy::{PASSWORD, Proxy, USER, ask};
@@ -74,11 +75,7 @@ async fn proxy_with(definitions: &[&str], known: &str) -> Proxy {
     }
     let marker = format!("CREATE FUNCTION {known}() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'");
     client.batch_execute(&marker).await.unwrap();
-    wait_for("the definitions to be known", LIMIT, async || {
-        let verdicts = proxy.app.shared().verdicts(&"shop".into());
-        verdicts.of(format!("SELECT {known}()").as_bytes()).statements[0].reason == Reason::PlainRead
-    })
-    .await;
+    proxy.wait_for_read(&format!("SELECT {known}()")).await;
     proxy
 }
 
@@ -145,6 +142,19 @@ async fn what_a_function_call_by_number_sets_reaches_nobody_else() {
     assert_eq!(tags(&a.until(b'Z').await), "VZ");
     assert_eq!(ask(&b, "/* pgpilot: primary */ SHOW work_mem").await, "4MB");
     assert_eq!(a.ask("/* pgpilot: primary */ SHOW work_mem").await, "23MB");
+}
+
+#[tokio::test]
+async fn what_a_copy_sets_is_asked_for_when_its_second_sync_has_come() {
+    let proxy = proxy_with(&[LEAKS], "known_copy").await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    // Bind, Execute and Sync go before the data, and a Sync behind it.
+    let mut sink = std::pin::pin!(a.copy_in("COPY leaky FROM STDIN").await.unwrap());
+    sink.send(bytes::Bytes::from_static(b"1\n2\n")).await.unwrap();
+    let finished = tokio::time::timeout(LIMIT, sink.finish()).await.expect("it ends");
+    assert_eq!(finished.unwrap(), 2);
+    assert_eq!(ask(&b, "/* pgpilot: primary */ SHOW work_mem").await, "4MB");
+    assert_eq!(ask(&a, "/* pgpilot: primary */ SHOW work_mem").await, "23MB");
 }
 
 #[tokio::test]

@@ -221,6 +221,26 @@ async fn sequences_are_told_of_as_the_session_left_them() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_has_used_no_sequence_is_told_of_no_other_sessions() {
+    let proxy = Proxy::shared(ONE).await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
+    a.batch_execute("CREATE SEQUENCE others").await.unwrap();
+    for begin in ["BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ"] {
+        ask(&a, "SELECT nextval('others')").await;
+        b.batch_execute(begin).await.unwrap();
+        assert_eq!(ask(&b, "SELECT 2").await, "2");
+        assert_eq!(failure(&b, "SELECT lastval()").await, "55000", "{begin}");
+        assert_eq!(failure(&b, "SELECT lastval()").await, "25P02");
+        b.batch_execute("ROLLBACK").await.unwrap();
+    }
+    b.batch_execute("BEGIN").await.unwrap();
+    let taken = ask(&b, "SELECT nextval('others')").await;
+    assert_eq!(ask(&b, "SELECT lastval()").await, taken);
+    assert_eq!(ask(&b, "SELECT currval('others')").await, taken);
+    b.batch_execute("COMMIT").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_session_is_not_told_an_older_value_of_its_own() {
     let proxy = Proxy::shared("[pool]\nmax_server_connections = 2\n").await;
     let (a, b) = (proxy.connect().await, proxy.connect().await);

@@ -13,6 +13,7 @@ mod same;
 mod script;
 mod startup;
 mod streaming;
+mod torn;
 mod vanishing;
 mod waiting;
 

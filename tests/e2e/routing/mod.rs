@@ -1,6 +1,7 @@
 //! Routing beside PostgreSQL itself: what pgpilot says of a text, and what a primary and its standby do with it.
 
 mod corpus;
+mod hidden;
 mod judge;
 mod large;
 mod lockstep;
@@ -9,6 +10,7 @@ mod paths;
 mod script;
 mod session;
 mod shown;
+mod strangers;
 mod suite;
 mod tally;
 mod texts;

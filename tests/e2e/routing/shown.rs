@@ -20,6 +20,7 @@ async fn in_shadow_mode_nothing_reaches_a_replica() {
     let proxy = Proxy::shared("[routing]\nmode = \"shadow\"\n").await;
     let client = proxy.connect().await;
     client.batch_execute("DROP TABLE IF EXISTS shadowed; CREATE TABLE shadowed (a int)").await.unwrap();
+    proxy.wait_for_read("SELECT a FROM shadowed").await;
     for n in 0..30 {
         client.batch_execute(&format!("INSERT INTO shadowed VALUES ({n})")).await.unwrap();
         assert_eq!(ask(&client, &format!("SELECT count(*) FROM shadowed WHERE a <= {n}")).await, (n + 1).to_string());
@@ -55,6 +56,39 @@ async fn a_refusal_is_learnt_for_the_shape_and_told() {
     // Refused with another code, that of what is not supported.
     let kept = "CREATE UNLOGGED TABLE IF NOT EXISTS sly_scratch (a int)";
     learns_of("shifty", kept, "SELECT count(*) FROM sly_' || 'scratch").await;
+}
+
+#[tokio::test]
+async fn a_refused_execute_teaches_what_it_executes() {
+    let proxy = Proxy::shared("[routing]\nconsistency = \"eventual\"\n").await;
+    let client = proxy.connect().await;
+    client.batch_execute("CREATE SEQUENCE IF NOT EXISTS covert_counter").await.unwrap();
+    let body = "DECLARE n bigint; BEGIN EXECUTE 'SELECT next' || 'val(''covert_counter'')' INTO n; RETURN n; END";
+    let definition =
+        format!("CREATE OR REPLACE FUNCTION covert() RETURNS bigint LANGUAGE plpgsql STABLE AS $$ {body} $$");
+    client.batch_execute(&definition).await.unwrap();
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    wait_for("the function to be known", crate::support::LIMIT, async || {
+        proxy.app.shared().verdicts(&"shop".into()).of(b"SELECT covert()").statements[0].reason == Reason::PlainRead
+    })
+    .await;
+    client.batch_execute("PREPARE hidden AS SELECT covert()").await.unwrap();
+    let told = || {
+        let entries = proxy.app.shared().cluster.journal().entries();
+        entries.iter().filter(|entry| entry.text.contains("PREPARE hidden AS SELECT covert")).count()
+    };
+    wait_for("a refusal to be learnt", crate::support::LIMIT, async || {
+        client.batch_execute("EXECUTE hidden").await.unwrap();
+        told() > 0
+    })
+    .await;
+    let learned = proxy.count_of(Reason::Learned);
+    for _ in 0..3 {
+        client.batch_execute("EXECUTE hidden").await.unwrap();
+    }
+    assert_eq!((proxy.count_of(Reason::Learned), told()), (learned + 3, 1));
+    let entries = proxy.app.shared().cluster.journal().entries();
+    assert!(entries.iter().any(|entry| entry.text.contains("(25006: cannot execute nextval()")), "{entries:?}");
 }
 
 /// What only the replica's refusal can tell: dynamic SQL in a function that promises not to write.

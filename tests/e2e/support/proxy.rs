@@ -6,8 +6,9 @@ use std::time::Duration;
 use pgpilot::app::App;
 use pgpilot::config::{Config, Listen};
 use pgpilot::decide::route::{NodeView, Role, State};
-use pgpilot::decide::sql::Reason;
+use pgpilot::decide::sql::{Intent, Reason};
 use pgpilot::demo::{Builder, LocalCluster, Node, User};
+use pgpilot::proxy::Verdicts;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
@@ -93,7 +94,22 @@ impl Proxy {
         let app = App::start(config, None).await.expect("pgpilot starts");
         let proxy = Self { app, servers };
         proxy.wait_for_replicas(replicas).await;
+        // Until then no statement is a read.
+        wait_for("the catalogue to be loaded", LIMIT, async || proxy.verdicts().is_loaded()).await;
         proxy
+    }
+
+    /// What is thought of statements in the application's database.
+    pub(crate) fn verdicts(&self) -> Arc<Verdicts> {
+        self.app.shared().verdicts(&"shop".into())
+    }
+
+    /// Waits until so much is known of what has been made that this is a read.
+    pub(crate) async fn wait_for_read(&self, sql: &str) {
+        wait_for("what has been made to be known", LIMIT, async || {
+            self.verdicts().of(sql.as_bytes()).statements.iter().all(|verdict| verdict.intent == Intent::Read)
+        })
+        .await;
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -49,6 +49,16 @@ fn stuck() -> (Machine, Instant) {
     (machine, now)
 }
 
+/// A machine that goes on with pg2's promotion, which was begun before it was started.
+fn left_by_another(seen: World) -> (Machine, Instant) {
+    let now = Instant::now();
+    let progress = Progress::Promoting { candidate: name(1), decided: Lsn(100) };
+    let mut machine = Machine::new(rules(), WallClock { unix: 0, at: now });
+    machine.on(Event::Restored(Record { progress, ..record(None) }), now);
+    machine.on(Event::Seen(seen), now);
+    (machine, now)
+}
+
 fn force(machine: &mut Machine, waived: Guards, run: Run, now: Instant) -> Actions {
     machine.on(Event::Ordered { order: Order::Failover { to: None, waived, run }, ticket: 9 }, now)
 }
@@ -163,11 +173,7 @@ fn the_old_primary_stays_if_it_answers_and_nobody_else_can_be_promoted() {
 /// Whoever began it may have seen the candidate promoted, and died before that was written down.
 #[test]
 fn a_promotion_of_an_earlier_pgpilot_is_given_up_only_by_who_accepts_a_loss() {
-    let now = Instant::now();
-    let progress = Progress::Promoting { candidate: name(1), decided: Lsn(100) };
-    let mut machine = Machine::new(rules(), WallClock { unix: 0, at: now });
-    machine.on(Event::Restored(Record { progress, ..record(None) }), now);
-    machine.on(Event::Seen(both_lost()), now);
+    let (mut machine, now) = left_by_another(both_lost());
     let later = now + rules().start_timeout;
     let outcome = Err("no connection".to_owned());
     let failed = machine.on(Event::Ended { job: Job::Promote { node: STUCK }, outcome }, later);
@@ -204,4 +210,32 @@ fn what_a_switchover_waives_for_its_candidate_is_not_waived_for_another() {
     let behind = Log { end: Lsn(57), replayed: Lsn(57), ..log(1) };
     let undone = ended(&mut machine, Job::Seal { node: OTHER }, Fact::Sealed(behind), later);
     assert!(undone.jobs.contains(&Job::Resume { node: OLD }) && machine.status().state == "undoing", "{undone:?}");
+}
+
+/// It takes writes of whoever reaches it, and will never be what was decided upon.
+#[test]
+fn a_candidate_that_takes_writes_and_is_not_what_it_should_be_is_fenced_at_once() {
+    for resumed in [false, true] {
+        let (mut machine, now) = if resumed { left_by_another(both_lost()) } else { stuck() };
+        let wrong = ended(&mut machine, Job::Promote { node: STUCK }, promoted(1), now);
+        assert_eq!(wrong.jobs, [Job::Fence { node: STUCK }], "resumed: {resumed}");
+        // Nobody takes its place as long as nobody knows what it has.
+        let fenced = ended(&mut machine, Job::Fence { node: STUCK }, Fact::Fenced(Proof::Attempted), now);
+        assert!(fenced.jobs.is_empty() && fenced.routing.is_none(), "{fenced:?}");
+        assert_eq!((machine.status().state, machine.status().candidate), ("promoting", Some(STUCK)));
+        let again = machine.on(Event::Seen(both_lost()), now + Duration::from_secs(1));
+        assert_eq!(again.jobs, [Job::Promote { node: STUCK }]);
+        let soon = ended(&mut machine, Job::Promote { node: STUCK }, promoted(1), now + Duration::from_secs(1));
+        assert!(soon.jobs.is_empty(), "it is not fenced at every look: {soon:?}");
+    }
+}
+
+/// The probes have found it promoted before the record was read.
+#[test]
+fn a_promotion_that_an_earlier_pgpilot_has_seen_through_is_no_wrong_one() {
+    let mut seen = both_lost();
+    (seen.timeline, seen.nodes[1].contact) = (Timeline(2), Contact::Up);
+    let (mut machine, now) = left_by_another(seen);
+    let done = ended(&mut machine, Job::Promote { node: STUCK }, promoted(2), now);
+    assert!(matches!(done.routing, Some(Routing::Appoint { node: STUCK, epoch: 3, .. })), "{done:?}");
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::*;
-use super::{machine, record, world};
+use super::{machine, record, rules, world};
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
@@ -66,6 +66,36 @@ fn what_an_ordered_switchover_takes_is_done_to_the_end() {
     let again = machine.on(Event::Seen(seen), now + SECOND);
     assert!(told(&again, "it is fenced and quarantined"), "{again:?}");
     assert_eq!(again.jobs, [rejoin]);
+}
+
+/// What was ordered is done to the end also by the next pgpilot.
+#[test]
+fn an_old_primary_is_brought_back_by_the_next_pgpilot() {
+    let now = Instant::now();
+    let mut before = maintained(now);
+    let log = Log { timeline: Timeline(1), end: Lsn(100), replayed: Lsn(100), tail: Tail::There };
+    let promoted = Fact::Promoted { system: 7, timeline: Timeline(2), switched_at: Lsn(100) };
+    let done = [
+        (Job::Stop { node: OLD, to: NEW }, Ok(Fact::Stopped(Some(Lsn(100))))),
+        (Job::CatchUp { node: NEW, lsn: Some(Lsn(100)) }, Ok(Fact::Sealed(log))),
+        (Job::Promote { node: NEW }, Ok(promoted)),
+    ];
+    let opened = switch(&mut before, &done, now);
+    let Some(Writing::Also(left)) = opened.record else { panic!("{opened:?}") };
+    let mut next = Machine::new(rules(), WallClock { unix: 0, at: now });
+    next.on(Event::Restored(left), now);
+    let mut seen = world(Contact::Up);
+    (seen.primary, seen.timeline) = (Some(NEW), Timeline(2));
+    (seen.nodes[0].role, seen.nodes[1].role) = (Role::Stray, Role::Primary);
+    let rejoin = Job::Rejoin { node: OLD, primary: NEW };
+    next.on(Event::Seen(seen.clone()), now);
+    let again = next.on(Event::Ended { job: rejoin, outcome: Err("not yet".to_owned()) }, now);
+    assert!(again.jobs.is_empty(), "{again:?}");
+    assert_eq!(next.on(Event::Seen(seen.clone()), now + SECOND * 2).jobs, [rejoin]);
+    (seen.nodes[0].role, seen.nodes[0].hearing) = (Role::Replica, Hearing::Primary);
+    seen.nodes[0].log = Some(Log { timeline: Timeline(2), ..log });
+    let whole = next.on(Event::Seen(seen), now + SECOND * 3);
+    assert!(matches!(whole.record, Some(Writing::Also(record)) if record.replaced.is_empty()));
 }
 
 #[test]

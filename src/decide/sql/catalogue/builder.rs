@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::builtin::Builtin;
 use super::defaults::Scope;
-use super::definitions::{Definition, Definitions, Of};
+use super::definitions::{Definition, Definitions, Of, add_home};
 use super::path::Schema;
 use super::scalars::Category;
 use super::{BUILTIN_SCHEMA, Catalogue, CatalogueQuery, Function, FunctionLists, Hazard, Nature, Relation, Signature};
@@ -55,11 +55,13 @@ impl CatalogueBuilder {
                     field,
                     body,
                     types,
+                    defaults,
                 ],
             ) => {
                 let signature = Signature::parse(arguments).ok_or(BadRow(query))?;
                 let promise = if volatile == "true" { Promise::Nothing } else { Promise::NoWrites };
-                let origin = Origin { promise, language, signature, extension, body, types: types.unwrap_or("") };
+                let types = types.unwrap_or("");
+                let origin = Origin { promise, language, signature, extension, body, types, defaults };
                 self.function(schema, name, field == Some("true"), origin);
             }
             (CatalogueQuery::Relations, &[Some(schema), Some(name), Some(kind), definition]) => {
@@ -80,6 +82,9 @@ impl CatalogueBuilder {
             }
             (CatalogueQuery::Writes, &[None, None, Some(text)]) => {
                 self.definitions.add(Definition::query(Of::Ddl, text));
+            }
+            (CatalogueQuery::Names, &[Some(schema), Some(name)]) => {
+                self.catalogue.known.get_or_insert_default().add(schema, name);
             }
             (CatalogueQuery::Schemas, &[Some(name), Some(owner), Some(public)]) => {
                 let schema = Schema { owner: owner.into(), is_public: public == "true" };
@@ -121,12 +126,17 @@ impl CatalogueBuilder {
             }
         }
         let overloads = catalogue.functions.entry(name.into()).or_default();
+        let overload = overloads.len();
+        let of = || Of::Function { schema: schema.into(), name: name.into(), overload, is_field };
+        if let Some(defaults) = origin.defaults {
+            self.definitions.add(Definition::query(of(), defaults));
+        }
         let nature = match (listed, origin.body) {
             (Some(nature), _) => nature,
             // Judged by its text in the end.
             (None, Some(body)) => {
                 self.definitions.add(Definition {
-                    of: Of::Function { name: name.into(), overload: overloads.len(), is_field },
+                    of: of(),
                     text: body.into(),
                     language: Language::named(origin.language),
                     promise: origin.promise,
@@ -150,7 +160,7 @@ impl CatalogueBuilder {
             },
         };
         if is_field && let Nature::Primary(effects) = nature {
-            *catalogue.fields.entry(name.into()).or_default() |= effects;
+            add_home(&mut catalogue.fields, schema, name, effects);
         }
         overloads.push(Function { schema: schema.into(), signature: origin.signature, nature });
     }
@@ -181,6 +191,9 @@ impl CatalogueBuilder {
     /// view over either, and so on.
     pub fn finish(mut self, lists: &FunctionLists) -> Catalogue {
         self.describe_namesakes();
+        if let Some(known) = &mut self.catalogue.known {
+            known.complete();
+        }
         self.definitions.judge(self.catalogue, lists)
     }
 
@@ -209,6 +222,7 @@ struct Origin<'a> {
     body: Option<&'a str>,
     /// One a line.
     types: &'a str,
+    defaults: Option<&'a str>,
 }
 
 impl Catalogue {

@@ -31,6 +31,7 @@ pub(super) struct Definition {
 pub(super) enum Of {
     /// `overload`: which one of this name, in the catalogue's order. `is_field`: it can be called as `row.name`.
     Function {
+        schema: Box<str>,
         name: Box<str>,
         overload: usize,
         is_field: bool,
@@ -92,7 +93,11 @@ impl Definition {
 
     /// What it leaves behind, if it needs the primary.
     fn hazard(&self, facts: &Facts<'_>) -> Option<Effects> {
-        let by_type = self.types.iter().filter_map(|name| facts.catalogue.type_hazard(None, name, None));
+        let by_type = self
+            .types
+            .iter()
+            .filter_map(|name| facts.catalogue.type_hazard(None, name, None))
+            .map(|found| found.effects);
         let by_type = by_type.reduce(|all, effects| all | effects).map(|effects| effects | Effects::SETTINGS);
         let by_text = match self.of {
             Of::Function { .. } => body::hazard(&self.text, self.language, self.promise, facts),
@@ -154,7 +159,7 @@ const MAX_DEFINITION: usize = 256 * 1024;
 impl Catalogue {
     fn convict(&mut self, of: &Of, effects: Effects) {
         match of {
-            Of::Function { name, overload, is_field } => {
+            Of::Function { schema, name, overload, is_field } => {
                 if let Some(function) = self.functions.get_mut(name).and_then(|all| all.get_mut(*overload)) {
                     let before = match function.nature {
                         Nature::Primary(before) => before,
@@ -163,7 +168,7 @@ impl Catalogue {
                     function.nature = Nature::Primary(before | effects);
                 }
                 if *is_field {
-                    *self.fields.entry(name.clone()).or_default() |= effects;
+                    add_home(&mut self.fields, schema, name, effects);
                 }
             }
             Of::Relation { schema, name, why } => self.add_relation(schema, name, Hazard { why, effects }),
@@ -176,7 +181,7 @@ impl Catalogue {
     }
 }
 
-fn add_home(homes: &mut Homes, schema: &str, name: &str, effects: Effects) {
+pub(super) fn add_home(homes: &mut Homes, schema: &str, name: &str, effects: Effects) {
     let homes = homes.entry(name.into()).or_default();
     match homes.iter_mut().find(|(home, _)| **home == *schema) {
         Some((_, known)) => *known |= effects,

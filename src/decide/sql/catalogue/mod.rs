@@ -9,6 +9,7 @@ mod builder;
 mod builtin;
 mod defaults;
 mod definitions;
+mod known;
 mod lists;
 mod path;
 mod queries;
@@ -29,6 +30,7 @@ pub(super) use resolve::{Argument, Call, Resolved};
 
 use builtin::Builtin;
 use defaults::Defaults;
+use known::Known;
 use path::Schema;
 use scalars::Scalars;
 use signature::Signature;
@@ -43,6 +45,8 @@ pub struct Catalogue {
     functions: HashMap<Box<str>, Vec<Function>>,
     /// Only those that need the primary; by name.
     relations: HashMap<Box<str>, Vec<Relation>>,
+    /// All of them; `None`: that is not known.
+    known: Option<Known>,
     /// Operators that a function which needs the primary stands behind: by name, their schemas.
     operators: Homes,
     /// Types whose casts, input functions or domain constraints need the primary.
@@ -54,7 +58,7 @@ pub struct Catalogue {
     /// What event triggers leave behind.
     ddl: Effects,
     /// Names of hazardous functions that can be called as `row.function`.
-    fields: HashMap<Box<str>, Effects>,
+    fields: Homes,
     /// Functions in `pg_catalog` that none of pgpilot's lists has.
     unlisted: Vec<Box<str>>,
     placeholders: BTreeSet<Box<str>>,
@@ -94,6 +98,15 @@ pub struct Hazard {
     pub effects: Effects,
 }
 
+/// Calls of functions that need the primary, behind a name that is no function's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hidden<'c> {
+    /// The schema of what has the name; of several, one.
+    pub home: &'c str,
+    /// What that may leave behind.
+    pub effects: Effects,
+}
+
 /// What a call of a function means for the route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -114,6 +127,7 @@ impl Catalogue {
             builtin,
             functions: HashMap::new(),
             relations: HashMap::new(),
+            known: None,
             operators: HashMap::new(),
             types: HashMap::new(),
             rows: HashMap::new(),
@@ -189,23 +203,33 @@ impl Catalogue {
     }
 
     /// Whether an operator of this name may call a function that needs the primary, and what that leaves behind.
-    pub fn operator_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
+    pub fn operator_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Hidden<'_>> {
         reach(&self.operators, schema, name, path)
     }
 
     /// Whether a cast to a type of this name may.
-    pub fn type_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
+    pub fn type_hazard(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Hidden<'_>> {
         reach(&self.types, schema, name, path)
     }
 
     /// Whether a cast to the row type of a table of this name may.
-    pub fn row_hazard(&self, schema: Option<&str>, name: &str) -> Option<Effects> {
+    pub fn row_hazard(&self, schema: Option<&str>, name: &str) -> Option<Hidden<'_>> {
         reach(&self.rows, schema, name, None)
+    }
+
+    /// Whether there is surely no relation of this name where the session looks for it: but for temporary ones.
+    pub(super) fn is_strange(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> bool {
+        self.known.as_ref().is_some_and(|known| !known.has(schema, name, path))
+    }
+
+    /// Whether the same relations are known as in the other one.
+    pub fn knows_the_same(&self, other: &Catalogue) -> bool {
+        self.known == other.known
     }
 
     /// What a write to a relation of this name leaves behind, besides what its statement does; `None`: nothing.
     pub(super) fn left_by_write(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
-        reach(&self.writes, schema, name, path)
+        reach(&self.writes, schema, name, path).map(|hidden| hidden.effects)
     }
 
     /// What DDL leaves behind, besides what its statement does.
@@ -223,12 +247,18 @@ impl Catalogue {
         !self.types.is_empty()
     }
 
-    /// Whether `row.name` may.
-    pub fn field_hazard(&self, name: &str) -> Option<Effects> {
-        if self.fields.is_empty() { None } else { self.fields.get(name).copied() }
+    /// Whether there are row types among them.
+    pub fn has_row_hazards(&self) -> bool {
+        !self.rows.is_empty()
     }
 
-    /// Whether every verdict under this catalogue is the same as under the other one.
+    /// Whether `row.name` may.
+    pub fn field_hazard(&self, name: &str) -> Option<Hidden<'_>> {
+        reach(&self.fields, None, name, None)
+    }
+
+    /// Whether every verdict under this catalogue is the same as under the other one, but for those on relations that are
+    /// not known.
     pub fn says_the_same(&self, other: &Catalogue) -> bool {
         self.functions == other.functions
             && self.schemas == other.schemas
@@ -268,10 +298,11 @@ impl Catalogue {
         let of_relations = self.relations.iter().map(|(name, all)| {
             ENTRY + name.len() + all.iter().map(|r| size_of::<Relation>() + r.schema.len()).sum::<usize>()
         });
-        let homes = [&self.operators, &self.types, &self.rows, &self.writes].into_iter().flat_map(HashMap::keys);
-        let names = homes.chain(self.fields.keys()).chain(self.schemas.keys());
-        let bytes = of_functions.chain(of_relations).chain(names.map(|name| ENTRY + name.len())).sum();
-        CatalogueSize { functions, relations, bytes }
+        let homes = [&self.operators, &self.types, &self.rows, &self.writes, &self.fields];
+        let names = homes.into_iter().flat_map(HashMap::keys).chain(self.schemas.keys());
+        let bytes: usize = of_functions.chain(of_relations).chain(names.map(|name| ENTRY + name.len())).sum();
+        let known = self.known.as_ref().map_or(0, Known::size);
+        CatalogueSize { functions, relations, bytes: known + bytes }
     }
 
     /// Why a built-in function needs the primary, for people.
@@ -310,12 +341,13 @@ fn is_reached(schema: Option<&str>, home: &str, path: Option<&SearchPath>) -> bo
     }
 }
 
-fn reach(homes: &Homes, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
+fn reach<'c>(homes: &'c Homes, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Hidden<'c>> {
     if homes.is_empty() {
         return None;
     }
     let homes = homes.get(name)?.iter().filter(|(home, _)| is_reached(schema, home, path));
-    homes.map(|&(_, effects)| effects).reduce(|all, effects| all | effects)
+    let hidden = homes.map(|&(ref home, effects)| Hidden { home, effects });
+    hidden.reduce(|all, one| Hidden { effects: all.effects | one.effects, ..all })
 }
 
 const BUILTIN_SCHEMA: &str = "pg_catalog";

@@ -13,10 +13,11 @@ pub enum CatalogueQuery {
     Casts,
     Defaults,
     Writes,
+    Names,
 }
 
 impl CatalogueQuery {
-    pub const ALL: [CatalogueQuery; 9] = [
+    pub const ALL: [CatalogueQuery; 10] = [
         CatalogueQuery::Functions,
         CatalogueQuery::Relations,
         CatalogueQuery::Operators,
@@ -26,6 +27,7 @@ impl CatalogueQuery {
         CatalogueQuery::Casts,
         CatalogueQuery::Defaults,
         CatalogueQuery::Writes,
+        CatalogueQuery::Names,
     ];
 
     pub fn sql(self) -> &'static str {
@@ -39,17 +41,20 @@ impl CatalogueQuery {
             CatalogueQuery::Casts => CASTS,
             CatalogueQuery::Defaults => DEFAULTS,
             CatalogueQuery::Writes => WRITES,
+            CatalogueQuery::Names => NAMES,
         }
     }
 }
 
-/// schema, name, volatile, language, arguments, extension, field, body, types; one row per overload.
+/// schema, name, volatile, language, arguments, extension, field, body, types, defaults; one row per overload.
 ///
 /// - arguments: the least and the most that it can be called with; but for aggregates, the OIDs of the elements of a
 ///   VARIADIC array and of the types.
-/// - field: a function of one composite argument, which can be called as `row.name`.
+/// - field: a function that takes a row as its only argument (the further ones have defaults), which can be called as
+///   `row.name` (`ParseFuncOrColumn` in src/backend/parser/parse_func.c).
 /// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of.
 /// - types: of its arguments and its result, those that are not built in, one a line: a domain may be checked on the way.
+/// - defaults: a query over what its arguments are where a call leaves them out.
 ///
 /// No query can call a trigger's function: only those that triggers call are of interest.
 const FUNCTIONS: &str = r"
@@ -58,23 +63,29 @@ SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname:
            || CASE WHEN p.prokind = 'a' OR p.provariadic <> 0 THEN '1000' ELSE p.pronargs::text END
            || CASE WHEN p.prokind = 'a' THEN '' ELSE ' ' || p.provariadic::text || ' ' || p.proargtypes::text END,
        e.extname::text,
-       (p.pronargs = 1 AND a.typtype = 'c')::text,
+       (p.prokind <> 'p' AND p.pronargs > 0 AND p.pronargs - p.pronargdefaults <= 1
+        AND (a.typtype = 'c' OR a.typtype = 'd' AND a.typbasetype >= 16384
+             OR a.typtype = 'p' AND a.typname IN ('record', 'any', 'anyelement', 'anynonarray', 'anycompatible',
+                                                  'anycompatiblenonarray')))::text,
        CASE WHEN g.aggfnoid IS NOT NULL THEN (
                 SELECT 'SELECT ' || string_agg(
                     pg_catalog.quote_ident(nf.nspname) || '.' || pg_catalog.quote_ident(f.proname) || '()', ', ')
                 FROM pg_catalog.pg_proc f JOIN pg_catalog.pg_namespace nf ON nf.oid = f.pronamespace
-                WHERE f.oid IN (g.aggtransfn, g.aggfinalfn, g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn))
+                WHERE f.oid IN (g.aggtransfn, g.aggfinalfn, g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn,
+                                g.aggcombinefn, g.aggserialfn, g.aggdeserialfn))
             WHEN p.prosqlbody IS NOT NULL THEN pg_catalog.pg_get_function_sqlbody(p.oid)
             WHEN l.lanname NOT IN ('c', 'internal') THEN p.prosrc END,
        CASE WHEN n.nspname <> 'pg_catalog' THEN (
                 SELECT string_agg(t.typname::text, E'\n') FROM pg_catalog.pg_type t
                 WHERE t.oid = ANY (p.proargtypes::oid[] || p.prorettype)
-                  AND t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace) END
+                  AND t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace) END,
+       'SELECT ' || pg_catalog.pg_get_expr(p.proargdefaults, 0)
 FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 JOIN pg_catalog.pg_language l ON l.oid = p.prolang
 LEFT JOIN pg_catalog.pg_aggregate g ON g.aggfnoid = p.oid AND n.nspname <> 'pg_catalog'
-LEFT JOIN pg_catalog.pg_type a ON a.oid = p.proargtypes[0]
+LEFT JOIN pg_catalog.pg_type a
+       ON a.oid = CASE WHEN p.pronargs = 1 AND p.provariadic <> 0 THEN p.provariadic ELSE p.proargtypes[0] END
 LEFT JOIN pg_catalog.pg_depend d
        ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid AND d.deptype = 'e'
 LEFT JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
@@ -232,6 +243,14 @@ UNION ALL
 SELECT session_user::text, 'asked', s.name, s.reset_val
 FROM pg_catalog.pg_settings s
 WHERE s.name = 'search_path'";
+
+/// schema, name: of every relation that a query can name, schema by schema.
+const NAMES: &str = r"
+SELECT n.nspname::text, c.relname::text
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_(temp|toast)'
+ORDER BY n.nspname";
 
 /// schema, name, text: what a write to a relation runs besides itself, one row each; without schema and name: what DDL runs.
 ///

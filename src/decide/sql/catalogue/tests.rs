@@ -1,4 +1,6 @@
+mod hidden;
 mod overloads;
+mod strangers;
 mod writes;
 
 use super::super::{Facts, classify};
@@ -64,7 +66,8 @@ fn add_functions(builder: &mut CatalogueBuilder) {
         ("public", "price", yes, "sql", None, yes, "DELETE FROM t"),
         ("public", "first", yes, "sql", None, no, "DELETE FROM t"),
     ] {
-        let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, field, Some(body), None];
+        let row =
+            [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, field, Some(body), None, None];
         add(CatalogueQuery::Functions, &[&row]);
     }
     for (schema, name, volatile, language, extension) in [
@@ -76,12 +79,12 @@ fn add_functions(builder: &mut CatalogueBuilder) {
         ("pg_catalog", "acts_in_99", yes, "internal", None),
         ("pg_catalog", "nextval", no, "internal", None),
     ] {
-        let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, no, None, None];
+        let row = [Some(schema), Some(name), volatile, Some(language), Some("0 3"), extension, no, None, None, None];
         add(CatalogueQuery::Functions, &[&row]);
     }
     // An aggregate over a function that no query can call.
     let mut function = |schema, name, signature, body| {
-        let row = [Some(schema), Some(name), no, Some("internal"), Some(signature), None, no, body, None];
+        let row = [Some(schema), Some(name), no, Some("internal"), Some(signature), None, no, body, None, None];
         add(CatalogueQuery::Functions, &[&row]);
     };
     function("pg_catalog", "collect_in_99", "2 2 0 2281 25", None);

@@ -4,7 +4,7 @@ use super::{classify_optimizable, query, utility};
 use crate::decide::sql::classify::Facts;
 use crate::decide::sql::scan::{full_name, is_temporary_schema, left_by_writing};
 use crate::decide::sql::tokens::Tokens;
-use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
+use crate::decide::sql::types::{Depends, Effects, Intent, Reason, Verdict};
 
 pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     let start = if tokens.is(1, "binary") { 2 } else { 1 };
@@ -48,6 +48,9 @@ fn table(tokens: Tokens<'_>, start: usize, facts: &Facts<'_>) -> (Verdict, usize
     let temporary = is_temporary_schema(schema.as_deref());
     let verdict = if temporary || facts.catalogue.relation(schema.as_deref(), &name, None).is_some() {
         Verdict::new(Intent::Write, Reason::PrimaryRelation).about(full_name(schema.as_deref(), &name))
+    } else if facts.catalogue.is_strange(schema.as_deref(), &name, facts.asker.path) {
+        let unknown = Verdict::new(Intent::Write, Reason::UnknownRelation).with(Effects::STRANGE_RELATION);
+        Verdict { depends: Depends::STRANGERS, ..unknown }.about(full_name(schema.as_deref(), &name))
     } else {
         Verdict::new(Intent::Read, Reason::PlainRead)
     };

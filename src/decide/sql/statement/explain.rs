@@ -44,12 +44,14 @@ fn options(tokens: Tokens<'_>) -> (Mode, usize) {
     let parenthesised = tokens.is_punctuation(2, b'(') || tokens.is_any(2, &["select", "with", "values", "table"]);
     if tokens.is_punctuation(1, b'(') && !parenthesised {
         let end = tokens.after_group(1);
-        let runs = |i: &usize| {
+        let runs = |i: usize| {
             let off = tokens.is_any(i + 1, &["false", "off"])
                 || matches!(tokens.raw(i + 1), "0" | "'off'" | "'false'" | "'0'");
-            tokens.is_any(*i, &["analyze", "analyse"]) && !off
+            let names = tokens.is_punctuation(i - 1, b'(') || tokens.is_punctuation(i - 1, b',');
+            // In quotes it is the same option; one whose name cannot be read may be it.
+            names && !off && tokens.escaped_name(i).is_none_or(|name| matches!(&*name, "analyze" | "analyse"))
         };
-        let mode = if (2..end).any(|i| runs(&i)) { Mode::Run } else { Mode::Plan };
+        let mode = if (2..end).any(runs) { Mode::Run } else { Mode::Plan };
         return (mode, end);
     }
     let (mode, next) = if tokens.is_any(1, &["analyze", "analyse"]) { (Mode::Run, 2) } else { (Mode::Plan, 1) };

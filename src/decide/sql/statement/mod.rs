@@ -51,7 +51,7 @@ pub(super) fn classify(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
             definition::classify(tokens, facts)
         }
 
-        "do" => utility::anonymous_block(tokens),
+        "do" => utility::anonymous_block(tokens, facts),
         "call" => utility::call(tokens, facts),
         "notify" => utility::write(Reason::Utility, Effects::WRITES),
         "lock" | "analyze" | "analyse" => utility::write(Reason::Utility, Effects::empty()),

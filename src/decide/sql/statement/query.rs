@@ -2,17 +2,24 @@
 
 use crate::decide::sql::classify::Facts;
 use crate::decide::sql::parse;
-use crate::decide::sql::scan::{Cause, Doubt, Scan, scan};
+use crate::decide::sql::scan::{Cause, Doubt, Scan, scan, strangers};
 use crate::decide::sql::tokens::Tokens;
-use crate::decide::sql::types::{Effects, Intent, Reason, Verdict};
+use crate::decide::sql::types::{Depends, Effects, Intent, Reason, Verdict};
 
 /// SELECT, VALUES, TABLE, WITH: a read unless something in it is not.
 pub(super) fn read(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
-    let Scan { cause, doubts, effects, depends, settings } = scan(tokens, facts);
+    let Scan { cause, mut doubts, effects, mut depends, settings } = scan(tokens, facts);
+    if cause.is_none() {
+        doubts.extend(strangers(tokens, facts));
+    }
     let confirmed = parse::judge(tokens, &doubts, facts);
     let effects = effects | confirmed.iter().fold(Effects::empty(), |all, cause| all | cause.effects);
     // What is known of says more than what is not.
-    let is_guess = |cause: &Cause| matches!(cause.reason, Reason::UnknownFunction | Reason::Unparsable);
+    let is_guess =
+        |cause: &Cause| matches!(cause.reason, Reason::UnknownFunction | Reason::UnknownRelation | Reason::Unparsable);
+    if confirmed.iter().any(|cause| cause.reason == Reason::UnknownRelation) {
+        depends |= Depends::STRANGERS;
+    }
     let mut verdict = match cause.or_else(|| confirmed.into_iter().min_by_key(is_guess)) {
         None => Verdict::new(Intent::Read, Reason::PlainRead),
         Some(Cause { reason, object, .. }) => Verdict { object, ..Verdict::new(Intent::Write, reason) },
@@ -43,7 +50,7 @@ pub(super) fn leave_behind(verdict: &mut Verdict, tokens: Tokens<'_>, facts: &Fa
         Doubt::Relation { schema, name } => {
             facts.catalogue.relation(schema.as_deref(), name, None).is_some_and(|hazard| !hazard.effects.is_empty())
         }
-        Doubt::Modification => false,
+        Doubt::Strange { .. } | Doubt::Modification => false,
     };
     let doubts: Vec<Doubt> = doubts.into_iter().filter(matters).collect();
     let implied = parse::judge(tokens, &doubts, facts).iter().fold(Effects::empty(), |all, cause| all | cause.effects);

@@ -14,11 +14,7 @@ use crate::support::{LIMIT, wait_for};
 #[tokio::test]
 async fn an_instance_that_was_stopped_during_a_failover_writes_nothing_to_the_old_primary() {
     let (servers, etcd) = (servers().await, Etcd::start().await);
-    // The network between the old primary and everybody else.
-    let upstream = Relay::start(servers.node("pg1").unwrap().port()).await;
-    for replica in ["pg2", "pg3"] {
-        super::super::cut::stream_through(servers.node(replica).unwrap(), &upstream).await;
-    }
+    let upstream = super::super::cut::upstream(&servers).await;
     let way = Relay::start(servers.node("pg1").unwrap().port()).await;
     let mut config = topology(&servers, &section("a", etcd.port(), Lease::Short));
     config.nodes[0].replication_port = Some(config.nodes[0].port);

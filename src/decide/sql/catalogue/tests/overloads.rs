@@ -20,7 +20,7 @@ fn with(functions: &[(&str, &str, &str)], restless: &[u32]) -> Catalogue {
     };
     for &(schema, name, arguments) in functions {
         let body = if schema == "a" { "SELECT 1" } else { "DELETE FROM t" };
-        add(CatalogueQuery::Functions, &[schema, name, "true", "sql", arguments, "", "false", body, ""]);
+        add(CatalogueQuery::Functions, &[schema, name, "true", "sql", arguments, "", "false", body, "", ""]);
     }
     for (name, public) in [("pg_catalog", "true"), ("a", "true"), ("b", "true"), ("closed", "false")] {
         add(CatalogueQuery::Schemas, &[name, "owner", public]);

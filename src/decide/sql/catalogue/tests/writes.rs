@@ -9,8 +9,18 @@ const PINS: Effects = Effects::PINS;
 fn with(functions: &[(&str, &str)], writes: &[(&str, &str)]) -> Catalogue {
     let mut builder = Catalogue::builtin().rebuild();
     for (name, body) in functions {
-        let row =
-            [Some("public"), Some(name), Some("true"), Some("plpgsql"), Some("0 0"), None, None, Some(body), None];
+        let row = [
+            Some("public"),
+            Some(name),
+            Some("true"),
+            Some("plpgsql"),
+            Some("0 0"),
+            None,
+            None,
+            Some(body),
+            None,
+            None,
+        ];
         builder.add(CatalogueQuery::Functions, &row).unwrap();
     }
     for (name, text) in writes {

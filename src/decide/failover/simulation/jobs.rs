@@ -72,11 +72,16 @@ impl Simulation {
 
     fn promote(&mut self, node: NodeId) -> Outcome {
         let server = self.at(node)?;
+        let pilot = self.pilot.as_ref().ok_or("nobody asks for it")?;
+        let epoch = pilot.machine.record().epoch;
         if self.servers[server].role == Role::Replica {
             let (end, alone) = (self.servers[server].log.len(), !self.synchronous);
-            let known = self.sampled.or(self.record.written.and_then(|written| usize::try_from(written.0).ok()));
+            // What whoever chose it knew: what others had seen comes to light too late.
+            let known = self.record.written.and_then(|written| usize::try_from(written.0).ok());
+            // A switchover's candidate has had everything before this was written down.
+            let handed_over = self.record.purpose == Purpose::Switchover && known.is_none();
             assert!(
-                !alone || known.is_some_and(|known| end >= known),
+                !alone || handed_over || known.is_some_and(|known| end >= known),
                 "promoted beyond the guard: {}",
                 self.describe()
             );
@@ -91,7 +96,8 @@ impl Simulation {
             it.timeline += 1;
             self.promotions += 1;
         }
-        let it = &self.servers[server];
+        let it = &mut self.servers[server];
+        it.marked = epoch;
         let switched_at = Lsn(it.log.len() as u64);
         Ok(Fact::Promoted { system: SYSTEM, timeline: Timeline(it.timeline), switched_at })
     }
@@ -118,6 +124,7 @@ impl Simulation {
         let it = &mut self.servers[index(node)];
         (it.state, it.role, it.read_only, it.deaf) = (State::Running, Role::Replica, false, 0);
         (it.log, it.timeline, it.upstream) = (of.log, of.timeline, Some(index(primary)));
+        it.marked = of.marked;
         debug_assert_ne!(id(upstream), node);
         Ok(Fact::Done)
     }

@@ -1,0 +1,68 @@
+//! What a text does not say, and a server does: the catalogue's queries beside a real catalogue.
+
+use pgpilot::decide::sql::{Effects, Intent};
+
+use super::judge::Judge;
+use super::session::{SUPERUSER, Session};
+use crate::support::own_cluster;
+
+const SCHEMA: &str = "
+CREATE FUNCTION told(r bool DEFAULT pg_is_in_recovery()) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT r';
+CREATE FUNCTION locked(a int, b text DEFAULT pg_advisory_lock(77)::text) RETURNS int STABLE LANGUAGE sql AS 'SELECT a';
+CREATE FUNCTION plain(a int, b timestamptz DEFAULT now(), c text DEFAULT NULL) RETURNS int STABLE LANGUAGE sql AS 'SELECT a';
+CREATE VIEW telling AS SELECT told();
+CREATE TABLE t (a int);
+CREATE TYPE pair AS (a int, b int);
+CREATE DOMAIN own_pair AS pair CHECK ((VALUE).a > 0);
+CREATE FUNCTION of_table(t) RETURNS bool STABLE LANGUAGE sql AS 'SELECT pg_is_in_recovery()';
+CREATE FUNCTION of_more(t, int DEFAULT 1) RETURNS bool STABLE LANGUAGE sql AS 'SELECT pg_is_in_recovery()';
+CREATE FUNCTION of_rest(VARIADIC t[]) RETURNS bool STABLE LANGUAGE sql AS 'SELECT pg_is_in_recovery()';
+CREATE FUNCTION of_any(anyelement) RETURNS bool STABLE LANGUAGE plpgsql AS 'BEGIN RETURN pg_is_in_recovery(); END';
+CREATE FUNCTION of_record(record) RETURNS bool STABLE LANGUAGE plpgsql AS 'BEGIN RETURN pg_is_in_recovery(); END';
+CREATE FUNCTION of_domain(own_pair) RETURNS bool STABLE LANGUAGE sql AS 'SELECT pg_is_in_recovery()';
+CREATE FUNCTION of_int(int) RETURNS bool STABLE LANGUAGE sql AS 'SELECT pg_is_in_recovery()';
+CREATE FUNCTION step(int, int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + $2';
+CREATE FUNCTION combine(int, int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN $1 + $2; END';
+CREATE AGGREGATE combined(int) (SFUNC = step, STYPE = int, COMBINEFUNC = combine, PARALLEL = SAFE);
+CREATE AGGREGATE summed(int) (SFUNC = step, STYPE = int);
+CREATE EXTENSION IF NOT EXISTS tablefunc;
+CREATE DOMAIN elsewhere AS int CHECK (VALUE > 0 AND NOT pg_is_in_recovery());
+CREATE TABLE dt (d elsewhere);
+";
+
+#[tokio::test]
+async fn what_stands_behind_names_is_found_in_the_catalogue() {
+    let cluster = own_cluster().await;
+    let mut session = Session::open(cluster.node("pg1").unwrap(), SUPERUSER, "postgres").await;
+    assert_eq!(session.run(SCHEMA).await.error, None);
+    let judge = Judge::load(&mut session).await;
+    for (text, intent) in [
+        ("SELECT told()", Intent::Write),
+        ("SELECT abs(plain(told()::int))", Intent::Write),
+        ("SELECT * FROM told()", Intent::Write),
+        ("SELECT * FROM telling", Intent::Write),
+        ("SELECT locked(b => 'x', a => 1)", Intent::Write),
+        ("SELECT plain(1)", Intent::Read),
+        ("SELECT t.of_table FROM t", Intent::Write),
+        ("SELECT t.of_more FROM t", Intent::Write),
+        ("SELECT t.of_rest FROM t", Intent::Write),
+        ("SELECT t.of_any FROM t", Intent::Write),
+        ("SELECT t.of_record FROM t", Intent::Write),
+        ("SELECT (ROW(1, 2)::pair).of_domain", Intent::Write),
+        ("SELECT t.of_int FROM t", Intent::Read),
+        ("SELECT combined(a) FROM t", Intent::Write),
+        ("SELECT summed(a) FROM t", Intent::Read),
+        ("SELECT * FROM crosstab('SELECT 1, 2, 3') AS c(a int, b int)", Intent::Write),
+        ("SELECT json_populate_record(dt, '{}') FROM dt", Intent::Write),
+        ("SELECT dt FROM dt", Intent::Read),
+    ] {
+        // Where it can be called at all, the server says so.
+        if intent == Intent::Write {
+            assert_eq!(session.run(text).await.error, None, "{text}");
+        }
+        assert_eq!(judge.classify(text).statements[0].intent, intent, "{text}");
+    }
+    let left = judge.classify("SELECT locked(1)").statements[0].effects;
+    assert!(left.contains(Effects::PINS), "{left:?}");
+}
