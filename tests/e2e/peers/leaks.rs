@@ -21,7 +21,7 @@ const LEAKS: &str = "
     CREATE FUNCTION leak_by_hand() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO leaky VALUES (1); RETURN 1; END $$";
 
 /// What makes a table, and a statement that changes the session by it.
-const WRITES: [(&str, &str); 21] = [
+const WRITES: [(&str, &str); 27] = [
     ("", "INSERT INTO leaky VALUES (1)"),
     ("", "WITH x AS (INSERT INTO leaky VALUES (1) RETURNING n) SELECT n FROM x"),
     ("", "EXPLAIN ANALYZE INSERT INTO leaky VALUES (1)"),
@@ -63,6 +63,24 @@ const WRITES: [(&str, &str); 21] = [
     ("CREATE TABLE le14 (n int); CREATE TRIGGER t BEFORE TRUNCATE ON le14 EXECUTE FUNCTION leaking()", "TRUNCATE le14"),
     ("CREATE TABLE le15 (n int); INSERT INTO le15 VALUES (1)", "ALTER TABLE le15 ADD COLUMN m int DEFAULT leak()"),
     ("CREATE TABLE le16 (n int, m int); INSERT INTO le16 VALUES (1)", "UPDATE le16 SET m = leak()"),
+    ("", "UPDATE pg_settings SET setting = '23MB' WHERE name = 'work_mem'"),
+    (
+        "CREATE VIEW le17 AS SELECT name, setting AS value FROM pg_settings",
+        "UPDATE le17 SET value = '23MB' WHERE name = 'work_mem'",
+    ),
+    (
+        "CREATE FUNCTION leak_by_view() RETURNS int LANGUAGE plpgsql AS $$
+             BEGIN UPDATE pg_settings SET setting = '23MB' WHERE name = 'work_mem'; RETURN 1; END $$",
+        "SELECT leak_by_view()",
+    ),
+    (
+        "CREATE TABLE le18 (n int); CREATE RULE r AS ON INSERT TO le18
+             DO ALSO UPDATE pg_settings SET setting = '23MB' WHERE name = 'work_mem'",
+        "INSERT INTO le18 VALUES (1)",
+    ),
+    // SQL in a string, which the server runs.
+    ("", "SELECT * FROM ts_stat('SELECT to_tsvector(leak()::text)')"),
+    ("", "SELECT ts_rewrite('a'::tsquery, 'SELECT ''a''::tsquery, ''b''::tsquery WHERE leak() > 0')"),
 ];
 
 /// A proxy that knows what has been made, and an application's function by which that shows.
