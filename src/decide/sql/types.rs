@@ -267,7 +267,7 @@ bitflags::bitflags! {
         const PATH = 1;
         /// The types that a Parse message gives its parameters.
         const PARAMETERS = 1 << 1;
-        /// The types of constants, which texts of one shape need not share.
+        /// The types of constants, or what they say: texts of one shape need not share them.
         const LITERALS = 1 << 2;
     }
 }

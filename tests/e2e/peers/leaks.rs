@@ -1,4 +1,4 @@
-//! What a write runs besides itself changes its own session, and nobody else's.
+//! What a write runs besides itself, or a query runs unseen, changes its own session, and nobody else's.
 
 use pgpilot::decide::sql::Reason;
 
@@ -136,6 +136,7 @@ async fn what_the_triggers_of_a_write_make_is_the_sessions_own() {
         ("INSERT INTO makes VALUES (1)", "temporary_object"),
         ("INSERT INTO locks VALUES (1)", "advisory_lock"),
         ("INSERT INTO audited VALUES (1)", ""),
+        ("SELECT * FROM ts_stat('SELECT to_tsvector(pg_advisory_lock(1)::text)')", "advisory_lock"),
     ] {
         a.batch_execute(write).await.unwrap();
         assert_eq!(ask(&a, "SHOW pgpilot.pins").await, pins, "{write}");
@@ -183,6 +184,7 @@ async fn what_only_the_end_of_a_connection_takes_away_keeps_it() {
     for (text, pin) in [
         ("SELECT setseed(0.5)", "random_seed"),
         ("DO $$ BEGIN PERFORM setseed(0.5); END $$", "random_seed"),
+        ("SELECT * FROM ts_stat('SELECT to_tsvector(setseed(0.5)::text)')", "random_seed"),
         ("SELECT pg_create_physical_replication_slot('own', false, true)", "replication_slot"),
         (&connect, "dblink"),
     ] {
