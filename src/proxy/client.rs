@@ -133,6 +133,7 @@ impl Client {
         }
         let text = self.text_to_remember(batch);
         let Some(link) = self.link.as_mut() else { return };
+        link.resets.note_left(&self.session);
         if !link.is_new {
             link.started = Instant::now();
         }

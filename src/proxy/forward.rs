@@ -180,6 +180,7 @@ impl Client {
         self.session.note_left(&mut assessed.needs);
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
+            link.resets.note_left(&self.session);
         }
         self.forward_frame(frame);
     }

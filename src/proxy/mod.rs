@@ -11,6 +11,7 @@ mod client;
 mod contexts;
 mod deallocate;
 mod dispatch;
+mod drain;
 mod ending;
 mod exchange;
 mod fault;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::link::Link;
 use super::names::{Names, SessionStatement};
 use super::own_settings::Afterwards;
+use super::resets::Beginning;
 use super::sequences::Place;
 use super::shared::Shared;
 use crate::decide::route::{Freshness, Policy};
@@ -15,8 +16,8 @@ use crate::decide::sql::{Effects, Hint, TransactionMode};
 use crate::wire::backend::Report;
 
 pub(super) struct Session {
-    /// From the start-up packet: what RESET goes back to.
-    pub startup: Arc<Settings>,
+    /// What RESET goes back to.
+    pub began_with: Beginning,
     /// What is in force, the start-up settings included.
     pub settings: Arc<Settings>,
     /// What the client has been told of the server's parameters.
@@ -98,10 +99,10 @@ pub(super) struct Deferred {
 
 impl Session {
     pub(super) fn new(startup: Settings, reported: Arc<ParameterMap>, policy: Policy) -> Self {
-        let startup = Arc::new(startup);
+        let began_with = Beginning { settings: Arc::new(startup), parameters: reported.clone() };
         let mut session = Self {
-            settings: startup.clone(),
-            startup,
+            settings: began_with.settings.clone(),
+            began_with,
             reported,
             defaults: Defaults::default(),
             texts: Texts::Legible,

@@ -51,7 +51,7 @@ fn labelled(verdict: &Verdict, label: &str) -> String {
         Intent::Savepoint(Savepoint::Release(name)) => format!("release({name})"),
         Intent::Savepoint(Savepoint::RollBackTo(name)) => format!("rollback_to({name})"),
         Intent::Session(SessionCommand::Set { names, scope: s }) => format!("set{}({})", scope(*s), names.join(",")),
-        Intent::Session(SessionCommand::Reset { name }) => format!("reset({name})"),
+        Intent::Session(SessionCommand::Reset { name, scope: s }) => format!("reset{}({name})", scope(*s)),
         Intent::Session(SessionCommand::ResetAll) => "reset_all".to_owned(),
         Intent::Session(SessionCommand::DiscardAll) => "discard_all".to_owned(),
         Intent::Session(SessionCommand::DiscardSome) => "discard".to_owned(),

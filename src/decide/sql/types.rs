@@ -155,8 +155,10 @@ pub enum SessionCommand {
         names: Box<[Box<str>]>,
         scope: SetScope,
     },
+    /// RESET, and SET .. TO DEFAULT, which may be local.
     Reset {
         name: Box<str>,
+        scope: SetScope,
     },
     ResetAll,
     DiscardAll,
