@@ -51,12 +51,29 @@ pub(super) struct Session {
     pub sequences_at: Option<Place>,
 }
 
-/// Whether a statement's bytes can be taken for what they look like.
+/// Which statements' bytes can be taken for what they look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Texts {
     Legible,
-    /// `standard_conforming_strings` is off, or the client's encoding has quotes and backslashes within characters.
-    Opaque,
+    /// Those in ASCII: the client's encoding has quotes and backslashes within other characters.
+    InAscii,
+    /// Those without a backslash: `standard_conforming_strings` is off.
+    Unescaped,
+    /// Those for which both holds.
+    UnescapedInAscii,
+}
+
+impl Texts {
+    #[inline]
+    pub(super) fn reads(self, text: &[u8]) -> bool {
+        let (in_ascii, unescaped) = match self {
+            Texts::Legible => return true,
+            Texts::InAscii => (true, false),
+            Texts::Unescaped => (false, true),
+            Texts::UnescapedInAscii => (true, true),
+        };
+        (!in_ascii || text.is_ascii()) && (!unescaped || memchr::memchr(b'\\', text).is_none())
+    }
 }
 
 /// Encodings whose characters' later bytes may be ASCII: those that only clients may use (documentation, "Supported Character Sets").
@@ -137,7 +154,12 @@ impl Session {
         let lexed_otherwise = reported("standard_conforming_strings") == "off";
         let encoding = reported("client_encoding");
         let ambiguous = AMBIGUOUS_ENCODINGS.iter().any(|name| name.eq_ignore_ascii_case(encoding));
-        self.texts = if lexed_otherwise || ambiguous { Texts::Opaque } else { Texts::Legible };
+        self.texts = match (ambiguous, lexed_otherwise) {
+            (false, false) => Texts::Legible,
+            (true, false) => Texts::InAscii,
+            (false, true) => Texts::Unescaped,
+            (true, true) => Texts::UnescapedInAscii,
+        };
     }
 
     /// Who statements run as: `user` has logged in.

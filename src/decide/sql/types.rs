@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::placeholders::placeholders;
 use crate::config::Consistency;
 
 /// The verdict on one text as a client sent it: one entry per statement, in order; none for an empty query.
@@ -65,6 +66,12 @@ impl Classified {
     /// One verdict for a whole text that cannot be classified.
     pub fn opaque(reason: Reason) -> Self {
         Classified { statements: Box::new([Verdict::opaque(reason)]) }
+    }
+
+    /// The verdict on a text whose bytes may mean something else than they look like: of what it sets, the names are guessed.
+    pub fn illegible(text: &[u8]) -> Self {
+        let settings = placeholders(&String::from_utf8_lossy(text)).into();
+        Classified { statements: Box::new([Verdict { settings, ..Verdict::opaque(Reason::Encoding) }]) }
     }
 }
 
