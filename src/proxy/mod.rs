@@ -6,6 +6,7 @@ mod adopt;
 mod aside;
 mod assess;
 mod batch;
+mod begin;
 mod cancel;
 mod client;
 mod contexts;
