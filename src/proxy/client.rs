@@ -296,7 +296,7 @@ impl Client {
         let limits = &self.who.limits;
         let (limit, code, message) = match self.transaction {
             Transaction::Idle => (
-                limits.idle_timeout,
+                shorter(limits.idle_timeout, self.session.idle_limit),
                 SqlState::IDLE_SESSION_TIMEOUT,
                 "terminating connection due to idle-session timeout",
             ),
@@ -406,6 +406,11 @@ impl Client {
             self.side.rest = Passing::Drop(header.frame_len() - here);
         }
     }
+}
+
+/// The shorter of two limits, of which zero is none.
+fn shorter(configured: Duration, own: Option<Duration>) -> Duration {
+    own.map_or(configured, |own| if configured.is_zero() { own } else { configured.min(own) })
 }
 
 /// Replies due from one server at once, at most: a client that sends more without reading waits.

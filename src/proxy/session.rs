@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::link::Link;
 use super::names::{Names, SessionStatement};
@@ -11,7 +12,7 @@ use super::resets::Beginning;
 use super::sequences::Place;
 use super::shared::Shared;
 use crate::decide::route::{Freshness, Policy};
-use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings};
+use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings, milliseconds};
 use crate::decide::sql::{Effects, Hint, TransactionMode};
 use crate::wire::backend::Report;
 
@@ -23,6 +24,8 @@ pub(super) struct Session {
     /// What the client has been told of the server's parameters.
     pub reported: Arc<ParameterMap>,
     pub defaults: Defaults,
+    /// For how long it may be idle, as far as it has said so itself.
+    pub idle_limit: Option<Duration>,
     pub texts: Texts,
     pub names: Names,
     /// What the batch that has been assessed, and not been forwarded yet, prepares: in order.
@@ -80,6 +83,9 @@ impl Texts {
 const AMBIGUOUS_ENCODINGS: [&str; 8] =
     ["BIG5", "GB18030", "GBK", "JOHAB", "SJIS", "SHIFT_JIS_2004", "UHC", "MULE_INTERNAL"];
 
+/// It ends sessions, and not the server connections that they use in turns.
+pub(super) const IDLE_LIMIT: &str = "idle_session_timeout";
+
 /// What the statements since the last inventory may have left on the server connection.
 #[derive(Debug, Default)]
 pub(super) struct Leftovers {
@@ -122,6 +128,7 @@ impl Session {
             began_with,
             reported,
             defaults: Defaults::default(),
+            idle_limit: None,
             texts: Texts::Legible,
             names: Names::default(),
             parsed: VecDeque::new(),
@@ -150,6 +157,7 @@ impl Session {
             read_only: is("default_transaction_read_only", "on"),
             serializable: is("default_transaction_isolation", "serializable"),
         };
+        self.idle_limit = self.settings.get(IDLE_LIMIT).and_then(milliseconds).filter(|limit| !limit.is_zero());
         let reported = |name: &str| self.reported.get(name).unwrap_or("");
         let lexed_otherwise = reported("standard_conforming_strings") == "off";
         let encoding = reported("client_encoding");

@@ -17,7 +17,7 @@ use super::listening::DEAF;
 use super::registry::{Quiet, Rest};
 use super::resets;
 use super::sequences;
-use super::session::{Leftovers, Transaction};
+use super::session::{IDLE_LIMIT, Leftovers, Transaction};
 use super::vigil::Denied;
 use crate::config::Consistency;
 use crate::decide::session::{Inventory, ParameterMap, Pin, Settings, inventory_sql};
@@ -290,7 +290,10 @@ impl Client {
     /// Gives the connection back. It is idle, and what the session left on it is known.
     async fn release(&mut self) -> Result<(), End> {
         self.session.left = Leftovers::default();
-        if self.link.as_ref().is_some_and(|link| link.lease.tainted) {
+        // One that ends while it is idle is nobody's to use.
+        let is_unfit =
+            |link: &Link| link.lease.tainted || link.lease.settings.get(IDLE_LIMIT).is_some_and(|limit| limit != "0");
+        if self.link.as_ref().is_some_and(is_unfit) {
             self.untaint().await?;
         }
         self.release_slot().await;
