@@ -10,7 +10,7 @@ use super::contexts::{Names, SessionContext};
 use super::forward::may_name_a_statement;
 use super::judged::{Executed, Judged};
 use super::names::SessionStatement;
-use super::session::{Texts, Transaction};
+use super::session::Transaction;
 use crate::decide::route::Need;
 use crate::decide::session::{Needs, Origin, Pin, Statement};
 use crate::decide::sql::{Classified, Effects, Intent, Reason, Savepoint, SessionCommand, TransactionEnd, Verdict};
@@ -277,7 +277,7 @@ impl Client {
     /// The verdict on a text of this session's that comes behind what has been assessed. `types`: of its parameters.
     fn verdict_within(&self, text: &[u8], types: &[u8], assessed: &Assessed) -> Arc<Judged> {
         let (session, user) = (&self.session, &*self.who.user);
-        if session.texts == Texts::Opaque {
+        if !session.texts.reads(text) {
             return self.verdict_on(text);
         }
         // Whatever has been executed and not been settled may have changed what names mean; so may a transaction.
@@ -291,9 +291,10 @@ impl Client {
 
     /// The verdict on a text of this session's, whatever its names mean.
     pub(super) fn verdict_on(&self, text: &[u8]) -> Arc<Judged> {
-        match self.session.texts {
-            Texts::Legible => self.verdicts.of(text),
-            Texts::Opaque => Arc::new(Classified::opaque(Reason::Encoding).into()),
+        if self.session.texts.reads(text) {
+            self.verdicts.of(text)
+        } else {
+            Arc::new(Classified::illegible(text).into())
         }
     }
 

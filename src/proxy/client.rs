@@ -133,6 +133,7 @@ impl Client {
         }
         let text = self.text_to_remember(batch);
         let Some(link) = self.link.as_mut() else { return };
+        link.resets.note_left(&self.session);
         if !link.is_new {
             link.started = Instant::now();
         }
@@ -295,7 +296,7 @@ impl Client {
         let limits = &self.who.limits;
         let (limit, code, message) = match self.transaction {
             Transaction::Idle => (
-                limits.idle_timeout,
+                shorter(limits.idle_timeout, self.session.idle_limit),
                 SqlState::IDLE_SESSION_TIMEOUT,
                 "terminating connection due to idle-session timeout",
             ),
@@ -405,6 +406,11 @@ impl Client {
             self.side.rest = Passing::Drop(header.frame_len() - here);
         }
     }
+}
+
+/// The shorter of two limits, of which zero is none.
+fn shorter(configured: Duration, own: Option<Duration>) -> Duration {
+    own.map_or(configured, |own| if configured.is_zero() { own } else { configured.min(own) })
 }
 
 /// Replies due from one server at once, at most: a client that sends more without reading waits.

@@ -15,7 +15,7 @@ use super::names::{MAX_BYTES, MAX_STATEMENTS, SessionStatement};
 use super::own::name_taken;
 use super::resets;
 use super::reword::Renamed;
-use super::session::{Deferred, Session, Texts, Transaction};
+use super::session::{Deferred, Session, Transaction};
 use super::statements::Statements;
 use super::verdicts::Verdicts;
 use crate::decide::session::{Fate, Kind, Origin, ServerName, Statement, StatementId, server_name};
@@ -180,6 +180,7 @@ impl Client {
         self.session.note_left(&mut assessed.needs);
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
+            link.resets.note_left(&self.session);
         }
         self.forward_frame(frame);
     }
@@ -199,7 +200,7 @@ fn forward_query(
     text: &[u8],
 ) -> Option<Arc<Judged>> {
     link.executing = true;
-    let is_legible = session.texts == Texts::Legible;
+    let is_legible = session.texts.reads(text);
     if is_legible
         && may_name_a_statement(text)
         && let [verdict] = &*verdicts.of(text).statements

@@ -18,7 +18,7 @@ use super::venture::Trace;
 use crate::config::Consistency;
 use crate::coordination::Membership;
 use crate::decide::route::{Need, NodeId};
-use crate::decide::session::{Due, Dues, Kind, Settings, StatementId};
+use crate::decide::session::{Due, Dues, Kind, StatementId};
 use crate::decide::sql::{Reason, TransactionEnd};
 use crate::pool::Lease;
 use crate::telemetry::Served;
@@ -29,8 +29,6 @@ pub(super) struct Link {
     pub role: LinkRole,
     /// The session's process ID, as its client knows it.
     pub pid: u32,
-    /// What the session began with.
-    pub startup: Arc<Settings>,
     pub reason: Reason,
     /// What a hint promised the reads for which this server was chosen; `None`: what the session is promised.
     pub promise: Option<Consistency>,
@@ -137,12 +135,11 @@ impl Grant {
 }
 
 impl Link {
-    pub(super) fn new(lease: Lease, role: LinkRole, startup: Arc<Settings>, reason: Reason, now: Instant) -> Self {
+    pub(super) fn new(lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Self {
         Self {
             lease,
             role,
             pid: 0,
-            startup,
             reason,
             promise: None,
             need: Need::Primary,

@@ -72,7 +72,7 @@ impl Client {
                 if link.ends_transaction { Transaction::Idle } else { Transaction::Lost { untold: None } };
         }
         let status = self.status();
-        let ends = link.dues.batches();
+        let ends = link.dues.batches() + usize::from(link.resets.has_kept_ready());
         for _ in 0..ends {
             report.put(&mut self.side.output);
             backend::put_ready(&mut self.side.output, status);

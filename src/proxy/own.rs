@@ -21,9 +21,9 @@ use crate::wire::backend::{self, Report, TransactionStatus};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 
 /// A result of pgpilot's own: at most one row of one column.
-struct Answer {
+pub(super) struct Answer {
     column: Option<(&'static str, String)>,
-    tag: &'static str,
+    pub(super) tag: &'static str,
 }
 
 const NO_TRANSACTION: &str = "there is no transaction in progress";
@@ -166,7 +166,7 @@ impl Client {
     }
 
     /// Does what a statement of pgpilot's own says. `None`: it is a server's.
-    fn run_own(&mut self, text: &[u8], verdict: &Verdict) -> Option<Result<Answer, Report>> {
+    pub(super) fn run_own(&mut self, text: &[u8], verdict: &Verdict) -> Option<Result<Answer, Report>> {
         let done = |tag| Some(Ok(Answer { column: None, tag }));
         match (&verdict.intent, &self.transaction) {
             (Intent::Begin(mode), Transaction::Idle) if self.link.is_none() => {
@@ -297,6 +297,9 @@ impl Client {
 
     /// An extended batch, or a part of one, of which nothing needs a server: only Close and Sync, or one statement of pgpilot's own.
     fn answer_extended(&mut self, bytes: &[u8], end: BatchEnd, assessed: &Assessed) -> Result<bool, End> {
+        if self.answer_begin(bytes, end, assessed)? {
+            return Ok(true);
+        }
         if assessed.needs.server.is_some() || (!assessed.own && self.link.is_some()) {
             return Ok(false);
         }
@@ -319,7 +322,11 @@ impl Client {
         Ok(true)
     }
 
-    fn answer_frame(&mut self, frame: Frame<'_>, own: Option<&Classified>) -> Result<Result<(), Report>, End> {
+    pub(super) fn answer_frame(
+        &mut self,
+        frame: Frame<'_>,
+        own: Option<&Classified>,
+    ) -> Result<Result<(), Report>, End> {
         let command = own.and_then(|classified| match &classified.statements[0].intent {
             Intent::Own(command) => Some(command.clone()),
             _ => None,

@@ -9,13 +9,13 @@ use sha2::{Digest, Sha256};
 use super::assess::{Assessed, Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
+use super::drain;
 use super::exchange::keep_reply;
 use super::fault::Fault;
 use super::link::Link;
 use super::names::Names;
 use super::sequences::AsksSequences;
 use super::session::{Texts, Transaction};
-use super::settle;
 use super::vigil::Denied;
 use crate::config::{Consistency, Transactions};
 use crate::decide::route::{Demand, Need};
@@ -218,7 +218,7 @@ impl Client {
         self.release_slot().await;
         if let Some(mut link) = self.link.take() {
             keep_reply(&mut self.side, &mut link);
-            tokio::spawn(settle::drain(link));
+            tokio::spawn(drain::drain(link));
         }
         let shared = self.shared.clone();
         self.vigil().until(shared.gate.pass()).await?;
@@ -267,7 +267,7 @@ impl Client {
             self.shared.metrics.count(Count::Optimistic(Optimistic::Diverged));
         }
         self.release_slot().await;
-        tokio::spawn(settle::drain(link));
+        tokio::spawn(drain::drain(link));
         Err(fault.into())
     }
 

@@ -12,4 +12,4 @@ pub use needs::{Defaults, Needs};
 pub use prepared::{
     Forgotten, Origin, SERVER_NAME_PREFIX, ServerName, ServerStatements, Statement, StatementId, server_name,
 };
-pub use settings::{ParameterMap, Settings, ascii_expression, quote_identifier, quote_literal};
+pub use settings::{ParameterMap, Settings, ascii_expression, milliseconds, quote_identifier, quote_literal};

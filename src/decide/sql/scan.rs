@@ -9,10 +9,12 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::arguments::Arguments;
+use super::body::mentioned;
 use super::catalogue::{Call, Hidden, Listed, Resolved, Standing};
 use super::classify::Facts;
 use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
+use super::placeholders::placeholders;
 use super::references;
 use super::settings;
 use super::targets::{self, Named};
@@ -111,6 +113,9 @@ fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
     }
     scanner.found
 }
+
+/// Of a function: it runs a text that it is given, or a view of which it is given the name.
+const RUN_ANYTHING: Effects = Effects::SETTINGS.union(Effects::PINS).union(Effects::UNPINS);
 
 struct Scanner<'a, 'f> {
     grammar: Grammar,
@@ -275,10 +280,21 @@ impl<'a> Scanner<'a, '_> {
                             if by == Listed::Primary { Reason::ListedFunction } else { Reason::PrimaryFunction };
                         let home = schema.or(home);
                         self.cause(Cause::about(reason, full_name(home, name)).with(effects));
+                        if effects.contains(RUN_ANYTHING) {
+                            self.run_text();
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// Something runs a text, which may stand here as a string.
+    fn run_text(&mut self) {
+        let text = self.tokens.source();
+        self.found.effects |= mentioned(text);
+        self.found.settings.extend(placeholders(text));
+        self.found.depends |= Depends::LITERALS;
     }
 
     fn operator(&mut self, schema: Option<&str>, name: &str) {
