@@ -91,6 +91,9 @@ fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], polic
     } else {
         (need, reason)
     };
+    let outlasts = needs.opens.is_some_and(|mode| !mode.sees_one_snapshot());
+    let outlasts = outlasts && promise.unwrap_or(policy.consistency) == Consistency::Strong && need != Need::Primary;
+    let (need, reason) = if outlasts { (Need::Primary, Reason::Consistency) } else { (need, reason) };
     let shadow = sources.config().routing.mode == RoutingMode::Shadow && need != Need::Primary;
     let (need, reason) = if shadow { (Need::Primary, Reason::Shadow) } else { (need, reason) };
     let now = Instant::now();

@@ -12,7 +12,7 @@ use super::judged::{Executed, Judged};
 use super::names::SessionStatement;
 use super::session::Transaction;
 use crate::decide::route::Need;
-use crate::decide::session::{Needs, Origin, Pin, Statement};
+use crate::decide::session::{Departure, Needs, Origin, Pin, Statement};
 use crate::decide::sql::{Classified, Effects, Intent, Reason, Savepoint, SessionCommand, TransactionEnd, Verdict};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, Header, WireError};
@@ -25,8 +25,8 @@ pub(super) struct Assessed {
     pub executes: bool,
     /// It does something that lasts, if nothing rolls it back.
     pub writes: bool,
-    /// It asks for something that is not certainly a read, or for what an earlier batch has left.
-    exceeds_reads: bool,
+    /// How far it goes beyond reads.
+    pub reach: Reach,
     /// RESET ALL or DISCARD ALL is among it.
     pub resets: bool,
     /// It ends a transaction.
@@ -43,12 +43,44 @@ pub(super) struct Assessed {
     names: NamesWithin,
 }
 
+/// How far a batch goes beyond reads, which is what others would have to do to repeat it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Reach {
+    #[default]
+    Reads,
+    /// A transaction begins.
+    Begin,
+    /// To what only changes its transaction, and can be done again in another one: savepoints, cursors, settings.
+    Transaction,
+    /// To what is not known to be one of these, or to what an earlier batch has left.
+    Anything,
+}
+
 impl Assessed {
     /// Whether nothing is any different after it, wherever and however often it runs.
     pub(super) fn only_reads(&self) -> bool {
-        !self.exceeds_reads
-            && self.needs.effects.difference(Effects::HINT_UNKNOWN).is_empty()
+        self.reach == Reach::Reads
+            && self.needs.effects.difference(Effects::HARMLESS).is_empty()
             && self.needs.names.is_empty()
+    }
+
+    /// It leaves a prepared statement that only its server connection has.
+    fn keep_connection(&mut self) {
+        self.needs.want(Need::Primary, Reason::Prepared);
+        self.needs.depart(Departure::Certain, Reason::Prepared);
+        self.needs.effects |= Effects::PINS;
+    }
+}
+
+fn reach(verdict: &Verdict) -> Reach {
+    match &verdict.intent {
+        Intent::Read => Reach::Reads,
+        Intent::Begin(_) => Reach::Begin,
+        Intent::WithinTransaction | Intent::Savepoint(_) | Intent::Session(SessionCommand::Set { .. }) => {
+            Reach::Transaction
+        }
+        Intent::Write if matches!(verdict.reason, Reason::Show | Reason::SessionState) => Reach::Transaction,
+        _ => Reach::Anything,
     }
 }
 
@@ -230,7 +262,7 @@ impl Client {
                 if let (Target::Statement, name) = frontend::target(frame.tag, frame.body())? {
                     self.add_statement(name, assessed);
                 } else if assessed.needs.server.is_none() && !assessed.own {
-                    assessed.exceeds_reads = true;
+                    assessed.reach = Reach::Anything;
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
@@ -245,7 +277,7 @@ impl Client {
                 assessed.executes = true;
                 if assessed.needs.server.is_none() && !assessed.own {
                     // A portal of an earlier batch: where that ran, which is an open transaction, or nowhere.
-                    assessed.exceeds_reads = true;
+                    assessed.reach = Reach::Anything;
                     assessed.needs.want(Need::Primary, Reason::InTransaction);
                 }
             }
@@ -253,8 +285,9 @@ impl Client {
                 return Err(WireError::Field(char::from(frame.tag)));
             }
             frontend::FUNCTION_CALL => {
-                (assessed.executes, assessed.writes, assessed.exceeds_reads) = (true, true, true);
+                (assessed.executes, assessed.writes, assessed.reach) = (true, true, Reach::Anything);
                 assessed.needs.want(Need::Primary, Reason::FunctionCall);
+                assessed.needs.depart(Departure::Doubtful, Reason::FunctionCall);
                 // Of the function it gives but the number.
                 assessed.needs.effects |= Effects::SETTINGS | Effects::PINS | Effects::UNPINS;
             }
@@ -375,8 +408,7 @@ impl Client {
             match verdict.intent {
                 // The server knows it by the client's name, so the session has to stay there.
                 Intent::Prepare { .. } if !is_tracked => {
-                    assessed.needs.want(Need::Primary, Reason::Prepared);
-                    assessed.needs.effects |= Effects::PINS;
+                    assessed.keep_connection();
                 }
                 Intent::Deallocate { name: Some(ref name) } if session.names.find(name.as_bytes()).is_none() => {
                     // The server may have it.
@@ -395,11 +427,11 @@ impl Client {
                 Intent::Execute { name, .. } => prepared(name).is_none_or(|inner| inner.intent != Intent::Read),
                 _ => false,
             };
-            assessed.exceeds_reads |= match &verdict.intent {
-                Intent::Read => false,
-                Intent::Execute { name, .. } => prepared(name).is_none_or(|inner| inner.intent != Intent::Read),
-                _ => true,
+            let reach = match &verdict.intent {
+                Intent::Execute { name, .. } => prepared(name).map_or(Reach::Anything, reach),
+                _ => reach(verdict),
             };
+            assessed.reach = assessed.reach.max(reach);
             if let Intent::End(end) = verdict.intent
                 && assessed.ends != Some(TransactionEnd::Commit)
             {
@@ -407,8 +439,7 @@ impl Client {
             }
         }
         if !is_tracked && adopt::named(session, classified).next().is_some() {
-            assessed.needs.want(Need::Primary, Reason::Prepared);
-            assessed.needs.effects |= Effects::PINS;
+            assessed.keep_connection();
         }
         if classified.statements.is_empty() {
             assessed.needs.want(Need::Read, Reason::Empty);

@@ -88,6 +88,7 @@ impl Client {
 
     async fn serve(&mut self, batch: Batch) -> Result<(), End> {
         self.cancels_seen = self.registration.slot.unserved_cancels();
+        self.begin_chained().await?;
         self.keep_order();
         let assessed = {
             // Taken out for the time being, so that the frames can be read while the session changes.

@@ -66,8 +66,9 @@ impl Client {
         }
         let demand = Demand { need, reason, promise, arrived: Instant::now(), avoid: None };
         let link = self.lease(demand, asks).await?;
-        if reason == Reason::Optimistic && link.is_replica() {
-            self.begin_venture(batch, assessed);
+        let link = self.resume_venture(link).await?;
+        if link.is_replica() {
+            self.begin_venture(batch, assessed, reason);
         }
         self.link.insert(link).purpose = purpose;
         self.own_sequences(asks).await
@@ -98,6 +99,12 @@ impl Client {
                 (need, reason) = if ventures { (need, Reason::Optimistic) } else { (Need::Primary, why) };
             }
         }
+        if (need, reason) == (Need::Primary, Reason::ReadWriteTransaction) && self.ventures_with(batch, assessed) {
+            (need, reason) = (Need::Read, Reason::Optimistic);
+        }
+        if need != Need::Primary && self.is_promised_more_than_a_replica_keeps(assessed) {
+            (need, reason) = (Need::Primary, Reason::Consistency);
+        }
         if self.who.mode == PoolMode::Session && need == Need::Read {
             // The connection stays for the whole session, which may write later.
             (need, reason) = (Need::Primary, Reason::Pinned);
@@ -106,6 +113,26 @@ impl Client {
             (need, reason) = (Need::Primary, Reason::Shadow);
         }
         (need, reason)
+    }
+
+    /// Whether a batch that begins a transaction, and reads in it, may do so on a replica, though that may write later.
+    fn ventures_with(&mut self, batch: Batch, assessed: &Assessed) -> bool {
+        let reads = self.transaction.is_idle() && assessed.executes && assessed.needs.promise.reads();
+        let mode = assessed.needs.opens.filter(|_| reads && self.session.hint != Some(Hint::Primary));
+        mode.is_some_and(|mode| self.may_venture(mode, batch, assessed))
+    }
+
+    /// At READ COMMITTED each statement has to show what was acknowledged before it: a replica that can do so for a transaction's first one may not be able
+    /// to for the others.
+    fn is_promised_more_than_a_replica_keeps(&self, assessed: &Assessed) -> bool {
+        let opened = match &self.transaction {
+            Transaction::Idle => assessed.needs.opens,
+            Transaction::Deferred(deferred) => Some(deferred.mode),
+            Transaction::Open | Transaction::Failed | Transaction::Lost { .. } => None,
+        };
+        let session = self.session.policy.consistency;
+        let promised = assessed.needs.promise.over(session).unwrap_or(session);
+        promised == Consistency::Strong && opened.is_some_and(|mode| !mode.sees_one_snapshot())
     }
 
     /// A part of a batch whose continuation is not known may go to a replica only if it leaves nothing there but prepared statements.
@@ -133,7 +160,9 @@ impl Client {
     /// that leaves no trace in the session, which would then look otherwise than at the first try.
     pub(super) fn joins_replica(&self, batch: Batch) -> bool {
         let Some(link) = self.link.as_ref() else { return false };
-        let movable = !link.kept.is_empty() && !link.batch_open && self.transaction.is_idle();
+        // One that the batch under way begins must know what it has been asked, and that it has been answered.
+        let begins = self.ventures.are_under_way();
+        let movable = !link.kept.is_empty() && !link.batch_open && self.transaction.is_idle() && !begins;
         if !movable || self.side.kept > CLIENT_INPUT_MAX || self.transaction_may_end_lease() {
             return false;
         }
@@ -169,7 +198,7 @@ impl Client {
         known.verdict.statements.iter().for_each(|verdict| needs.add(verdict, self.session.defaults, &|_| None));
         matches!(needs.server, Some((Need::Read | Need::Replica, _)))
             && needs.promise.over(self.session.policy.consistency).is_none()
-            && needs.effects.difference(Effects::HINT_UNKNOWN).is_empty()
+            && needs.effects.difference(Effects::HARMLESS).is_empty()
             && needs.names.is_empty()
     }
 

@@ -60,9 +60,14 @@ pub(super) enum Fault {
     /// A CancelRequest came while the statement waited for its turn.
     #[error("canceling statement due to user request")]
     Cancelled,
-    /// An optimistic transaction cannot move to the primary.
+    /// A transaction cannot move from its replica to another server.
     #[error("could not move the transaction to the primary: what it has read on a replica is not the same there")]
     Diverged,
+    /// A transaction on a replica has come to something that needs the primary, and cannot move there.
+    #[error(
+        "this statement needs the primary, and the transaction on a replica to which it belongs cannot move there any more"
+    )]
+    BoundToReplica,
     /// The connection could not be brought to the session's state.
     #[error(transparent)]
     Prepare(#[from] QueryError),
@@ -82,6 +87,7 @@ impl Fault {
             | Self::Refused(_)
             | Self::Hold(_)
             | Self::Diverged
+            | Self::BoundToReplica
             | Self::Cancelled => false,
         }
     }
@@ -106,6 +112,8 @@ impl Fault {
             Self::Cancelled => Report::error(SqlState::QUERY_CANCELED, self.to_string()),
             Self::Diverged => Report::error(SqlState::SERIALIZATION_FAILURE, self.to_string())
                 .hint("Nothing has been written. The transaction might succeed if retried."),
+            Self::BoundToReplica => Report::error(SqlState::READ_ONLY_SQL_TRANSACTION, self.to_string())
+                .hint("Begin the transaction with BEGIN READ ONLY /* pgpilot: primary */."),
             Self::Lease(LeaseError::Dial(error)) => dial_report(error),
             Self::Lease(error @ (LeaseError::Timeout | LeaseError::QueueFull)) => {
                 Report::error(SqlState::TOO_MANY_CONNECTIONS, error.to_string())

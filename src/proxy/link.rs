@@ -14,7 +14,7 @@ use super::reply::{Reply, Rest};
 use super::resets::Resets;
 use super::reword::Renamed;
 use super::session::{Deferred, Transaction};
-use super::venture::Trace;
+use super::trail::Trace;
 use crate::config::Consistency;
 use crate::coordination::Membership;
 use crate::decide::route::{Need, NodeId};

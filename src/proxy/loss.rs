@@ -60,10 +60,15 @@ impl Client {
             other => other,
         };
         let in_transaction = !self.transaction.is_idle();
+        let is_between = link.is_quiet() && !link.batch_open;
+        if is_between && pins.is_empty() && matches!(self.transaction, Transaction::Open) && self.ventures.can_move() {
+            // Another server is asked for what it has read, before its next statement.
+            return Ok(());
+        }
         let handover = self.shared.handover.load_full();
         let handover = handover.filter(|it| link.role == LinkRole::Primary && it.node == link.node());
         let report = loss_report(link, in_transaction, why, &pins, handover.as_deref());
-        if link.is_quiet() && !link.batch_open {
+        if is_between {
             return self.report_later(report, &pins);
         }
         if in_transaction {
@@ -82,6 +87,35 @@ impl Client {
             self.skipping = true;
         }
         Ok(())
+    }
+
+    /// Whether a replica has something of the session's that would keep it there: statements that were misjudged have left it. A lock there excludes nobody,
+    /// and who stays there can neither write nor see what is new.
+    pub(super) fn is_kept_by_replica(&self) -> bool {
+        // Who has a connection of its own in any case has chosen that one.
+        self.link.as_ref().is_some_and(Link::is_replica) && !self.session.pins.contains(&Pin::SessionMode)
+    }
+
+    /// That is taken away, and the session goes on without it.
+    pub(super) async fn leave_pins_behind(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        self.abandon(link).await;
+        self.session.standing_pins.retain(|pin| *pin == Pin::SequenceState);
+        let standing = self.session.standing_pins.clone();
+        let pins = std::mem::replace(&mut self.session.pins, standing);
+        self.registration.slot.set_pins(&self.session.pins);
+        let lost: Vec<_> = pins.iter().filter(|pin| !self.session.pins.contains(pin)).map(|pin| pin.label()).collect();
+        if lost.is_empty() {
+            return;
+        }
+        let code = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+        let report = Report::error(
+            code,
+            "the statements before this one have left on a replica what no session can keep there",
+        )
+        .detail(format!("It has been taken away: {}.", lost.join(", ")))
+        .hint("Begin the transaction with BEGIN READ ONLY /* pgpilot: primary */. This statement has not been run.");
+        self.session.untold = Some(Box::new(report));
     }
 
     /// Between statements no error is due: the next statement gets it. One who listens, and has lost more than that, may

@@ -48,6 +48,7 @@ mod shared;
 mod shutdown;
 mod slow;
 mod statements;
+mod trail;
 mod venture;
 mod verdicts;
 mod verifiers;

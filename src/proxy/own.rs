@@ -71,6 +71,8 @@ impl Client {
     fn fail_transaction(&mut self) {
         match self.transaction {
             Transaction::Deferred(_) => self.transaction = Transaction::Lost { untold: None },
+            // Its replica is lost, and no other server knows of it.
+            Transaction::Open if self.link.is_none() => self.transaction = Transaction::Lost { untold: None },
             Transaction::Open => self.transaction = Transaction::Failed,
             Transaction::Idle | Transaction::Failed | Transaction::Lost { .. } => {}
         }

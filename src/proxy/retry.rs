@@ -50,7 +50,7 @@ impl Client {
         let is_whole = !link.leaves_open(batch.end);
         let keeps = match link.role {
             // The first batch on a replica can be sent elsewhere, should the replica refuse it; and what is sent behind it without waiting.
-            LinkRole::Replica => joins || ((link.is_new || self.ventures.are_under_way()) && is_whole),
+            LinkRole::Replica => joins || ((link.is_new || self.ventures.can_move()) && is_whole),
             // What may have changed something is never sent twice.
             LinkRole::Primary if content == Content::Anything || !is_whole => false,
             LinkRole::Primary if joins => has_room && link.promise.is_none() && promise.is_none(),

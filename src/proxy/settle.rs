@@ -167,6 +167,8 @@ impl Client {
         self.session.left.resets = false;
         if self.session.pins.is_empty() {
             self.release().await?;
+        } else if self.is_kept_by_replica() {
+            self.leave_pins_behind().await;
         } else {
             self.registration.slot.set_rest(Rest::Resting);
         }
@@ -315,7 +317,7 @@ impl Client {
     }
 
     /// Statements of pgpilot's own follow: no cancel request may hit those, for it is about a statement that is over.
-    async fn keep_cancels_off(&self) {
+    pub(super) async fn keep_cancels_off(&self) {
         let Some(link) = &self.link else { return };
         let slot = &self.registration.slot;
         if slot.set_own(&link.lease.cancel_key, link.lease.node) == Quiet::CancelOnItsWay {
@@ -373,7 +375,7 @@ impl Client {
     }
 
     /// A connection that was in use when its session ended: what runs is cancelled, what is open is rolled back, what was left is discarded.
-    async fn abandon(&self, mut link: Link) {
+    pub(super) async fn abandon(&self, mut link: Link) {
         self.release_slot().await;
         if link.is_quiet() && self.session.marks_its_connection() {
             return;

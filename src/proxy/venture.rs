@@ -1,37 +1,37 @@
-//! An optimistic transaction: one that may write begins on a replica, and moves to the primary when it does. What it has read
-//! is read again there: if it is the same, it is as if the transaction had run there from its beginning.
+//! A transaction on a replica: one that is READ ONLY, or an optimistic one, which may write and begins there all the same. When it comes to something that
+//! the replica must not or cannot do, it moves to the primary. What it has read is read again there: if it is the same, it is as if the transaction had run
+//! there from its beginning.
 
 use std::time::Instant;
 
 use bytes::BytesMut;
-use sha2::{Digest, Sha256};
 
-use super::assess::{Assessed, Frame, frames};
+use super::assess::{Assessed, Reach};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::drain;
 use super::exchange::keep_reply;
-use super::fault::Fault;
+use super::fault::{End, Fault};
 use super::link::Link;
-use super::names::Names;
+use super::own_settings::OwnSettings;
 use super::sequences::AsksSequences;
-use super::session::{Texts, Transaction};
+use super::session::{Deferred, Texts, Transaction};
+use super::trail::{Heed, Trace, Trail, put_again};
 use super::vigil::Denied;
 use crate::config::{Consistency, Transactions};
 use crate::decide::route::{Demand, Need};
-use crate::decide::session::Origin;
-use crate::decide::sql::{Intent, Reason, TransactionEnd, TransactionMode};
-use crate::pool::{QueryError, ServerConnection};
+use crate::decide::session::Departure;
+use crate::decide::sql::{Effects, Hint, Intent, Reason, TransactionEnd, TransactionMode};
+use crate::pool::QueryError;
 use crate::telemetry::{Count, Optimistic};
-use crate::wire::backend::{self, TransactionStatus};
-use crate::wire::frontend::{self, BindHead, Parse, Target};
-use crate::wire::{HEADER_LEN, SqlState};
+use crate::wire::SqlState;
+use crate::wire::backend::TransactionStatus;
 
-/// A session's optimistic transactions.
+/// A session's transactions on replicas.
 #[derive(Default)]
 pub(super) struct Ventures {
     current: Option<Venture>,
-    /// How many in a row the primary has not agreed with ..
+    /// How many optimistic ones in a row the primary has not agreed with ..
     failures: u32,
     /// .. and how many transactions begin there because of that.
     pause: u32,
@@ -39,76 +39,54 @@ pub(super) struct Ventures {
 
 /// The one at hand, as long as it runs on a replica.
 struct Venture {
-    /// The text of its BEGIN.
-    begin: Box<[u8]>,
-    steps: Vec<Step>,
-    /// Of the messages in `steps`.
-    bytes: usize,
-    /// What the batch under way becomes a step with, once it has been answered.
-    pending: Option<BytesMut>,
+    kind: Kind,
+    /// The BEGIN that pgpilot has answered. `None`: it is the first thing in the trail.
+    begin: Option<Deferred>,
+    trail: Trail,
+    /// What the session was promised when the replica was chosen, and what the transaction is.
+    settings: OwnSettings,
+    promised: Consistency,
+    /// Something on the trail would be answered otherwise though no row were different.
+    of_the_moment: bool,
+    chain: Chain,
 }
 
-/// A batch that has been answered.
-struct Step {
-    /// What asks for the same, on any connection.
-    messages: BytesMut,
-    rows: Checksum,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Optimistic,
+    ReadOnly,
 }
 
-type Checksum = [u8; 32];
+/// Whether it is over, and another one like it has begun: AND CHAIN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chain {
+    No,
+    /// What ends it has been sent.
+    Sent,
+    Begun,
+}
 
-/// So much is kept to be read again: a transaction that reads more moves before that.
-const STEPS_MAX: usize = 64;
-const BYTES_MAX: usize = 64 * 1024;
 /// After so many failures in a row the pauses get no longer: 1024 transactions.
 const FAILURES_MAX: u32 = 10;
-
-/// A checksum of the rows in a reply, and of what ends each result, while they pass.
-#[derive(Default)]
-pub(super) struct Trace {
-    sum: Sha256,
-    within: Within,
-}
-
-/// What the rest of a message is that has not come as a whole.
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum Within {
-    Rows,
-    #[default]
-    Other,
-}
-
-impl Trace {
-    /// A message, or its beginning.
-    pub(super) fn see(&mut self, tag: u8, bytes: &[u8]) {
-        // What describes them depends on how they are asked for.
-        self.within = match tag {
-            backend::DATA_ROW | backend::COMMAND_COMPLETE => Within::Rows,
-            _ => Within::Other,
-        };
-        self.see_more(bytes);
-    }
-
-    /// More of it.
-    pub(super) fn see_more(&mut self, bytes: &[u8]) {
-        if self.within == Within::Rows {
-            self.sum.update(bytes);
-        }
-    }
-
-    fn checksum(self) -> Checksum {
-        self.sum.finalize().into()
-    }
-}
 
 impl Ventures {
     pub(super) fn are_under_way(&self) -> bool {
         self.current.is_some()
     }
 
+    /// Whether the one at hand can go on on another server.
+    pub(super) fn can_move(&self) -> bool {
+        self.current.as_ref().is_some_and(|venture| venture.trail.is_kept())
+    }
+
     /// What watches the reply to the batch that is about to be sent.
     pub(super) fn trace(&self) -> Option<Box<Trace>> {
-        self.current.as_ref()?.pending.as_ref().map(|_| Box::default())
+        let venture = self.current.as_ref().filter(|venture| venture.trail.is_watched())?;
+        let heed = match venture.kind {
+            Kind::Optimistic => Heed::All,
+            Kind::ReadOnly => Heed::Little,
+        };
+        Some(Box::new(Trace::new(heed)))
     }
 
     fn succeeded(&mut self) {
@@ -128,43 +106,6 @@ impl Ventures {
     }
 }
 
-impl Venture {
-    fn has_room_for(&self, messages: &BytesMut) -> bool {
-        self.steps.len() < STEPS_MAX && self.bytes + messages.len() <= BYTES_MAX
-    }
-
-    fn push(&mut self, messages: BytesMut, trace: Trace) {
-        self.bytes += messages.len();
-        self.steps.push(Step { messages, rows: trace.checksum() });
-    }
-
-    /// Begins the transaction on another connection, and reads there what has been read so far. Returns whether it is the same.
-    ///
-    /// # Errors
-    /// The server's, or a loss.
-    ///
-    /// # Cancel safety
-    /// Not cancel safe: the connection must be closed.
-    async fn agrees(&self, connection: &mut ServerConnection) -> Result<bool, QueryError> {
-        frontend::put_query(&mut connection.output, &self.begin);
-        connection.converse(|_, _| Ok(())).await?;
-        for step in &self.steps {
-            connection.output.extend_from_slice(&step.messages);
-            let mut trace = Trace::default();
-            connection
-                .converse(|tag, frame| {
-                    trace.see(tag, frame);
-                    Ok(())
-                })
-                .await?;
-            if trace.checksum() != step.rows {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-}
-
 impl Client {
     /// Whether the transaction that begins with this batch may do so on a replica, though it may write.
     pub(super) fn may_venture(&mut self, mode: TransactionMode, batch: Batch, assessed: &Assessed) -> bool {
@@ -174,58 +115,154 @@ impl Client {
         // A later read of a strong session has to show what has been written since the first; a standby takes no READ WRITE.
         let promised = matches!(self.session.policy.consistency, Consistency::Eventual | Consistency::Session);
         let plain = mode.is_plain() && !self.session.defaults.serializable;
-        promised && plain && self.again(batch, assessed).is_some() && !self.ventures.pauses()
+        promised && plain && self.again(batch, assessed, Kind::Optimistic).is_some() && !self.ventures.pauses()
     }
 
-    /// It has: there is a replica for it.
-    pub(super) fn begin_venture(&mut self, batch: Batch, assessed: &Assessed) {
-        let Transaction::Deferred(deferred) = &self.transaction else { return };
-        let pending = self.again(batch, assessed);
-        self.ventures.current = Some(Venture { begin: deferred.text.clone(), steps: Vec::new(), bytes: 0, pending });
+    /// There is a replica for the transaction that begins with this batch, if one does.
+    pub(super) fn begin_venture(&mut self, batch: Batch, assessed: &Assessed, reason: Reason) {
+        let begin = match &self.transaction {
+            Transaction::Deferred(deferred) => Some(deferred.clone()),
+            Transaction::Idle if assessed.executes && assessed.needs.opens.is_some() => None,
+            _ => return,
+        };
+        let kind = if reason == Reason::Optimistic { Kind::Optimistic } else { Kind::ReadOnly };
+        let mut trail = Trail::new();
+        if !trail.goes_on(self.again(batch, assessed, kind)) {
+            trail = Trail::Lost;
+        }
+        let of_the_moment = assessed.needs.effects.contains(Effects::MOMENT);
+        self.ventures.current = Some(Venture { begin, trail, of_the_moment, ..self.venture(kind, assessed) });
     }
 
-    /// A batch of an optimistic transaction: it stays on the replica, or moves to the primary first.
+    /// One of which nothing is known but that it is on a replica now.
+    fn venture(&self, kind: Kind, assessed: &Assessed) -> Venture {
+        let settings = self.session.own_settings();
+        let hinted = assessed.needs.promise.over(settings.consistency);
+        Venture {
+            kind,
+            begin: None,
+            trail: Trail::Lost,
+            settings,
+            promised: settings.consistency.max(hinted.unwrap_or(settings.consistency)),
+            of_the_moment: false,
+            chain: Chain::No,
+        }
+    }
+
+    /// A batch of a transaction on a replica: it stays there, or moves to the primary first.
     pub(super) async fn venture_on(
         &mut self,
         batch: Batch,
         assessed: &Assessed,
-        (need, reason): (Need, Reason),
+        wanted: (Need, Reason),
     ) -> Result<(), Denied> {
         match self.transaction {
-            Transaction::Open => {}
-            // It does nothing any more but end.
-            Transaction::Failed => return Ok(()),
+            Transaction::Open | Transaction::Failed => {}
             Transaction::Idle | Transaction::Deferred(_) | Transaction::Lost { .. } => {
                 self.ventures.current = None;
                 return Ok(());
             }
         }
-        let ends = matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Rollback));
-        if ends && need != Need::Primary {
+        let chains = assessed.ends == Some(TransactionEnd::Chain) && !assessed.needs.promise.reads();
+        let (kind, departure) = match &mut self.ventures.current {
+            Some(venture) => {
+                venture.chain = if chains { Chain::Sent } else { Chain::No };
+                (venture.kind, self.departure(assessed, wanted))
+            }
+            None => return Ok(()),
+        };
+        let ends = chains || matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Rollback));
+        // One that has failed does nothing any more but end.
+        if matches!(self.transaction, Transaction::Failed) || (departure.is_none() && ends) {
             return Ok(());
         }
-        let again = self.again(batch, assessed);
-        let Some(venture) = &mut self.ventures.current else { return Ok(()) };
-        venture.pending = again.filter(|again| need != Need::Primary && venture.has_room_for(again));
-        if venture.pending.is_some() {
+        let asks_nothing = kind == Kind::ReadOnly && !assessed.executes;
+        if departure.is_none() && (asks_nothing || self.stays(batch, assessed, kind)) {
             return Ok(());
         }
-        let promise = assessed.needs.promise.over(self.session.policy.consistency);
-        self.move_venture(Demand { need: Need::Primary, reason, promise, arrived: Instant::now(), avoid: None }).await
+        let (departure, reason) = departure.unwrap_or((Departure::Certain, wanted.1));
+        match departure {
+            _ if self.ventures.can_move() => {
+                let promise = assessed.needs.promise.over(self.session.policy.consistency);
+                let demand = Demand { need: Need::Primary, reason, promise, arrived: Instant::now(), avoid: None };
+                self.move_venture(demand, AsksSequences::of(assessed.needs.effects)).await
+            }
+            Departure::Doubtful => Ok(()),
+            Departure::Certain => {
+                self.leave_transaction().await;
+                Err(Fault::BoundToReplica.into())
+            }
+        }
     }
 
-    async fn move_venture(&mut self, demand: Demand) -> Result<(), Denied> {
+    /// Why the batch must not run on the transaction's replica.
+    fn departure(&self, assessed: &Assessed, (need, reason): (Need, Reason)) -> Option<(Departure, Reason)> {
+        let venture = self.ventures.current.as_ref()?;
+        let asked = match venture.kind {
+            Kind::Optimistic => (need == Need::Primary).then_some((Departure::Certain, reason)),
+            Kind::ReadOnly => assessed.needs.departs,
+        };
+        asked.max(self.outgrown(venture, assessed).map(|reason| (Departure::Certain, reason)))
+    }
+
+    /// Why the replica is not good enough any more for what the session has been promised since it was chosen.
+    fn outgrown(&self, venture: &Venture, assessed: &Assessed) -> Option<Reason> {
+        if !assessed.needs.promise.reads() {
+            return None;
+        }
+        let (then, now) = (&venture.settings, self.session.own_settings());
+        let promised = assessed.needs.promise.over(now.consistency).unwrap_or(now.consistency);
+        if promised > venture.promised {
+            return Some(Reason::Consistency);
+        }
+        if now.hint == Some(Hint::Primary) && then.hint != now.hint {
+            return Some(Reason::Hint);
+        }
+        let node = self.link.as_ref().map(Link::node);
+        let snapshot = self.shared.cluster.snapshot();
+        let has_reached = || {
+            let node = node.and_then(|node| snapshot.node(node));
+            node.is_some_and(|node| self.session.freshness.token_is_met_by(node))
+        };
+        (now.required != then.required && !has_reached()).then_some(Reason::NotCaughtUp)
+    }
+
+    /// The batch runs on the replica, if its transaction can still move after that, or need not.
+    fn stays(&mut self, batch: Batch, assessed: &Assessed, kind: Kind) -> bool {
+        let again = self.again(batch, assessed, kind);
+        let Some(venture) = &mut self.ventures.current else { return true };
+        venture.of_the_moment |= assessed.needs.effects.contains(Effects::MOMENT);
+        if venture.trail.goes_on(again) {
+            return true;
+        }
+        if kind == Kind::ReadOnly {
+            venture.trail = Trail::Lost;
+        }
+        kind == Kind::ReadOnly
+    }
+
+    async fn move_venture(&mut self, demand: Demand, asks: AsksSequences) -> Result<(), Denied> {
+        self.leave_transaction().await;
+        let shared = self.shared.clone();
+        self.vigil().until(shared.gate.pass()).await?;
+        let link = self.lease(demand, asks).await?;
+        let in_vain = self.ventures.current.as_ref().is_some_and(|v| v.kind == Kind::ReadOnly && v.of_the_moment);
+        let link = match self.resume_venture(link).await {
+            // However often it were repeated.
+            Err(Denied::Fault(Fault::Diverged)) if in_vain => return Err(Fault::BoundToReplica.into()),
+            resumed => resumed?,
+        };
+        self.link = Some(link);
+        self.own_sequences(asks).await
+    }
+
+    /// The replica's part of the transaction is over.
+    async fn leave_transaction(&mut self) {
         self.release_slot().await;
         if let Some(mut link) = self.link.take() {
             keep_reply(&mut self.side, &mut link);
             tokio::spawn(drain::drain(link));
         }
-        let shared = self.shared.clone();
-        self.vigil().until(shared.gate.pass()).await?;
-        let link = self.lease(demand, AsksSequences::No).await?;
-        let link = self.resume_venture(link).await?;
-        self.link = Some(link);
-        Ok(())
     }
 
     /// The transaction at hand goes on on another connection, if it is one that has read something and may do so.
@@ -236,7 +273,8 @@ impl Client {
             self.ventures.current = link.is_replica().then_some(venture);
             return Ok(link);
         }
-        let agrees = match self.vigil_before().until(venture.agrees(&mut link.lease)).await {
+        let begin = venture.begin.as_ref().map_or(&[][..], |begin| &begin.text);
+        let agrees = match self.vigil_before().until(venture.trail.agrees(begin, &mut link.lease)).await {
             Ok(agrees) => agrees,
             Err(denied) => {
                 self.registration.slot.set_idle();
@@ -244,11 +282,12 @@ impl Client {
             }
         };
         (link.status, link.lease.unnamed, link.is_new) = (TransactionStatus::InTransaction, None, false);
+        let is_optimistic = venture.kind == Kind::Optimistic;
         let fault = match agrees {
             Ok(true) => {
                 if link.is_replica() {
                     self.ventures.current = Some(venture);
-                } else {
+                } else if is_optimistic {
                     self.ventures.succeeded();
                     self.shared.metrics.count(Count::Optimistic(Optimistic::Moved));
                 }
@@ -262,7 +301,7 @@ impl Client {
                 return Err(Fault::Prepare(error).into());
             }
         };
-        if matches!(fault, Fault::Diverged) {
+        if is_optimistic && matches!(fault, Fault::Diverged) {
             self.ventures.failed();
             self.shared.metrics.count(Count::Optimistic(Optimistic::Diverged));
         }
@@ -275,96 +314,76 @@ impl Client {
     pub(super) fn venture_answered(&mut self) {
         let Some(venture) = &mut self.ventures.current else { return };
         let trace = self.link.as_mut().and_then(|link| link.trace.take());
-        match (&self.transaction, venture.pending.take(), trace) {
-            (Transaction::Open, Some(messages), Some(trace)) => venture.push(messages, *trace),
-            (Transaction::Idle, ..) => {
+        match self.transaction {
+            Transaction::Open if venture.chain == Chain::Sent => venture.chain = Chain::Begun,
+            Transaction::Open => venture.trail.answered(trace.map(|trace| *trace)),
+            Transaction::Idle => {
+                if venture.kind == Kind::Optimistic {
+                    self.shared.metrics.count(Count::Optimistic(Optimistic::Stayed));
+                }
                 self.ventures.current = None;
-                self.shared.metrics.count(Count::Optimistic(Optimistic::Stayed));
             }
-            _ => {}
+            // It may come back to life: ROLLBACK TO SAVEPOINT.
+            Transaction::Failed => venture.trail = Trail::Lost,
+            Transaction::Deferred(_) | Transaction::Lost { .. } => {}
         }
     }
 
-    /// What asks for the same as a batch that does nothing but read. `None`: it does something else, or nobody knows how.
-    fn again(&self, batch: Batch, assessed: &Assessed) -> Option<BytesMut> {
+    /// After AND CHAIN the next transaction has begun where the one before it was. Nothing has been asked of it: before something is, it is ended, and the
+    /// like of it begins wherever what is asked then may run.
+    pub(super) async fn begin_chained(&mut self) -> Result<(), End> {
+        let Some(venture) = self.ventures.current.take_if(|venture| venture.chain == Chain::Begun) else {
+            return Ok(());
+        };
+        let Some(begin) = venture.begin else {
+            self.ventures.current = Some(Venture { chain: Chain::No, trail: Trail::Lost, ..venture });
+            return Ok(());
+        };
+        self.keep_cancels_off().await;
+        let Some(mut link) = self.link.take() else {
+            self.transaction = Transaction::Deferred(begin);
+            return Ok(());
+        };
+        // The client may not have taken all of the reply before.
+        keep_reply(&mut self.side, &mut link);
+        let ended = self.after(link.lease.query("ROLLBACK")).await?;
+        (link.lease.unnamed, link.status) = (None, TransactionStatus::Idle);
+        self.link = Some(link);
+        if let Err(error) = ended {
+            return self.server_lost(&error.to_string()).await;
+        }
+        self.transaction = Transaction::Idle;
+        self.settle().await?;
+        self.transaction = Transaction::Deferred(begin);
+        Ok(())
+    }
+
+    /// What asks for the same as a batch does. `None`: it does something that is not to be done again, or nobody knows how.
+    fn again(&self, batch: Batch, assessed: &Assessed, kind: Kind) -> Option<BytesMut> {
         let session = &self.session;
         let whole = matches!(batch.end, BatchEnd::Simple | BatchEnd::Sync);
-        let alike = assessed.needs.promise.over(session.policy.consistency).is_none() && session.pins.is_empty();
-        // An EXECUTE names something that other connections do not have.
-        let query = assessed.query.iter().flat_map(|judged| judged.statements.iter());
-        let reads = assessed.only_reads() && query.into_iter().all(|verdict| verdict.intent == Intent::Read);
-        let legible = session.texts == Texts::Legible && !assessed.own;
-        (whole && alike && reads && legible).then(|| put_again(&self.side.fresh()[..batch.len], &session.names))?
-    }
-}
-
-/// Everything in the unnamed statement and portal. `None`: something is asked of another portal, or not all of it at once.
-fn put_again(bytes: &[u8], names: &Names) -> Option<BytesMut> {
-    let mut out = BytesMut::new();
-    let mut parsed: Vec<Parse<'_>> = Vec::new();
-    let mut is_bound = false;
-    for Frame { tag, bytes } in frames(bytes) {
-        let body = &bytes[HEADER_LEN..];
-        match tag {
-            frontend::QUERY | frontend::SYNC => out.extend_from_slice(bytes),
-            frontend::PARSE => parsed.push(Parse::read(body).ok()?),
-            frontend::BIND => {
-                let head = BindHead::parse(body).ok().filter(|head| head.portal.is_empty())?;
-                let here = parsed.iter().rev().find(|parse| parse.name == head.statement);
-                match (here, names.find(head.statement).map(|known| &known.statement.origin)) {
-                    (Some(parse), _) => Parse { name: b"", ..*parse }.put(&mut out),
-                    (None, Some(Origin::Parse { query, types })) => Parse { name: b"", query, types }.put(&mut out),
-                    (None, _) => return None,
-                }
-                let rest = &body[head.rest_at..];
-                BindHead::put(&mut out, b"", b"", rest.len());
-                out.extend_from_slice(rest);
-                is_bound = true;
+        let needs = &assessed.needs;
+        let alike = match kind {
+            Kind::Optimistic => {
+                let leaves_nothing =
+                    needs.effects.difference(Effects::HINT_UNKNOWN).is_empty() && needs.names.is_empty();
+                let promised = needs.promise.over(session.policy.consistency).is_none();
+                assessed.reach <= Reach::Begin && leaves_nothing && promised && needs.departs.is_none()
             }
-            frontend::EXECUTE if is_bound && body == ALL_OF_UNNAMED => out.extend_from_slice(bytes),
-            // They tell of rows, and have none.
-            frontend::DESCRIBE => {}
-            frontend::CLOSE => match frontend::target(tag, body).ok()? {
-                (Target::Statement, _) => {}
-                (Target::Portal, _) => return None,
-            },
-            _ => return None,
-        }
+            Kind::ReadOnly => assessed.reach <= Reach::Transaction,
+        };
+        // An EXECUTE names something that other connections do not have.
+        let mut query = assessed.query.iter().flat_map(|judged| judged.statements.iter());
+        let names_nothing = !query.any(|verdict| matches!(verdict.intent, Intent::Execute { .. }));
+        let legible = session.texts == Texts::Legible && !assessed.own && session.pins.is_empty();
+        (whole && alike && names_nothing && legible)
+            .then(|| put_again(&self.side.fresh()[..batch.len], &session.names))?
     }
-    Some(out)
 }
-
-/// The body of an Execute: the unnamed portal, and no limit to the rows.
-const ALL_OF_UNNAMED: &[u8] = &[0, 0, 0, 0, 0];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn checksum(pieces: &[(u8, &[&[u8]])]) -> Checksum {
-        let mut trace = Trace::default();
-        for (tag, bytes) in pieces {
-            trace.see(*tag, bytes[0]);
-            bytes[1..].iter().for_each(|more| trace.see_more(more));
-        }
-        trace.checksum()
-    }
-
-    #[test]
-    fn rows_have_one_checksum_however_they_come_and_whatever_describes_them() {
-        let whole =
-            checksum(&[(b'T', &[b"names"]), (b'D', &[b"row one"]), (b'D', &[b"row two"]), (b'C', &[b"SELECT 2"])]);
-        let parts = checksum(&[
-            (b'2', &[b""]),
-            (b'D', &[b"row", b" ", b"one"]),
-            (b'D', &[b"row t", b"wo"]),
-            (b'C', &[b"SELECT 2"]),
-        ]);
-        assert_eq!(whole, parts);
-        let other = checksum(&[(b'D', &[b"row two"]), (b'D', &[b"row one"]), (b'C', &[b"SELECT 2"])]);
-        assert_ne!(whole, other, "another order");
-        assert_ne!(whole, checksum(&[(b'D', &[b"row one"]), (b'C', &[b"SELECT 1"])]));
-    }
 
     #[test]
     fn ever_more_transactions_begin_on_the_primary_until_one_agrees() {

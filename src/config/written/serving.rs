@@ -69,11 +69,12 @@ section! {
         /// have gone to a replica, and why the rest would not: the way to try pgpilot without a risk.
         mode: RoutingMode, default "\"split\"";
         /// Where a transaction begins that may write. "primary": there. "optimistic": on a replica, if it is begun by a
-        /// Query of its own that says nothing of its isolation but READ COMMITTED, and the session is promised no more
-        /// than "session". With the first statement that is not certainly a read it moves to the primary, where what it
-        /// has read is read again: if any row is not what the client has been sent, in the same order, it gets SQLSTATE
-        /// 40001 before anything is written, and has to be prepared to repeat the transaction. Until one agrees, ever
-        /// more of the session's transactions begin on the primary then.
+        /// Query of its own, or in one batch with its first reads, says nothing of its isolation but READ COMMITTED,
+        /// and the session is promised no more than "session". With the first statement that is not certainly a read it
+        /// moves to the primary, where what it has read is read again: if any row is not what the client has been sent,
+        /// in the same order, it gets SQLSTATE 40001 before anything is written, and has to be prepared to repeat the
+        /// transaction. Until one agrees, ever more of the session's transactions begin on the primary then. A
+        /// transaction whose first statement's result depends on the moment (`now()`, `random()`) begins there.
         transactions: Transactions, default "\"primary\"";
         /// What a read on a replica is promised. "eventual": no older than `max_lag`. "session": a session sees its own
         /// writes and never goes back in time. "strong": every write acknowledged to anyone through pgpilot before.

@@ -249,7 +249,7 @@ impl Freshness {
     }
 
     /// Whether `node` has what the session's token asks for.
-    pub(super) fn token_is_met_by(&self, node: &NodeView) -> bool {
+    pub fn token_is_met_by(&self, node: &NodeView) -> bool {
         let Some(token) = self.token else { return true };
         node.position.is_some_and(|sample| sample.lsn >= token.lsn && sample.timeline >= token.timeline)
     }

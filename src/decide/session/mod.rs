@@ -8,7 +8,7 @@ mod settings;
 
 pub use dues::{Answer, Completed, Due, Dues, Fate, Kind, OutOfStep};
 pub use inventory::{Inventory, InventoryError, Pin, inventory_sql, listen_sql};
-pub use needs::{Defaults, Needs};
+pub use needs::{Defaults, Departure, Needs};
 pub use prepared::{
     Forgotten, Origin, SERVER_NAME_PREFIX, ServerName, ServerStatements, Statement, StatementId, server_name,
 };

@@ -21,6 +21,19 @@ pub struct Needs {
     pub forgets_statements: bool,
     /// It takes settings back to what they were at the session's start.
     pub resets: bool,
+    /// The transaction that begins in it, and does not end there.
+    pub opens: Option<TransactionMode>,
+    /// Why it must not run in a transaction on a replica, were that as READ ONLY as can be.
+    pub departs: Option<(Departure, Reason)>,
+}
+
+/// How much a statement in a transaction on a replica asks for the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Departure {
+    /// Nobody knows what it does: the replica may run it if nothing else can be done.
+    Doubtful,
+    /// What a replica says to it is wrong, or it leaves something there that would keep the session.
+    Certain,
 }
 
 /// What the reads of a batch are promised, as far as comments say: the strongest promise counts for all of them.
@@ -38,6 +51,11 @@ impl Promise {
     pub fn over(self, session: Consistency) -> Option<Consistency> {
         let hinted = self.hinted?;
         Some(if self.unhinted == 0 { hinted } else { hinted.max(session) })
+    }
+
+    /// Whether there are any.
+    pub fn reads(self) -> bool {
+        self.hinted.is_some() || self.unhinted > 0
     }
 
     fn read(&mut self, hint: Option<Consistency>) {
@@ -86,11 +104,13 @@ impl Needs {
     ) {
         self.effects |= verdict.effects;
         self.names.extend(verdict.settings.iter().cloned());
+        self.departs = self.departs.max(departure(verdict));
         match &verdict.intent {
             Intent::Read => self.read(verdict.reason, hints, defaults),
             Intent::Write => self.want(Need::Primary, verdict.reason),
             Intent::Begin(mode) => {
                 self.promise.begin(hints.consistency);
+                self.opens = Some(*mode);
                 self.add_begin(*mode, defaults);
                 if hints.route == Some(Hint::Primary) {
                     self.want(Need::Primary, Reason::Hint);
@@ -98,6 +118,7 @@ impl Needs {
             }
             Intent::End(_) => {
                 self.promise.end();
+                self.opens = None;
                 self.want(Need::Read, verdict.reason);
             }
             Intent::WithinTransaction | Intent::Savepoint(_) => self.want(Need::Primary, verdict.reason),
@@ -138,7 +159,10 @@ impl Needs {
     fn read(&mut self, reason: Reason, hints: Hints, defaults: Defaults) {
         self.promise.read(hints.consistency);
         match hints.route {
-            Some(Hint::Primary) => self.want(Need::Primary, Reason::Hint),
+            Some(Hint::Primary) => {
+                self.want(Need::Primary, Reason::Hint);
+                self.depart(Departure::Certain, Reason::Hint);
+            }
             _ if defaults.serializable => self.want(Need::Primary, Reason::SessionState),
             Some(Hint::Replica) => self.want(Need::Replica, Reason::Hint),
             None => {
@@ -147,6 +171,11 @@ impl Needs {
                 self.want(Need::Read, reason);
             }
         }
+    }
+
+    /// It must not run in a transaction on a replica.
+    pub fn depart(&mut self, departure: Departure, reason: Reason) {
+        self.departs = self.departs.max(Some((departure, reason)));
     }
 
     /// A transaction begins.
@@ -182,10 +211,33 @@ impl Needs {
     }
 }
 
+/// Why a statement must not run in a READ ONLY transaction on a replica. What such a transaction refuses everywhere is
+/// refused there as well, and what only lives within it has to be where it is.
+fn departure(verdict: &Verdict) -> Option<(Departure, Reason)> {
+    let stays = verdict.effects.intersects(Effects::STAYS);
+    match (&verdict.intent, verdict.reason) {
+        (
+            Intent::Write,
+            Reason::Dml | Reason::DmlInCte | Reason::Ddl | Reason::RowLock | Reason::SelectInto | Reason::Show,
+        ) => None,
+        (
+            Intent::Write,
+            reason @ (Reason::UnknownFunction | Reason::Unparsable | Reason::TooLarge | Reason::Encoding),
+        ) => Some((Departure::Doubtful, reason)),
+        // A setting whose name is known.
+        (Intent::Write, Reason::SessionState) => stays.then_some((Departure::Certain, Reason::SessionState)),
+        (Intent::Write, reason) => Some((Departure::Certain, reason)),
+        (Intent::Execute { .. }, _) if verdict.effects.contains(Effects::WRITES) => {
+            Some((Departure::Doubtful, Reason::Prepared))
+        }
+        _ => stays.then_some((Departure::Certain, Reason::SessionState)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::sql::TransactionEnd;
+    use crate::decide::sql::{Savepoint, TransactionEnd};
 
     fn needs(verdicts: &[Verdict], defaults: Defaults) -> Option<(Need, Reason)> {
         let mut needs = Needs::default();
@@ -255,6 +307,49 @@ mod tests {
         assert_eq!(needs(&[begin(read_only, Some(Isolation::Serializable))], plain), primary);
         assert_eq!(needs(&[begin(None, None)], Defaults { read_only: true, serializable: false }), replica);
         assert_eq!(needs(&[begin(read_only, None)], Defaults { read_only: false, serializable: true }), primary);
+    }
+
+    #[test]
+    fn what_leaves_something_or_asks_of_the_primary_departs_from_a_replica() {
+        let (certain, doubtful) = (Departure::Certain, Departure::Doubtful);
+        let write = |reason| Verdict::new(Intent::Write, reason);
+        let within = |effects| Verdict::new(Intent::WithinTransaction, Reason::Utility).with(effects);
+        let hinted = Verdict { hints: Hints { route: Some(Hint::Primary), consistency: None }, ..read() };
+        for (verdict, expected) in [
+            (read(), None),
+            (hinted, Some((certain, Reason::Hint))),
+            (write(Reason::Dml), None),
+            (write(Reason::Ddl).with(Effects::PINS), None),
+            (write(Reason::PrimaryFunction), Some((certain, Reason::PrimaryFunction))),
+            (write(Reason::SessionState), None),
+            (write(Reason::SessionState).with(Effects::PINS), Some((certain, Reason::SessionState))),
+            (Verdict::opaque(Reason::Unparsable), Some((doubtful, Reason::Unparsable))),
+            (within(Effects::UNPINS), None),
+            (within(Effects::SEED), Some((certain, Reason::SessionState))),
+            (Verdict::new(Intent::Savepoint(Savepoint::Set("s".into())), Reason::TransactionControl), None),
+        ] {
+            let mut needs = Needs::default();
+            for verdict in [&read(), &verdict, &read()] {
+                needs.add(verdict, Defaults::default(), &|_| None);
+            }
+            assert_eq!(needs.departs, expected, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_opens_what_it_does_not_end() {
+        let end = |end| Verdict::new(Intent::End(end), Reason::TransactionControl);
+        let begun = begin(Some(Access::ReadOnly), None);
+        for (batch, opens) in [
+            (vec![read()], false),
+            (vec![begun.clone(), read()], true),
+            (vec![begun.clone(), read(), end(TransactionEnd::Commit)], false),
+            (vec![end(TransactionEnd::Rollback), begun], true),
+        ] {
+            let mut needs = Needs::default();
+            batch.iter().for_each(|verdict| needs.add(verdict, Defaults::default(), &|_| None));
+            assert_eq!(needs.opens.is_some(), opens, "{batch:?}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Keywords of PostgreSQL's grammar (`src/include/parser/kwlist.h`), by what they may mean before a parenthesis.
 
+use super::types::Effects;
+
 /// A word in lower case, without an allocation; what is longer than any keyword is left as it is.
 #[derive(Debug)]
 pub(super) struct Lower<'a> {
@@ -111,6 +113,35 @@ const RESERVED: [&str; 77] = [
     "window",
     "with",
 ];
+
+/// [`Effects::MOMENT`], if that is what a built-in function has.
+pub(super) fn moment_of_function(name: &str) -> Effects {
+    match name {
+        "clock_timestamp"
+        | "gen_random_bytes"
+        | "gen_random_uuid"
+        | "now"
+        | "random"
+        | "random_normal"
+        | "statement_timestamp"
+        | "timeofday"
+        | "transaction_timestamp"
+        | "uuid_generate_v1"
+        | "uuid_generate_v1mc"
+        | "uuid_generate_v4"
+        | "uuidv4"
+        | "uuidv7" => Effects::MOMENT,
+        _ => Effects::empty(),
+    }
+}
+
+/// The same of a keyword.
+pub(super) fn moment_of_keyword(word: &str) -> Effects {
+    match word {
+        "current_time" | "current_timestamp" | "localtime" | "localtimestamp" | "tablesample" => Effects::MOMENT,
+        _ => Effects::empty(),
+    }
+}
 
 /// Operators that a word stands for, or may stand for (`src/backend/parser/gram.y`, `parse_clause.c`): they are looked up
 /// like any other, in the search path. Where rows are sorted or made distinct, the type's default operators are meant.

@@ -217,7 +217,7 @@ impl<'a> Scanner<'a, '_> {
                 self.written(i);
             }
             "copy" | "truncate" => self.written(i),
-            _ => {}
+            _ => self.found.effects |= keywords::moment_of_keyword(word),
         }
         if self.facts.catalogue.has_operator_hazards() {
             keywords::operators_behind(word).iter().for_each(|name| self.operator(None, name));
@@ -268,7 +268,7 @@ impl<'a> Scanner<'a, '_> {
         let Resolved { standing, home, depends } = catalogue.resolve(&call, self.facts.asker.path, overrides);
         self.found.depends |= depends;
         match standing {
-            Standing::Safe => {}
+            Standing::Safe => self.found.effects |= keywords::moment_of_function(name),
             Standing::Unknown => self.doubt(Doubt::Call { schema: schema.map(Into::into), name: name.into() }),
             Standing::Primary { effects, by } => {
                 let special = by == Listed::Not && !catalogue.has_own_function(name);

@@ -220,6 +220,25 @@ fn large_texts_are_only_skimmed() {
 }
 
 #[test]
+fn what_depends_on_the_moment_is_known_as_such() {
+    for (text, of_the_moment) in [
+        ("SELECT now()", true),
+        ("SELECT a FROM t WHERE b > CURRENT_TIMESTAMP(3) - interval '1 day'", true),
+        ("SELECT pg_catalog.random(), localtime", true),
+        ("SELECT * FROM t TABLESAMPLE system (1)", true),
+        ("SELECT now, \"random\" AS now FROM t WHERE random = 'now()'", false),
+        ("SELECT upper(a) FROM t", false),
+    ] {
+        let verdict = verdict(text);
+        assert_eq!(
+            (verdict.intent, verdict.effects.contains(Effects::MOMENT)),
+            (Intent::Read, of_the_moment),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn verdicts_read_well() {
     for (text, expected) in [
         ("SELECT 1", "read: nothing in it needs the primary"),

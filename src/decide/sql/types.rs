@@ -141,6 +141,11 @@ impl TransactionMode {
         let isolation = self.isolation.is_none_or(|level| level == Isolation::ReadCommitted);
         isolation && self.access.is_none() && !self.deferrable
     }
+
+    /// Whether all its statements see the same, as far as it says so itself.
+    pub fn sees_one_snapshot(self) -> bool {
+        self.isolation.is_some_and(|level| matches!(level, Isolation::RepeatableRead | Isolation::Serializable))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,6 +289,12 @@ bitflags::bitflags! {
         const DEFAULTS = 1 << 16;
         /// Wants nobody to be connected to a database, which its object names.
         const VACATES = 1 << 17;
+        /// Leaves nothing, but its result is another one at another moment or elsewhere: now(), random().
+        const MOMENT = 1 << 18;
+        /// After it, nothing is any different.
+        const HARMLESS = Self::HINT_UNKNOWN.bits() | Self::MOMENT.bits();
+        /// Leaves something on its server connection.
+        const STAYS = Self::PINS.bits() | Self::LASTS.bits();
         /// What must be assumed of a statement that pgpilot does not understand.
         const ANYTHING = Self::SETTINGS.bits() | Self::PINS.bits() | Self::UNPINS.bits() | Self::CATALOGUE.bits();
     }
@@ -369,7 +380,7 @@ reasons! {
     Pinned = "pinned",
     /// A part of an extended batch whose end is not known (Flush).
     OpenBatch = "open_batch",
-    /// The session's mode is `primary`.
+    /// The session's mode is `primary`, or something that a transaction's replica cannot promise any more.
     Consistency = "consistency",
     /// No replica has reached the session's position yet.
     NotCaughtUp = "not_caught_up",

@@ -147,8 +147,11 @@ impl Client {
         let mut begun = self.begin();
         let counter = self.random.usize(..COUNTERS);
         let id = counter.to_string();
-        let way = self.random.u32(..9);
+        let way = self.random.u32(..10);
         let hint = if way == 1 && self.mode != Consistency::Primary { "/* pgpilot: replica */ " } else { "" };
+        if way == 9 {
+            return self.read_only_transaction().await;
+        }
         let put = self.put();
         match way {
             0 | 1 => drop(put.query(&format!("{hint}{VECTOR}"))),
@@ -167,6 +170,33 @@ impl Client {
             reads += 1;
         }
         self.tally.reads(reads);
+        Ok(())
+    }
+
+    /// Message by message: each statement has to show what was acknowledged before it, or, at REPEATABLE READ, before the first one of its transaction.
+    async fn read_only_transaction(&mut self) -> Result<(), Trouble> {
+        let counter = self.random.usize(..COUNTERS);
+        let one_snapshot = self.random.bool();
+        let isolation = if one_snapshot { "REPEATABLE READ" } else { "READ COMMITTED" };
+        self.note(|| format!("reads at {isolation}"));
+        self.put().query(&format!("BEGIN ISOLATION LEVEL {isolation}, READ ONLY"));
+        self.ask().await?;
+        for end in ["COMMIT AND CHAIN", "COMMIT"] {
+            let mut begun = self.begin();
+            for statement in ["vector", "one", "vector"] {
+                if !one_snapshot {
+                    begun = self.begin();
+                }
+                let id = counter.to_string();
+                let parameters: &[&str] = if statement == "one" { &[&id] } else { &[] };
+                self.put().execute(statement, parameters).sync();
+                let replies = self.ask().await?;
+                self.judge(&mut begun, counter, first(&replies))?;
+                self.tally.reads(1);
+            }
+            self.put().query(end);
+            self.ask().await?;
+        }
         Ok(())
     }
 

@@ -99,6 +99,27 @@ async fn a_conflict_with_recovery_never_reaches_the_application() {
 }
 
 #[tokio::test]
+async fn a_transaction_that_only_reads_goes_on_elsewhere_after_a_conflict() {
+    let (proxy, writer) = slow_table().await;
+    let conflicts = || conflicts(&proxy);
+    let (reader, before) = (proxy.connect().await, conflicts());
+    let over = Arc::new(AtomicBool::new(false));
+    let stop = over.clone();
+    let reading = tokio::spawn(async move {
+        while !stop.load(Ordering::Relaxed) {
+            reader.batch_execute("BEGIN READ ONLY /* pgpilot: replica, consistency=eventual */").await.unwrap();
+            for count in ["count(*)", "count(slowly(n))", "count(*)"] {
+                assert_eq!(ask(&reader, &format!("SELECT {count} FROM t")).await, "1000");
+            }
+            reader.batch_execute("COMMIT").await.unwrap();
+        }
+    });
+    disturb(&writer, || conflicts() > before + 1 || reading.is_finished()).await;
+    over.store(true, Ordering::Relaxed);
+    reading.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_conflict_in_the_middle_of_a_reply_is_told_as_what_may_be_tried_again() {
     let (proxy, writer) = slow_table().await;
     let reader = proxy.connect().await;

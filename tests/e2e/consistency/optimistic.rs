@@ -132,6 +132,27 @@ async fn a_pipeline_is_answered_as_by_a_server() {
 }
 
 #[tokio::test]
+async fn one_that_begins_in_one_batch_with_its_first_read_is_like_any_other() {
+    let proxy = proxy().await;
+    let run = |messages: Messages, sql: &str| messages.parse("", sql).bind("", &[]).execute();
+    let mut client = Raw::connect(proxy.port()).await;
+    let before = proxy.counts();
+    client.pipeline(run(run(Messages::new(), "BEGIN"), READ).sync(), 1).await;
+    assert_eq!(proxy.counts(), (before.0, before.1 + 1));
+    let replies = client.pipeline(run(Messages::new(), "UPDATE t SET s = 'new' RETURNING s").sync(), 1).await;
+    assert_eq!((values(&replies), outcomes(&proxy)), (vec!["new".to_owned()], [0, 1, 0]));
+    client.query("COMMIT").await;
+    assert_eq!(on_primary(&proxy).await, "new");
+    // What it begins with needs the primary.
+    for first in ["/* pgpilot: primary */ SELECT 1", "SELECT now()", "SELECT s FROM t FOR UPDATE"] {
+        let mut client = Raw::connect(proxy.port()).await;
+        let before = proxy.counts();
+        client.pipeline(run(run(Messages::new(), "BEGIN"), first).sync(), 1).await;
+        assert_eq!(proxy.counts(), (before.0 + 1, before.1), "{first}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_replica_refuses_later_runs_on_the_primary() {
     let proxy = proxy().await;
     let client = proxy.connect().await;
@@ -165,9 +186,14 @@ async fn some_begin_on_the_primary_and_some_move_without_a_write() {
     for statement in ["BEGIN", READ, "COMMIT"] {
         client.batch_execute(statement).await.unwrap();
     }
-    for first in
-        ["SAVEPOINT s", "SELECT s FROM t FOR UPDATE", "SET LOCAL work_mem = '1MB'", "DECLARE c CURSOR FOR SELECT 1"]
-    {
+    for first in [
+        "SAVEPOINT s",
+        "SELECT s FROM t FOR UPDATE",
+        "SET LOCAL work_mem = '1MB'",
+        "DECLARE c CURSOR FOR SELECT 1",
+        "SELECT now()",
+        "SELECT s, CURRENT_TIMESTAMP FROM t",
+    ] {
         let client = proxy.connect().await;
         for statement in ["BEGIN", first, READ, "COMMIT"] {
             client.batch_execute(statement).await.unwrap();
@@ -176,7 +202,14 @@ async fn some_begin_on_the_primary_and_some_move_without_a_write() {
     assert_eq!((proxy.count_of(Reason::Optimistic), outcomes(&proxy)), (0, [0, 0, 0]));
     // Each behind a read, and what is more than is read again.
     let many = vec![READ; 70].join("; ");
-    let moving = ["SAVEPOINT s", "SET LOCAL work_mem = '1MB'", "DECLARE c CURSOR FOR SELECT 1", many.as_str()];
+    let moving = [
+        "SAVEPOINT s",
+        "SET LOCAL work_mem = '1MB'",
+        "DECLARE c CURSOR FOR SELECT 1",
+        "SELECT random()",
+        "UPDATE t SET s = s WHERE false",
+        many.as_str(),
+    ];
     for (n, moving) in (1..).zip(moving) {
         let client = proxy.connect().await;
         for statement in ["BEGIN", READ].into_iter().chain(moving.split("; ")).chain(["COMMIT"]) {
