@@ -15,7 +15,6 @@ use super::classify::Facts;
 use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
 use super::placeholders::placeholders;
-use super::references;
 use super::settings;
 use super::targets::{self, Named};
 use super::tokens::Tokens;
@@ -436,18 +435,6 @@ impl<'a> Scanner<'a, '_> {
             self.found.doubts.push(doubt);
         }
     }
-}
-
-/// The relations of a query that nothing is known of.
-pub(super) fn strangers(tokens: Tokens<'_>, facts: &Facts<'_>) -> Vec<Doubt> {
-    let mut doubts = Vec::new();
-    references::each(tokens, |Named { schema, name }| {
-        let schema = schema.as_deref();
-        if !is_temporary_schema(schema) && facts.catalogue.is_strange(schema, &name, facts.asker.path) {
-            doubts.push(Doubt::Strange { schema: schema.map(Into::into), name: (*name).into() });
-        }
-    });
-    doubts
 }
 
 /// Whether what stands at `i` makes a row of the type of its argument: `json_populate_record`, hstore's `#=`, and their kin.
