@@ -1,11 +1,14 @@
 //! pgpilot's own settings of a session, which end where a server's would: `SET` is undone by a rollback, `SET LOCAL` ends
 //! with its transaction, and `DISCARD ALL` leaves what was configured.
 
+use std::sync::Arc;
+
 use super::assess::Assessed;
 use super::client::Client;
 use super::session::{Session, Transaction};
 use crate::config::Consistency;
 use crate::decide::position::Position;
+use crate::decide::session::Settings;
 use crate::decide::sql::{Hint, Hints, Intent, OwnCommand, Savepoint, SessionCommand, SetScope, TransactionEnd};
 use crate::wire::SqlState;
 use crate::wire::backend::Report;
@@ -155,7 +158,39 @@ impl Session {
             Setting::MinLsn => own.required = new.required,
         })
     }
+
+    /// What a server says that the session has set: if there are settings of pgpilot's among it, by `set_config()` or
+    /// where a text was not looked into, they are taken for what they say, and no server has them any more. Returns what
+    /// is left.
+    pub(super) fn adopt_own(&mut self, settings: Arc<Settings>) -> Arc<Settings> {
+        let of_own = |name: &str| name.strip_prefix(OWN_PREFIX).map(str::to_owned);
+        let found: Vec<_> =
+            settings.iter().filter_map(|(name, value)| Some((of_own(name)?, value.to_owned()))).collect();
+        if found.is_empty() {
+            return settings;
+        }
+        // There is no transaction.
+        self.settle_own_settings();
+        let mut rest = Settings::clone(&settings);
+        for (name, value) in found {
+            rest.remove(&format!("{OWN_PREFIX}{name}"));
+            match self.change(&name, Some(&value)) {
+                Ok(change) => self.change_own_settings(change),
+                Err(report) => {
+                    let report = report.detail("A function in a statement before this one has set it.");
+                    self.untold =
+                        Some(Box::new(report.hint("The session goes on without it. This statement has not been run.")));
+                }
+            }
+        }
+        Arc::new(rest)
+    }
 }
+
+const OWN_PREFIX: &str = "pgpilot.";
+
+/// Those that a session can set: by the names that a server gives them if it is told to.
+pub(super) const OWN_NAMES: [&str; 3] = ["pgpilot.consistency", "pgpilot.min_lsn", "pgpilot.route"];
 
 /// One that may be set.
 #[derive(Debug, Clone, Copy)]

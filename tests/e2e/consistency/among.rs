@@ -1,8 +1,8 @@
-//! pgpilot's own settings among other statements of one Query or pipeline: they hold there, end where a
+//! pgpilot's own settings among other statements of one Query or pipeline, and from functions: they hold there, end where a
 //! server's would, and no server is left with them.
 
 use crate::support::plain::{Messages, Raw, TRUST, errors, tags, values};
-use crate::support::proxy::{Proxy, ask, servers};
+use crate::support::proxy::{Proxy, ask, servers, try_ask};
 
 const READ: &str = "SELECT s FROM t";
 
@@ -143,4 +143,48 @@ async fn own_statements_are_answered_in_their_turn_or_refused_with_all_that_stan
     let failed = driver.simple_query("SET pgpilot.route = 'primary'; SELECT missing").await.unwrap_err();
     let position = failed.as_db_error().and_then(|error| error.position()).cloned();
     assert_eq!(position, Some(tokio_postgres::error::ErrorPosition::Original(39)), "{failed:?}");
+}
+
+#[tokio::test]
+async fn what_set_config_sets_holds_for_the_session_and_for_nobody_else() {
+    let proxy = Proxy::before(servers().await, TRUST).await;
+    let client = proxy.connect().await;
+    let show = async |name: &str| ask(&client, &format!("SHOW pgpilot.{name}")).await;
+    client.query("SELECT set_config('pgpilot.min_lsn', $1, false)", &[&"1:0/10"]).await.unwrap();
+    assert_eq!(show("min_lsn").await, "1:0/10");
+    client.query("SELECT set_config($1, $2, false)", &[&"pgpilot.consistency", &"strong"]).await.unwrap();
+    assert_eq!(show("consistency").await, "strong");
+    client
+        .batch_execute("DO $$ BEGIN PERFORM set_config('pgpilot.' || 'route', 'primary', false); END $$")
+        .await
+        .unwrap();
+    assert_eq!(show("route").await, "primary");
+    client.batch_execute("BEGIN; SELECT set_config('pgpilot.route', 'replica', false)").await.unwrap();
+    client.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(show("route").await, "primary");
+    assert_eq!(placeholders(&proxy).await, [""; 0]);
+    // What it has set can be set anew, on whichever connection.
+    client.batch_execute("RESET pgpilot.consistency; RESET pgpilot.route").await.unwrap();
+    ask(&client, "SELECT set_config('app.x', '1', false)").await;
+    assert_eq!((show("consistency").await, show("route").await), ("session".to_owned(), "auto".to_owned()));
+    // One that is pinned finds it so, too.
+    client.batch_execute("CREATE TEMPORARY TABLE mine (n int)").await.unwrap();
+    ask(&client, "SELECT set_config('pgpilot.consistency', 'strong', false)").await;
+    client.batch_execute("SET pgpilot.consistency = 'eventual'").await.unwrap();
+    ask(&client, "SELECT set_config('app.x', '2', false)").await;
+    assert_eq!(show("consistency").await, "eventual");
+    client.batch_execute("DROP TABLE mine").await.unwrap();
+    // Whoever sets nonsense is told.
+    ask(&client, "SELECT set_config('pgpilot.min_lsn', 'nonsense', false)").await;
+    let told = try_ask(&client, "SELECT 1").await.unwrap_err();
+    assert_eq!(told.code().map(|code| code.code()), Some("22023"), "{told:?}");
+    assert_eq!((show("min_lsn").await, ask(&client, "SELECT 1").await), ("1:0/10".to_owned(), "1".to_owned()));
+    assert_eq!(placeholders(&proxy).await, [""; 0]);
+    // For its transaction: that goes where anything is met.
+    let before = proxy.counts().1;
+    client.batch_execute("BEGIN READ ONLY").await.unwrap();
+    ask(&client, "SELECT set_config('pgpilot.consistency', 'strong', true)").await;
+    ask(&client, "SELECT 1").await;
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(proxy.counts().1, before);
 }
