@@ -98,7 +98,7 @@ impl Client {
             assessed
         };
         self.flush_output().await?;
-        if self.transaction.is_idle() {
+        if self.transaction.is_idle() && self.link.as_ref().is_none_or(|link| !link.batch_open) {
             self.session.settle_own_settings();
         }
         if let Some(report) = self.session.untold.take() {
@@ -107,7 +107,9 @@ impl Client {
         if self.answer(batch, &assessed).await? {
             return Ok(());
         }
+        self.foresee_own_settings(&assessed);
         if let Err(fault) = self.connect(batch, &assessed).await? {
+            self.session.did_not_commit();
             return self.refuse(batch, &fault.report());
         }
         // What has been answered is never taken back.
@@ -126,8 +128,8 @@ impl Client {
 
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
-        self.foresee_own_settings(&assessed);
         self.keep(batch, &assessed);
+        self.note_own(&assessed);
         self.session.note_left(&mut assessed.needs);
         if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
             self.shared.sequences.note();
@@ -235,6 +237,10 @@ impl Client {
             return Ok(link.grant != Grant::NOTHING);
         }
         let Some(link) = self.link.as_ref() else { return Ok(false) };
+        if self.session.afterwards.is_some() && self.transaction.is_idle() {
+            // What becomes of pgpilot's own settings is known when what is under way has been answered.
+            return Ok(false);
+        }
         if link.renamed.is_some() || link.resets.are_open() || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
             return Ok(false);
         }
@@ -258,6 +264,7 @@ impl Client {
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
         }
+        self.foresee_own_settings(&assessed);
         self.grant(batch, assessed);
         Ok(true)
     }

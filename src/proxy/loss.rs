@@ -71,6 +71,9 @@ impl Client {
         if is_between {
             return self.report_later(report, &pins);
         }
+        if !link.ends_transaction {
+            self.session.did_not_commit();
+        }
         if in_transaction {
             // Whatever became of a transaction that was being ended, it is over.
             self.transaction =
@@ -248,7 +251,7 @@ fn put_rolled_back(out: &mut BytesMut, bytes: &[u8]) {
     }
 }
 
-fn aborted() -> Report {
+pub(super) fn aborted() -> Report {
     let message = "current transaction is aborted, commands ignored until end of transaction block";
     Report::error(SqlState(*b"25P02"), message)
 }

@@ -3,6 +3,7 @@
 
 mod accept;
 mod adopt;
+mod among;
 mod aside;
 mod assess;
 mod batch;

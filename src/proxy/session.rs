@@ -40,6 +40,8 @@ pub(super) struct Session {
     pub configured: Policy,
     /// From `pgpilot.route`.
     pub hint: Option<Hint>,
+    /// It has sent statements of pgpilot's own, maybe among others.
+    pub has_own: bool,
     /// If pgpilot's own settings have been changed in the transaction at hand: what becomes of them.
     pub(super) afterwards: Option<Box<Afterwards>>,
     pub pins: Vec<Pin>,
@@ -138,6 +140,7 @@ impl Session {
             configured: policy.clone(),
             policy,
             hint: None,
+            has_own: false,
             afterwards: None,
             pins: Vec::new(),
             number: 0,

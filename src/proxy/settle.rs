@@ -205,6 +205,7 @@ impl Client {
         }
         let settings = Arc::new(settings);
         link.lease.settings = settings.clone();
+        let settings = self.session.adopt_own(settings);
         let startup = &self.session.began_with.settings;
         let lacks = startup.names().any(|name| settings.get(name).is_none());
         self.session.settings = if lacks { Arc::new(settings.over(startup)) } else { settings };

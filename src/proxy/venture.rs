@@ -222,7 +222,7 @@ impl Client {
         let snapshot = self.shared.cluster.snapshot();
         let has_reached = || {
             let node = node.and_then(|node| snapshot.node(node));
-            node.is_some_and(|node| self.session.freshness.token_is_met_by(node))
+            node.is_some_and(|node| self.session.freshness.token_is_met_by(node, &snapshot))
         };
         (now.required != then.required && !has_reached()).then_some(Reason::NotCaughtUp)
     }

@@ -345,6 +345,10 @@ impl<'a> Scanner<'a, '_> {
         let name = name.map(|n| n.to_ascii_lowercase());
         let scope = if end > open + 2 && tokens.is_punctuation(end - 2, b',') { truth(tokens, end - 1) } else { None };
         match (name, scope) {
+            // What it asks for holds for its transaction, and only the primary meets whatever that is.
+            (Some(name), Some(true)) if settings::own(&name).is_some() => {
+                self.cause(Cause::about(Reason::SessionState, name));
+            }
             (Some(name), Some(true)) if !settings::is_transaction_property(&name) => {}
             (Some(name), Some(false)) => {
                 self.cause(Cause::about(Reason::SessionState, name.clone()));

@@ -60,7 +60,7 @@ fn labelled(verdict: &Verdict, label: &str) -> String {
         Intent::Deallocate { name: Some(name) } => format!("deallocate({name})"),
         Intent::Deallocate { name: None } => "deallocate_all".to_owned(),
         Intent::Own(OwnCommand::Show { name }) => format!("own_show({name})"),
-        Intent::Own(OwnCommand::Set { name, value, scope: s }) => {
+        Intent::Own(OwnCommand::Set { name, value, scope: s, .. }) => {
             format!("own_set{}({name}{})", scope(*s), value.as_ref().map(|v| format!("={v}")).unwrap_or_default())
         }
     };

@@ -208,8 +208,9 @@ pub enum SetScope {
 pub enum OwnCommand {
     /// `SHOW pgpilot.name`
     Show { name: Box<str> },
-    /// `SET [LOCAL] pgpilot.name = value`; `None` is DEFAULT, and RESET.
-    Set { name: Box<str>, value: Option<Box<str>>, scope: SetScope },
+    /// `SET [LOCAL] pgpilot.name = value`; `None` is DEFAULT, and RESET. `at`: where a SET stands in the text; a RESET
+    /// stands nowhere.
+    Set { name: Box<str>, value: Option<Box<str>>, scope: SetScope, at: Range<usize> },
 }
 
 /// Where a hint comment or the setting `pgpilot.route` sends a statement.

@@ -70,7 +70,12 @@ fn assign(tokens: Tokens<'_>, name: &str, equals: usize, scope: SetScope) -> Ver
     if let Some(own) = settings::own(name) {
         return match value(tokens, equals + 1) {
             Some(value) => Verdict::new(
-                Intent::Own(OwnCommand::Set { name: own.into(), value: value.map(Into::into), scope }),
+                Intent::Own(OwnCommand::Set {
+                    name: own.into(),
+                    value: value.map(Into::into),
+                    scope,
+                    at: tokens.extent(),
+                }),
                 Reason::SessionState,
             ),
             None => Verdict::opaque(Reason::Unparsable),
@@ -120,7 +125,7 @@ pub(super) fn reset(tokens: Tokens<'_>) -> Verdict {
         (2, _) if tokens.is(1, "all") => command(SessionCommand::ResetAll),
         (length, Some((name, end))) if length == end => match settings::own(&name) {
             Some(own) => {
-                let set = OwnCommand::Set { name: own.into(), value: None, scope: SetScope::Session };
+                let set = OwnCommand::Set { name: own.into(), value: None, scope: SetScope::Session, at: 0..0 };
                 Verdict::new(Intent::Own(set), Reason::SessionState)
             }
             None if settings::is_transaction_property(&name) => transaction::within(),
