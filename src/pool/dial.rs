@@ -127,16 +127,13 @@ async fn log_in(
         expires_at: expiry(terms.max_lifetime),
         generation: terms.generation,
     };
-    let parameters =
-        [("user", &*login.user), ("database", &*login.database), ("application_name", OWN_APPLICATION_NAME)];
+    // No name of pgpilot's own: it is what a client goes back to that has none.
+    let parameters = [("user", &*login.user), ("database", &*login.database)];
     startup::put_startup(&mut connection.output, startup::PROTOCOL_3_2, &parameters);
     let credential = authenticate(&mut connection, login, channel_binding).await?;
     settle(&mut connection).await?;
     Ok((connection, credential))
 }
-
-/// As what pgpilot introduces itself to servers.
-pub const OWN_APPLICATION_NAME: &str = "pgpilot";
 
 const INPUT: usize = 16 * 1024;
 const OUTPUT: usize = 4 * 1024;

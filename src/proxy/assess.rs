@@ -9,11 +9,13 @@ use super::client::Client;
 use super::contexts::{Names, SessionContext};
 use super::forward::may_name_a_statement;
 use super::judged::{Executed, Judged};
+use super::link::Link;
 use super::names::SessionStatement;
-use super::session::{Texts, Transaction};
+use super::own_settings::Step;
+use super::session::Transaction;
 use crate::decide::route::Need;
-use crate::decide::session::{Departure, Needs, Origin, Pin, Statement};
-use crate::decide::sql::{Classified, Effects, Intent, Reason, Savepoint, SessionCommand, TransactionEnd, Verdict};
+use crate::decide::session::{Among, Departure, Needs, Origin, Pin, Protocol, Statement, Turn};
+use crate::decide::sql::{Classified, Effects, Intent, Reason, SessionCommand, TransactionEnd, Verdict};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 use crate::wire::{HEADER_LEN, Header, WireError};
 
@@ -27,12 +29,13 @@ pub(super) struct Assessed {
     pub writes: bool,
     /// How far it goes beyond reads.
     pub reach: Reach,
-    /// RESET ALL or DISCARD ALL is among it.
-    pub resets: bool,
     /// It ends a transaction.
     pub ends: Option<TransactionEnd>,
-    /// What it does with savepoints, if pgpilot's own settings have been changed in the transaction.
-    pub savepoints: Vec<Savepoint>,
+    /// What it does to pgpilot's own settings.
+    pub steps: Vec<Step>,
+    /// What it runs, as far as those mind: what was there before it, and what is there behind it. `None`: a statement has
+    /// to be refused, and nothing behind it is run.
+    pub among: (Among, Option<Among>),
     /// It has statements of pgpilot's own, or such as pgpilot may answer.
     pub own: bool,
     /// The verdict on a Query.
@@ -57,6 +60,12 @@ pub(super) enum Reach {
 }
 
 impl Assessed {
+    /// Of nothing yet, which comes behind what the connection has been sent.
+    pub(super) fn behind(link: Option<&Link>) -> Self {
+        let among = link.filter(|link| link.batch_open).map_or(Some(Among::default()), |link| link.among.1);
+        Self { among: (among.unwrap_or_default(), among), ..Self::default() }
+    }
+
     /// Whether nothing is any different after it, wherever and however often it runs.
     pub(super) fn only_reads(&self) -> bool {
         self.reach == Reach::Reads
@@ -74,7 +83,7 @@ impl Assessed {
 
 fn reach(verdict: &Verdict) -> Reach {
     match &verdict.intent {
-        Intent::Read => Reach::Reads,
+        Intent::Read | Intent::Own(_) => Reach::Reads,
         Intent::Begin(_) => Reach::Begin,
         Intent::WithinTransaction | Intent::Savepoint(_) | Intent::Session(SessionCommand::Set { .. }) => {
             Reach::Transaction
@@ -126,13 +135,6 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// How a text reaches the server.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Protocol {
-    Simple,
-    Extended,
-}
-
 /// The whole frames in `bytes`.
 pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
     std::iter::from_fn(move || {
@@ -156,7 +158,7 @@ fn custom_setting(value: &[u8]) -> Option<Box<str>> {
 impl Client {
     /// Looks at the frames in `bytes`, which are about to be sent for the first time.
     pub(super) fn assess(&mut self, bytes: &[u8]) -> Assessed {
-        let mut assessed = Assessed::default();
+        let mut assessed = Assessed::behind(self.link.as_ref());
         self.session.parsed.clear();
         for frame in frames(bytes) {
             self.assess_frame(frame, &mut assessed);
@@ -242,14 +244,15 @@ impl Client {
                 let verdict = self.verdict_within(text, &[], assessed);
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
-                self.note_executed(&verdict, assessed);
+                assessed.among = (Among::default(), Some(Among::default()));
+                self.note_executed(&verdict, Protocol::Simple, assessed);
                 assessed.query = Some(verdict);
             }
             frontend::PARSE => self.assess_parse(Parse::read(frame.body())?, assessed),
             frontend::BIND => {
                 let head = BindHead::parse(frame.body())?;
                 if let Some(verdict) = self.add_statement(head.statement, assessed) {
-                    self.note_executed(&verdict, assessed);
+                    self.note_executed(&verdict, Protocol::Extended, assessed);
                 }
                 assessed.executes = true;
                 if assessed.needs.effects.contains(Effects::SETTINGS) {
@@ -296,21 +299,28 @@ impl Client {
         Ok(())
     }
 
-    fn note_executed(&self, judged: &Arc<Judged>, assessed: &mut Assessed) {
+    fn note_executed(&self, judged: &Arc<Judged>, protocol: Protocol, assessed: &mut Assessed) {
         assessed.executed.add(judged);
-        if self.session.afterwards.is_some() {
-            let of = |verdict: &Verdict| match &verdict.intent {
-                Intent::Savepoint(savepoint) => Some(savepoint.clone()),
-                _ => None,
-            };
-            assessed.savepoints.extend(judged.statements.iter().filter_map(of));
+        let continues = self.link.as_ref().is_some_and(|link| link.batch_open);
+        for verdict in &judged.statements {
+            let Some(among) = &mut assessed.among.1 else { return };
+            let turn = among.pass(&verdict.intent, protocol);
+            assessed.among.1 = turn.is_ok().then_some(*among);
+            let step = Step::of(&verdict.intent).filter(|_| turn.is_ok());
+            let sets = matches!(step, Some(Step::Set(_)));
+            if turn == Ok(Turn::Primary) || (sets && continues) {
+                assessed.needs.want(Need::Primary, Reason::SessionState);
+            }
+            // Savepoints mind only those who have set something.
+            let minds = sets || !assessed.steps.is_empty() || self.session.afterwards.is_some();
+            assessed.steps.extend(step.filter(|step| minds || matches!(step, Step::Reset)));
         }
     }
 
     /// The verdict on a text of this session's that comes behind what has been assessed. `types`: of its parameters.
     fn verdict_within(&self, text: &[u8], types: &[u8], assessed: &Assessed) -> Arc<Judged> {
         let (session, user) = (&self.session, &*self.who.user);
-        if session.texts == Texts::Opaque {
+        if !session.texts.reads(text) {
             return self.verdict_on(text);
         }
         // Whatever has been executed and not been settled may have changed what names mean; so may a transaction.
@@ -324,9 +334,10 @@ impl Client {
 
     /// The verdict on a text of this session's, whatever its names mean.
     pub(super) fn verdict_on(&self, text: &[u8]) -> Arc<Judged> {
-        match self.session.texts {
-            Texts::Legible => self.verdicts.of(text),
-            Texts::Opaque => Arc::new(Classified::opaque(Reason::Encoding).into()),
+        if self.session.texts.reads(text) {
+            self.verdicts.of(text)
+        } else {
+            Arc::new(Classified::illegible(text).into())
         }
     }
 
@@ -415,7 +426,6 @@ impl Client {
                 }
                 Intent::Deallocate { .. } if !is_tracked => assessed.needs.effects |= Effects::UNPINS,
                 Intent::Own(_) => assessed.own = true,
-                Intent::Session(SessionCommand::ResetAll | SessionCommand::DiscardAll) => assessed.resets = true,
                 _ => {}
             }
             if verdict.effects.contains(Effects::VACATES) {

@@ -98,7 +98,7 @@ impl Client {
             assessed
         };
         self.flush_output().await?;
-        if self.transaction.is_idle() {
+        if self.transaction.is_idle() && self.link.as_ref().is_none_or(|link| !link.batch_open) {
             self.session.settle_own_settings();
         }
         if let Some(report) = self.session.untold.take() {
@@ -107,7 +107,9 @@ impl Client {
         if self.answer(batch, &assessed).await? {
             return Ok(());
         }
+        self.foresee_own_settings(&assessed);
         if let Err(fault) = self.connect(batch, &assessed).await? {
+            self.session.did_not_commit();
             return self.refuse(batch, &fault.report());
         }
         // What has been answered is never taken back.
@@ -126,14 +128,15 @@ impl Client {
 
     /// Lets a batch flow to the server connection that has been chosen for it.
     fn grant(&mut self, batch: Batch, mut assessed: Assessed) {
-        self.foresee_own_settings(&assessed);
         self.keep(batch, &assessed);
+        self.note_own(&assessed);
         self.session.note_left(&mut assessed.needs);
         if assessed.needs.effects.contains(Effects::SEQUENCE_STATE) {
             self.shared.sequences.note();
         }
         let text = self.text_to_remember(batch);
         let Some(link) = self.link.as_mut() else { return };
+        link.resets.note_left(&self.session);
         if !link.is_new {
             link.started = Instant::now();
         }
@@ -234,6 +237,10 @@ impl Client {
             return Ok(link.grant != Grant::NOTHING);
         }
         let Some(link) = self.link.as_ref() else { return Ok(false) };
+        if self.session.afterwards.is_some() && self.transaction.is_idle() {
+            // What becomes of pgpilot's own settings is known when what is under way has been answered.
+            return Ok(false);
+        }
         if link.renamed.is_some() || link.resets.are_open() || link.dues.is_empty() || link.dues.len() > MAX_PIPELINE {
             return Ok(false);
         }
@@ -257,6 +264,7 @@ impl Client {
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
         }
+        self.foresee_own_settings(&assessed);
         self.grant(batch, assessed);
         Ok(true)
     }
@@ -296,7 +304,7 @@ impl Client {
         let limits = &self.who.limits;
         let (limit, code, message) = match self.transaction {
             Transaction::Idle => (
-                limits.idle_timeout,
+                shorter(limits.idle_timeout, self.session.idle_limit),
                 SqlState::IDLE_SESSION_TIMEOUT,
                 "terminating connection due to idle-session timeout",
             ),
@@ -406,6 +414,11 @@ impl Client {
             self.side.rest = Passing::Drop(header.frame_len() - here);
         }
     }
+}
+
+/// The shorter of two limits, of which zero is none.
+fn shorter(configured: Duration, own: Option<Duration>) -> Duration {
+    own.map_or(configured, |own| if configured.is_zero() { own } else { configured.min(own) })
 }
 
 /// Replies due from one server at once, at most: a client that sends more without reading waits.

@@ -2,12 +2,11 @@
 //! each of its messages gets pgpilot's own reply, in its turn. DEALLOCATE ALL, and DISCARD ALL, are the server's: what they take away is gone from the
 //! message on that runs them.
 
-use bytes::BytesMut;
-
 use super::assess::Frame;
+use super::forward::reply;
 use super::link::Link;
 use super::session::{Session, Transaction};
-use crate::decide::session::{Fate, Forgotten, Kind};
+use crate::decide::session::Forgotten;
 use crate::decide::sql::{Classified, Intent, SessionCommand, Verdict};
 use crate::wire::WireError;
 use crate::wire::backend::{self, TransactionStatus};
@@ -170,10 +169,4 @@ fn target(session: &Session, verdict: &Classified) -> Option<Box<[u8]>> {
         }
         _ => None,
     }
-}
-
-fn reply(link: &mut Link, put: impl FnOnce(&mut BytesMut)) -> u64 {
-    let mut bytes = BytesMut::new();
-    put(&mut bytes);
-    link.dues.push(Kind::Own(bytes.to_vec().into()), Fate::Client)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::assess::{Assessed, Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
+use super::drain;
 use super::exchange::{CLIENT_INPUT_MAX, keep_reply};
 use super::fault::{End, Fault};
 use super::link::{Link, LinkRole, Purpose};
@@ -208,7 +209,7 @@ impl Client {
         frontend::put_sync(&mut link.lease.output);
         link.dues.push(Kind::Sync, Fate::Us);
         self.registration.slot.set_idle();
-        tokio::spawn(settle::drain(link));
+        tokio::spawn(drain::drain(link));
     }
 
     /// Routes until there is a connection or a reason why there is none.
@@ -333,7 +334,7 @@ impl Client {
             return Err(Fault::Cancelled.into());
         }
         settle::tell_parameters(&mut self.session.reported, &mut lease.parameters, &mut self.side.output);
-        let mut link = Link::new(lease, role, self.session.startup.clone(), reason, now);
+        let mut link = Link::new(lease, role, reason, now);
         link.pid = self.registration.slot.pid();
         if role == LinkRole::Primary {
             link.membership = self.shared.membership.get().cloned();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 
 use super::adopt;
+use super::among::Own;
 use super::assess::{Assessed, Frame};
 use super::client::Client;
 use super::deallocate::{self, Within};
@@ -15,7 +16,7 @@ use super::names::{MAX_BYTES, MAX_STATEMENTS, SessionStatement};
 use super::own::name_taken;
 use super::resets;
 use super::reword::Renamed;
-use super::session::{Deferred, Session, Texts, Transaction};
+use super::session::{Deferred, Session, Transaction};
 use super::statements::Statements;
 use super::verdicts::Verdicts;
 use crate::decide::session::{Fate, Kind, Origin, ServerName, Statement, StatementId, server_name};
@@ -38,6 +39,14 @@ impl Client {
     /// # Errors
     /// The frame is malformed, and nothing has been done about it.
     fn forward_sound(&mut self, frame: Frame<'_>) -> Result<(), WireError> {
+        match if self.session.has_own { self.answer_own(frame)? } else { Own::None } {
+            Own::Answered => Ok(()),
+            Own::Replaced(bytes) => self.forward_others(Frame { bytes: &bytes, ..frame }),
+            Own::None => self.forward_others(frame),
+        }
+    }
+
+    fn forward_others(&mut self, frame: Frame<'_>) -> Result<(), WireError> {
         let Client { session, link, transaction, shared, verdicts, .. } = self;
         let Some(link) = link.as_mut() else { return Ok(()) };
         if link.dues.is_skipping() && frame.tag != frontend::SYNC {
@@ -171,8 +180,10 @@ impl Client {
         if frame.tag != frontend::SYNC && self.link.as_ref().is_some_and(|link| link.dues.is_skipping()) {
             return;
         }
-        let mut assessed = Assessed::default();
+        let mut assessed = Assessed::behind(self.link.as_ref());
         self.assess_frame(frame, &mut assessed);
+        self.foresee_own_settings(&assessed);
+        self.note_own(&assessed);
         if let Some(link) = self.link.as_mut() {
             link.note_end(&assessed, &self.transaction);
             link.take_up(std::mem::take(&mut assessed.executed));
@@ -180,6 +191,7 @@ impl Client {
         self.session.note_left(&mut assessed.needs);
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
+            link.resets.note_left(&self.session);
         }
         self.forward_frame(frame);
     }
@@ -199,7 +211,7 @@ fn forward_query(
     text: &[u8],
 ) -> Option<Arc<Judged>> {
     link.executing = true;
-    let is_legible = session.texts == Texts::Legible;
+    let is_legible = session.texts.reads(text);
     if is_legible
         && may_name_a_statement(text)
         && let [verdict] = &*verdicts.of(text).statements
@@ -231,8 +243,15 @@ fn pass(link: &mut Link, frame: Frame<'_>, kind: Kind) -> u64 {
 }
 
 /// A reply without a body that pgpilot gives itself, in its turn.
-fn own(link: &mut Link, tag: u8) -> u64 {
-    link.dues.push(Kind::Own(Box::new([tag, 0, 0, 0, 4])), Fate::Client)
+pub(super) fn own(link: &mut Link, tag: u8) -> u64 {
+    reply(link, |out| backend::put_empty(out, tag))
+}
+
+/// As [`own`], of any kind.
+pub(super) fn reply(link: &mut Link, put: impl FnOnce(&mut BytesMut)) -> u64 {
+    let mut bytes = BytesMut::new();
+    put(&mut bytes);
+    link.dues.push(Kind::Own(bytes.to_vec().into()), Fate::Client)
 }
 
 /// A Query is being sent. "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
@@ -249,6 +268,21 @@ pub(super) fn fail(link: &mut Link, report: &Report) {
     report.put(&mut message);
     frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, NOBODY);
     link.dues.push(Kind::Describe, Fate::Fail(message.to_vec().into()));
+}
+
+/// As [`fail`], in place of a Query.
+pub(super) fn refuse_query(link: &mut Link, session: &mut Session, report: &Report) {
+    let mut message = BytesMut::new();
+    report.put(&mut message);
+    frontend::put_query(&mut link.lease.output, NOBODY);
+    let number = link.dues.push(Kind::Query, Fate::Fail(message.to_vec().into()));
+    link.lease.unnamed = None;
+    session.names.change(number, b"", None);
+}
+
+/// The portal that an Execute is of.
+pub(super) fn name_of_portal<'a>(execute: &Frame<'a>) -> &'a [u8] {
+    execute.body().split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// A statement that no server has.

@@ -132,7 +132,7 @@ async fn receive(arrival: Arrival, shared: &Arc<Shared>) -> Result<Option<(Visit
                 None => return Ok(None),
             },
             // GSSAPI encryption is not offered; the client goes on with TLS or in clear.
-            Startup::Gss => visitor.send(&mut BytesMut::from(&b"N"[..])).await?,
+            Startup::Gss => visitor = visitor.decline("GSSAPI encryption").await?,
             Startup::Cancel { pid, key, via } => {
                 cancel::arrived(shared, pid, key, via).await;
                 return Ok(None);
@@ -172,11 +172,21 @@ impl Visitor {
             Self { stream: Stream::Tcp(socket), input, address: Some(address), .. } if offered => {
                 Self::encrypt(socket, Start::Request { unread: &input }, address, shared).await.map(Some)
             }
-            mut plain => {
-                plain.send(&mut BytesMut::from(&b"N"[..])).await?;
-                Ok(Some(plain))
-            }
+            plain => plain.decline("SSL").await.map(Some),
         }
+    }
+
+    /// Tells a client that there is no such encryption. One that has not waited for that might have been made to believe something else by somebody in between
+    /// (`ProcessStartupPacket` in src/backend/tcop/backend_startup.c).
+    async fn decline(mut self, encryption: &str) -> Result<Self, End> {
+        self.send(&mut BytesMut::from(&b"N"[..])).await?;
+        if self.input.is_empty() {
+            return Ok(self);
+        }
+        let message = format!("received unencrypted data after {encryption} request");
+        let report = Report::fatal(SqlState::PROTOCOL_VIOLATION, message)
+            .detail("This could be either a client-software bug or evidence of an attempted man-in-the-middle attack.");
+        Err(self.refused(End::Fatal(Box::new(report))).await)
     }
 
     /// The next packet without a type byte; `None` at the end of the stream.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::among::OwnPortal;
 use super::assess::Assessed;
 use super::batch::BatchEnd;
 use super::deallocate::{Deallocation, Forgetting};
@@ -18,7 +19,7 @@ use super::trail::Trace;
 use crate::config::Consistency;
 use crate::coordination::Membership;
 use crate::decide::route::{Need, NodeId};
-use crate::decide::session::{Due, Dues, Kind, Settings, StatementId};
+use crate::decide::session::{Among, Due, Dues, Kind, StatementId};
 use crate::decide::sql::{Reason, TransactionEnd};
 use crate::pool::Lease;
 use crate::telemetry::Served;
@@ -29,8 +30,6 @@ pub(super) struct Link {
     pub role: LinkRole,
     /// The session's process ID, as its client knows it.
     pub pid: u32,
-    /// What the session began with.
-    pub startup: Arc<Settings>,
     pub reason: Reason,
     /// What a hint promised the reads for which this server was chosen; `None`: what the session is promised.
     pub promise: Option<Consistency>,
@@ -75,6 +74,12 @@ pub(super) struct Link {
     pub batch_open: bool,
     /// What a replica refused: if the primary takes it, its like goes there from now on.
     pub lesson: Option<Lesson>,
+    /// What the batch under way has run, as far as pgpilot's own statements mind: up to what has been forwarded, ..
+    pub among_sent: Among,
+    /// .. and up to what has been assessed.
+    pub among: (Among, Option<Among>),
+    /// The portals to which statements of pgpilot's own have been bound.
+    pub own_portals: Vec<OwnPortal>,
     /// A DEALLOCATE that has been bound and not been executed.
     pub deallocation: Option<Deallocation>,
     /// The portals to which a DEALLOCATE ALL or DISCARD ALL has been bound.
@@ -137,12 +142,11 @@ impl Grant {
 }
 
 impl Link {
-    pub(super) fn new(lease: Lease, role: LinkRole, startup: Arc<Settings>, reason: Reason, now: Instant) -> Self {
+    pub(super) fn new(lease: Lease, role: LinkRole, reason: Reason, now: Instant) -> Self {
         Self {
             lease,
             role,
             pid: 0,
-            startup,
             reason,
             promise: None,
             need: Need::Primary,
@@ -169,6 +173,9 @@ impl Link {
             examined: false,
             batch_open: false,
             lesson: None,
+            among_sent: Among::default(),
+            among: (Among::default(), Some(Among::default())),
+            own_portals: Vec::new(),
             deallocation: None,
             forgetful: Vec::new(),
             forgetting: Vec::new(),

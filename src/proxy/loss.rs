@@ -71,13 +71,16 @@ impl Client {
         if is_between {
             return self.report_later(report, &pins);
         }
+        if !link.ends_transaction {
+            self.session.did_not_commit();
+        }
         if in_transaction {
             // Whatever became of a transaction that was being ended, it is over.
             self.transaction =
                 if link.ends_transaction { Transaction::Idle } else { Transaction::Lost { untold: None } };
         }
         let status = self.status();
-        let ends = link.dues.batches();
+        let ends = link.dues.batches() + usize::from(link.resets.has_kept_ready());
         for _ in 0..ends {
             report.put(&mut self.side.output);
             backend::put_ready(&mut self.side.output, status);
@@ -248,7 +251,7 @@ fn put_rolled_back(out: &mut BytesMut, bytes: &[u8]) {
     }
 }
 
-fn aborted() -> Report {
+pub(super) fn aborted() -> Report {
     let message = "current transaction is aborted, commands ignored until end of transaction block";
     Report::error(SqlState(*b"25P02"), message)
 }

@@ -3,15 +3,18 @@
 
 mod accept;
 mod adopt;
+mod among;
 mod aside;
 mod assess;
 mod batch;
+mod begin;
 mod cancel;
 mod client;
 mod contexts;
 mod deallocate;
 mod defaults;
 mod dispatch;
+mod drain;
 mod ending;
 mod exchange;
 mod fault;

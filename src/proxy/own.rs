@@ -9,10 +9,9 @@ use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::fault::End;
 use super::judged::Judged;
-use super::own_settings::OwnSettings;
+use super::own_settings::unknown;
 use super::session::{Deferred, Transaction};
 use super::vigil::Denied;
-use crate::config::Consistency;
 use crate::decide::position::Position;
 use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, SetScope, TransactionEnd, Verdict};
 use crate::pool::QueryError;
@@ -21,20 +20,30 @@ use crate::wire::backend::{self, Report, TransactionStatus};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
 
 /// A result of pgpilot's own: at most one row of one column.
-struct Answer {
+pub(super) struct Answer {
     column: Option<(&'static str, String)>,
-    tag: &'static str,
+    pub(super) tag: &'static str,
+}
+
+impl Answer {
+    pub(super) fn shown((name, value): (&'static str, String)) -> Self {
+        Self { column: Some((name, value)), tag: "SHOW" }
+    }
+
+    pub(super) fn done(tag: &'static str) -> Self {
+        Self { column: None, tag }
+    }
+
+    /// The row, if there is one, and the end: its description comes before it, if one was asked for.
+    pub(super) fn put(&self, out: &mut BytesMut) {
+        if let Some((_, value)) = &self.column {
+            backend::put_text_row(out, [Some(value.as_str())].into_iter());
+        }
+        backend::put_command_complete(out, self.tag);
+    }
 }
 
 const NO_TRANSACTION: &str = "there is no transaction in progress";
-
-/// One that may be set.
-#[derive(Debug, Clone, Copy)]
-enum Setting {
-    Consistency,
-    Route,
-    MinLsn,
-}
 
 impl Client {
     /// Answers the batch if no server is needed for it. Returns whether it did.
@@ -151,11 +160,10 @@ impl Client {
         let out = &mut self.side.output;
         match result {
             Ok(answer) => {
-                if let Some((column, value)) = &answer.column {
+                if let Some((column, _)) = &answer.column {
                     backend::put_text_columns(out, &[column]);
-                    backend::put_text_row(out, [Some(value.as_str())].into_iter());
                 }
-                backend::put_command_complete(out, answer.tag);
+                answer.put(out);
             }
             Err(report) => {
                 report.put(out);
@@ -168,8 +176,8 @@ impl Client {
     }
 
     /// Does what a statement of pgpilot's own says. `None`: it is a server's.
-    fn run_own(&mut self, text: &[u8], verdict: &Verdict) -> Option<Result<Answer, Report>> {
-        let done = |tag| Some(Ok(Answer { column: None, tag }));
+    pub(super) fn run_own(&mut self, text: &[u8], verdict: &Verdict) -> Option<Result<Answer, Report>> {
+        let done = |tag| Some(Ok(Answer::done(tag)));
         match (&verdict.intent, &self.transaction) {
             (Intent::Begin(mode), Transaction::Idle) if self.link.is_none() => {
                 self.transaction = Transaction::Deferred(Deferred { text: text.into(), mode: *mode });
@@ -206,28 +214,25 @@ impl Client {
 
     fn run_command(&mut self, command: &OwnCommand) -> Result<Answer, Report> {
         match command {
-            OwnCommand::Show { name } => {
-                let (column, value) = self.show(name)?;
-                Ok(Answer { column: Some((column, value)), tag: "SHOW" })
-            }
-            OwnCommand::Set { name, value, scope } => {
-                let change = self.change(name, value.as_deref())?;
+            OwnCommand::Show { name } => Ok(Answer::shown(self.show(name)?)),
+            OwnCommand::Set { name, value, scope, .. } => {
+                let change = self.session.change(name, value.as_deref())?;
                 if self.transaction.is_idle() {
                     if *scope == SetScope::Local {
                         let text = "SET LOCAL can only be used in transaction blocks";
                         Report::warning(SqlState::NO_ACTIVE_SQL_TRANSACTION, text).put(&mut self.side.output);
-                        return Ok(Answer { column: None, tag: "SET" });
+                        return Ok(Answer::done("SET"));
                     }
                     self.session.change_own_settings(change);
                 } else {
                     self.session.change_own_settings_within(*scope, change);
                 }
-                Ok(Answer { column: None, tag: "SET" })
+                Ok(Answer::done("SET"))
             }
         }
     }
 
-    fn show(&mut self, name: &str) -> Result<(&'static str, String), Report> {
+    pub(super) fn show(&mut self, name: &str) -> Result<(&'static str, String), Report> {
         Ok(match name {
             "lsn" => {
                 let snapshot = self.snapshots.snapshot().clone();
@@ -258,48 +263,23 @@ impl Client {
         })
     }
 
-    /// What setting one of them changes; `None` is its default.
-    fn change(&self, name: &str, value: Option<&str>) -> Result<impl Fn(&mut OwnSettings) + use<>, Report> {
-        let (configured, mut new) = (self.session.configured.consistency, self.session.own_settings());
-        let setting = match name {
-            "consistency" => {
-                let given = value.map(|value| parse_consistency(value).ok_or_else(|| invalid(name, value)));
-                new.consistency = given.transpose()?.unwrap_or(configured);
-                Setting::Consistency
-            }
-            "route" => {
-                new.hint = match value {
-                    None | Some("auto" | "") => None,
-                    Some("primary") => Some(Hint::Primary),
-                    Some("replica") => Some(Hint::Replica),
-                    Some(value) => return Err(invalid(name, value)),
-                };
-                Setting::Route
-            }
-            "min_lsn" => {
-                let given = value.filter(|value| !value.is_empty());
-                new.required = given.map(|value| value.parse().map_err(|_| invalid(name, value))).transpose()?;
-                Setting::MinLsn
-            }
-            _ => return Err(unknown(name)),
-        };
-        Ok(move |own: &mut OwnSettings| match setting {
-            Setting::Consistency => own.consistency = new.consistency,
-            Setting::Route => own.hint = new.hint,
-            Setting::MinLsn => own.required = new.required,
-        })
-    }
-
     /// Applies one of the client's start-up settings that are pgpilot's own.
     pub(super) fn set_at_startup(&mut self, name: &str, value: &str) -> Result<(), Report> {
-        let change = self.change(name, Some(value))?;
+        let change = self.session.change(name, Some(value))?;
         self.session.change_own_settings(change);
         Ok(())
     }
 
     /// An extended batch, or a part of one, of which nothing needs a server: only Close and Sync, or one statement of pgpilot's own.
     fn answer_extended(&mut self, bytes: &[u8], end: BatchEnd, assessed: &Assessed) -> Result<bool, End> {
+        if self.answer_begin(bytes, end, assessed)? {
+            return Ok(true);
+        }
         if assessed.needs.server.is_some() || (!assessed.own && self.link.is_some()) {
+            return Ok(false);
+        }
+        if end == BatchEnd::Flush && !assessed.steps.is_empty() && self.transaction.is_idle() {
+            // The batch goes on, and what it sets is undone if it fails.
             return Ok(false);
         }
         let mut current = None;
@@ -321,7 +301,11 @@ impl Client {
         Ok(true)
     }
 
-    fn answer_frame(&mut self, frame: Frame<'_>, own: Option<&Classified>) -> Result<Result<(), Report>, End> {
+    pub(super) fn answer_frame(
+        &mut self,
+        frame: Frame<'_>,
+        own: Option<&Classified>,
+    ) -> Result<Result<(), Report>, End> {
         let command = own.and_then(|classified| match &classified.statements[0].intent {
             Intent::Own(command) => Some(command.clone()),
             _ => None,
@@ -354,13 +338,7 @@ impl Client {
                 if let Some(command) = command {
                     match self.run_command(&command) {
                         Err(report) => return Ok(Err(report)),
-                        Ok(answer) => {
-                            let out = &mut self.side.output;
-                            if let Some((_, value)) = &answer.column {
-                                backend::put_text_row(out, [Some(value.as_str())].into_iter());
-                            }
-                            backend::put_command_complete(out, answer.tag);
-                        }
+                        Ok(answer) => answer.put(&mut self.side.output),
                     }
                 }
             }
@@ -444,15 +422,11 @@ fn comment_end(text: &[u8]) -> Option<usize> {
     None
 }
 
-fn describe(out: &mut BytesMut, command: Option<&OwnCommand>) {
+pub(super) fn describe(out: &mut BytesMut, command: Option<&OwnCommand>) {
     match command {
         Some(OwnCommand::Show { name }) => backend::put_text_columns(out, &[&format!("pgpilot.{name}")]),
         _ => backend::put_empty(out, backend::NO_DATA),
     }
-}
-
-fn parse_consistency(text: &str) -> Option<Consistency> {
-    Consistency::ALL.into_iter().find(|consistency| consistency.name().eq_ignore_ascii_case(text))
 }
 
 /// On a newer timeline, everything is later.
@@ -472,13 +446,4 @@ fn hint_name(hint: Option<Hint>) -> &'static str {
 pub(super) fn name_taken(name: &[u8]) -> Report {
     let message = format!("prepared statement \"{}\" already exists", String::from_utf8_lossy(name));
     Report::error(SqlState::DUPLICATE_PREPARED_STATEMENT, message)
-}
-
-fn unknown(name: &str) -> Report {
-    Report::error(SqlState::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"pgpilot.{name}\""))
-        .hint("pgpilot knows consistency, lsn, min_lsn, pins, route and version.")
-}
-
-fn invalid(name: &str, value: &str) -> Report {
-    Report::error(SqlState::INVALID_PARAMETER_VALUE, format!("invalid value for \"pgpilot.{name}\": \"{value}\""))
 }

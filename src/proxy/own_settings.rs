@@ -1,12 +1,17 @@
 //! pgpilot's own settings of a session, which end where a server's would: `SET` is undone by a rollback, `SET LOCAL` ends
 //! with its transaction, and `DISCARD ALL` leaves what was configured.
 
+use std::sync::Arc;
+
 use super::assess::Assessed;
 use super::client::Client;
 use super::session::{Session, Transaction};
 use crate::config::Consistency;
 use crate::decide::position::Position;
-use crate::decide::sql::{Hint, Hints, Savepoint, SetScope, TransactionEnd};
+use crate::decide::session::Settings;
+use crate::decide::sql::{Hint, Hints, Intent, OwnCommand, Savepoint, SessionCommand, SetScope, TransactionEnd};
+use crate::wire::SqlState;
+use crate::wire::backend::Report;
 
 /// Of more, those beyond are taken for one that is older than the first change.
 const MAX_SAVEPOINTS: usize = 64;
@@ -121,23 +126,138 @@ impl Session {
             self.set_own_settings(if after.commits { after.committed } else { after.rolled_back });
         }
     }
+
+    /// What setting one of them changes; `None` is its default.
+    pub(super) fn change(&self, name: &str, value: Option<&str>) -> Result<impl Fn(&mut OwnSettings) + use<>, Report> {
+        let (configured, mut new) = (self.configured.consistency, self.own_settings());
+        let setting = match name {
+            "consistency" => {
+                let given = value.map(|value| parse_consistency(value).ok_or_else(|| invalid(name, value)));
+                new.consistency = given.transpose()?.unwrap_or(configured);
+                Setting::Consistency
+            }
+            "route" => {
+                new.hint = match value {
+                    None | Some("auto" | "") => None,
+                    Some("primary") => Some(Hint::Primary),
+                    Some("replica") => Some(Hint::Replica),
+                    Some(value) => return Err(invalid(name, value)),
+                };
+                Setting::Route
+            }
+            "min_lsn" => {
+                let given = value.filter(|value| !value.is_empty());
+                new.required = given.map(|value| value.parse().map_err(|_| invalid(name, value))).transpose()?;
+                Setting::MinLsn
+            }
+            _ => return Err(unknown(name)),
+        };
+        Ok(move |own: &mut OwnSettings| match setting {
+            Setting::Consistency => own.consistency = new.consistency,
+            Setting::Route => own.hint = new.hint,
+            Setting::MinLsn => own.required = new.required,
+        })
+    }
+
+    /// What a server says that the session has set: if there are settings of pgpilot's among it, by `set_config()` or
+    /// where a text was not looked into, they are taken for what they say, and no server has them any more. Returns what
+    /// is left.
+    pub(super) fn adopt_own(&mut self, settings: Arc<Settings>) -> Arc<Settings> {
+        let of_own = |name: &str| name.strip_prefix(OWN_PREFIX).map(str::to_owned);
+        let found: Vec<_> =
+            settings.iter().filter_map(|(name, value)| Some((of_own(name)?, value.to_owned()))).collect();
+        if found.is_empty() {
+            return settings;
+        }
+        // There is no transaction.
+        self.settle_own_settings();
+        let mut rest = Settings::clone(&settings);
+        for (name, value) in found {
+            rest.remove(&format!("{OWN_PREFIX}{name}"));
+            match self.change(&name, Some(&value)) {
+                Ok(change) => self.change_own_settings(change),
+                Err(report) => {
+                    let report = report.detail("A function in a statement before this one has set it.");
+                    self.untold =
+                        Some(Box::new(report.hint("The session goes on without it. This statement has not been run.")));
+                }
+            }
+        }
+        Arc::new(rest)
+    }
+}
+
+const OWN_PREFIX: &str = "pgpilot.";
+
+/// Those that a session can set: by the names that a server gives them if it is told to.
+pub(super) const OWN_NAMES: [&str; 3] = ["pgpilot.consistency", "pgpilot.min_lsn", "pgpilot.route"];
+
+/// One that may be set.
+#[derive(Debug, Clone, Copy)]
+enum Setting {
+    Consistency,
+    Route,
+    MinLsn,
+}
+
+/// Something that a batch does to them.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Set(OwnCommand),
+    Savepoint(Savepoint),
+    /// RESET ALL, DISCARD ALL.
+    Reset,
+}
+
+impl Step {
+    pub(super) fn of(intent: &Intent) -> Option<Self> {
+        match intent {
+            Intent::Own(command @ OwnCommand::Set { .. }) => Some(Self::Set(command.clone())),
+            Intent::Savepoint(savepoint) => Some(Self::Savepoint(savepoint.clone())),
+            Intent::Session(SessionCommand::ResetAll | SessionCommand::DiscardAll) => Some(Self::Reset),
+            _ => None,
+        }
+    }
 }
 
 impl Client {
-    /// What a batch is going to do to them.
+    /// What a batch is going to do to them. A batch outside of a transaction is one by itself, and what it has done is
+    /// undone if it fails.
     pub(super) fn foresee_own_settings(&mut self, batch: &Assessed) {
-        if batch.resets {
-            let consistency = self.session.configured.consistency;
-            let reset = move |own: &mut OwnSettings| *own = OwnSettings { consistency, hint: None, required: None };
-            match self.transaction {
-                Transaction::Idle => self.session.change_own_settings(reset),
-                _ => self.session.change_own_settings_within(SetScope::Session, reset),
+        for step in &batch.steps {
+            match step {
+                Step::Set(OwnCommand::Set { name, value, scope, .. }) => {
+                    // The server is made to say that a value is invalid, when it is this statement's turn.
+                    let Ok(change) = self.session.change(name, value.as_deref()) else { break };
+                    self.session.change_own_settings_within(*scope, change);
+                }
+                Step::Set(OwnCommand::Show { .. }) => {}
+                Step::Savepoint(savepoint) => self.session.heed_savepoint(savepoint),
+                Step::Reset => {
+                    let consistency = self.session.configured.consistency;
+                    let default = OwnSettings { consistency, hint: None, required: None };
+                    self.session.change_own_settings_within(SetScope::Session, move |own| *own = default);
+                }
             }
         }
-        batch.savepoints.iter().for_each(|savepoint| self.session.heed_savepoint(savepoint));
         if let Some(end) = batch.ends {
             let failed = matches!(self.transaction, Transaction::Failed | Transaction::Lost { .. });
             self.session.will_end(if failed { TransactionEnd::Rollback } else { end });
+        } else if self.session.afterwards.is_some() && self.transaction.is_idle() && !batch.executed.begins() {
+            self.session.will_end(TransactionEnd::Commit);
         }
     }
+}
+
+fn parse_consistency(text: &str) -> Option<Consistency> {
+    Consistency::ALL.into_iter().find(|consistency| consistency.name().eq_ignore_ascii_case(text))
+}
+
+pub(super) fn unknown(name: &str) -> Report {
+    Report::error(SqlState::UNDEFINED_OBJECT, format!("unrecognized configuration parameter \"pgpilot.{name}\""))
+        .hint("pgpilot knows consistency, lsn, min_lsn, pins, route and version.")
+}
+
+fn invalid(name: &str, value: &str) -> Report {
+    Report::error(SqlState::INVALID_PARAMETER_VALUE, format!("invalid value for \"pgpilot.{name}\": \"{value}\""))
 }

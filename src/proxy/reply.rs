@@ -165,6 +165,12 @@ impl Reply {
         self.pass(message.len());
     }
 
+    /// The end of a batch's reply, which has been kept until now, comes behind the passable ones.
+    pub(super) fn end(&mut self, input: &mut BytesMut, message: &[u8]) {
+        self.insert(input, message);
+        self.settled = self.passable;
+    }
+
     /// `n` bytes have been written to the client.
     pub(super) fn written(&mut self, input: &mut BytesMut, n: usize) {
         input.advance(n);

@@ -8,6 +8,7 @@ use super::assess::Assessed;
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::dispatch::SETTLE_DOWN;
+use super::drain;
 use super::exchange::CLIENT_INPUT_MAX;
 use super::fault::{End, Fault};
 use super::kept::{Content, Kept};
@@ -17,7 +18,6 @@ use super::reply::{Delivered, Withhold};
 use super::scan::Signal;
 use super::sequences::AsksSequences;
 use super::session::Transaction;
-use super::settle;
 use super::vigil::Denied;
 use crate::config::Consistency;
 use crate::decide::route::{Demand, Need, NodeId};
@@ -101,7 +101,7 @@ impl Client {
         let is_cancelled = matches!(why, Why::Lost) && link.lease.cancel_key.requests.may_have_hit();
         match why {
             // What the batches may have left there is to be asked for on the other server.
-            Why::Refused(_, len) if !self.session.left.need_inventory() => settle::recycle(link, len),
+            Why::Refused(_, len) if !self.session.left.need_inventory() => drain::recycle(link, len),
             Why::Refused(..) | Why::Lost => drop(link),
         }
         let leased =

@@ -31,7 +31,7 @@ impl Client {
             return len;
         }
         // Two names may mean the same statement: it is the one that this message is about.
-        let meant = match link.dues.front() {
+        let meant = match link.dues.front().map(|due| &due.kind) {
             Some(Kind::Taken(name)) => Some(&**name),
             _ => renamed.map(|renamed| &*renamed.name),
         };

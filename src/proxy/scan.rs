@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use super::link::{CopyIn, Link, LinkRole};
 use super::reply::{Commit, Rest, Withhold};
 use crate::decide::session::{Completed, Due, OutOfStep, ParameterMap};
-use crate::pool::{OWN_APPLICATION_NAME, is_told};
+use crate::pool::is_told;
 use crate::wire::backend::{self as b, ErrorView, Report, TransactionStatus};
 use crate::wire::{HEADER_LEN, Header, SqlState, WireError};
 
@@ -80,7 +80,7 @@ impl Link {
                 b::ERROR_RESPONSE => return self.on_error(header, available),
                 b::READY_FOR_QUERY if !whole => return Ok(None),
                 b::READY_FOR_QUERY => {
-                    if let Some(signal) = self.on_ready(header)? {
+                    if let Some(signal) = self.on_ready(header, reported)? {
                         return Ok(Some(signal));
                     }
                 }
@@ -231,19 +231,17 @@ impl Link {
         let frame = self.lease.input[at..at + header.frame_len()].to_vec();
         let body = &frame[HEADER_LEN..];
         self.lease.note_parameter(body)?;
-        let (name, mut value) = b::parameter_status(body)?;
-        // RESET goes back to what pgpilot logged in with; for the client, it goes back to what the client began with.
-        let is_reset = name == "application_name" && value == OWN_APPLICATION_NAME;
-        if is_reset {
-            value = self.startup.get(name).unwrap_or("");
-        }
+        let (name, value) = b::parameter_status(body)?;
+        // If it is not the value of a RESET, the client is told before the reply ends.
+        let began_with = self.resets.began_with(name);
+        let value = began_with.unwrap_or(value);
         if !is_told(name) || reported.get(name) == Some(value) {
             self.reply.cut(&mut self.lease.input, header.frame_len());
             return Ok(());
         }
         Arc::make_mut(reported).set(name, value);
         let mut len = header.frame_len();
-        if is_reset {
+        if began_with.is_some() {
             let mut message = BytesMut::new();
             b::put_parameter_status(&mut message, name, value);
             self.reply.replace(&mut self.lease.input, len, &message);
@@ -253,7 +251,7 @@ impl Link {
         Ok(())
     }
 
-    fn on_ready(&mut self, header: Header) -> Result<Option<Signal>, Broken> {
+    fn on_ready(&mut self, header: Header, reported: &mut Arc<ParameterMap>) -> Result<Option<Signal>, Broken> {
         let at = self.reply.passable();
         let status = TransactionStatus::parse(&self.lease.input[at + HEADER_LEN..at + header.frame_len()])?;
         if self.may_be_cancelled() {
@@ -265,9 +263,16 @@ impl Link {
         self.status = status;
         if answer.completed != Completed::Batch {
             self.reply.cut(&mut self.lease.input, header.frame_len());
+            if self.resets.take_ready() {
+                self.end_reply(reported);
+            }
             return Ok(None);
         }
-        self.reply.pass(header.frame_len());
+        if self.resets.keep_ready() {
+            self.reply.cut(&mut self.lease.input, header.frame_len());
+        } else {
+            self.reply.pass(header.frame_len());
+        }
         let next = if self.is_replica() || self.kept.has_more() { Withhold::Yes } else { Withhold::No };
         self.reply.batch_done(next);
         Ok(Some(Signal::Batch(status)))

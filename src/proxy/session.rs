@@ -3,25 +3,29 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::link::Link;
 use super::names::{Names, SessionStatement};
 use super::own_settings::Afterwards;
+use super::resets::Beginning;
 use super::sequences::Place;
 use super::shared::Shared;
 use crate::decide::route::{Freshness, Policy};
-use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings};
+use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings, milliseconds};
 use crate::decide::sql::{Effects, Hint, TransactionMode};
 use crate::wire::backend::Report;
 
 pub(super) struct Session {
-    /// From the start-up packet: what RESET goes back to.
-    pub startup: Arc<Settings>,
+    /// What RESET goes back to.
+    pub began_with: Beginning,
     /// What is in force, the start-up settings included.
     pub settings: Arc<Settings>,
     /// What the client has been told of the server's parameters.
     pub reported: Arc<ParameterMap>,
     pub defaults: Defaults,
+    /// For how long it may be idle, as far as it has said so itself.
+    pub idle_limit: Option<Duration>,
     pub texts: Texts,
     pub names: Names,
     /// What the batch that has been assessed, and not been forwarded yet, prepares: in order.
@@ -36,6 +40,8 @@ pub(super) struct Session {
     pub configured: Policy,
     /// From `pgpilot.route`.
     pub hint: Option<Hint>,
+    /// It has sent statements of pgpilot's own, maybe among others.
+    pub has_own: bool,
     /// If pgpilot's own settings have been changed in the transaction at hand: what becomes of them.
     pub(super) afterwards: Option<Box<Afterwards>>,
     pub pins: Vec<Pin>,
@@ -50,17 +56,37 @@ pub(super) struct Session {
     pub sequences_at: Option<Place>,
 }
 
-/// Whether a statement's bytes can be taken for what they look like.
+/// Which statements' bytes can be taken for what they look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Texts {
     Legible,
-    /// `standard_conforming_strings` is off, or the client's encoding has quotes and backslashes within characters.
-    Opaque,
+    /// Those in ASCII: the client's encoding has quotes and backslashes within other characters.
+    InAscii,
+    /// Those without a backslash: `standard_conforming_strings` is off.
+    Unescaped,
+    /// Those for which both holds.
+    UnescapedInAscii,
+}
+
+impl Texts {
+    #[inline]
+    pub(super) fn reads(self, text: &[u8]) -> bool {
+        let (in_ascii, unescaped) = match self {
+            Texts::Legible => return true,
+            Texts::InAscii => (true, false),
+            Texts::Unescaped => (false, true),
+            Texts::UnescapedInAscii => (true, true),
+        };
+        (!in_ascii || text.is_ascii()) && (!unescaped || memchr::memchr(b'\\', text).is_none())
+    }
 }
 
 /// Encodings whose characters' later bytes may be ASCII: those that only clients may use (documentation, "Supported Character Sets").
 const AMBIGUOUS_ENCODINGS: [&str; 8] =
     ["BIG5", "GB18030", "GBK", "JOHAB", "SJIS", "SHIFT_JIS_2004", "UHC", "MULE_INTERNAL"];
+
+/// It ends sessions, and not the server connections that they use in turns.
+pub(super) const IDLE_LIMIT: &str = "idle_session_timeout";
 
 /// What the statements since the last inventory may have left on the server connection.
 #[derive(Debug, Default)]
@@ -98,12 +124,13 @@ pub(super) struct Deferred {
 
 impl Session {
     pub(super) fn new(startup: Settings, reported: Arc<ParameterMap>, policy: Policy) -> Self {
-        let startup = Arc::new(startup);
+        let began_with = Beginning { settings: Arc::new(startup), parameters: reported.clone() };
         let mut session = Self {
-            settings: startup.clone(),
-            startup,
+            settings: began_with.settings.clone(),
+            began_with,
             reported,
             defaults: Defaults::default(),
+            idle_limit: None,
             texts: Texts::Legible,
             names: Names::default(),
             parsed: VecDeque::new(),
@@ -113,6 +140,7 @@ impl Session {
             configured: policy.clone(),
             policy,
             hint: None,
+            has_own: false,
             afterwards: None,
             pins: Vec::new(),
             number: 0,
@@ -132,11 +160,17 @@ impl Session {
             read_only: is("default_transaction_read_only", "on"),
             serializable: is("default_transaction_isolation", "serializable"),
         };
+        self.idle_limit = self.settings.get(IDLE_LIMIT).and_then(milliseconds).filter(|limit| !limit.is_zero());
         let reported = |name: &str| self.reported.get(name).unwrap_or("");
         let lexed_otherwise = reported("standard_conforming_strings") == "off";
         let encoding = reported("client_encoding");
         let ambiguous = AMBIGUOUS_ENCODINGS.iter().any(|name| name.eq_ignore_ascii_case(encoding));
-        self.texts = if lexed_otherwise || ambiguous { Texts::Opaque } else { Texts::Legible };
+        self.texts = match (ambiguous, lexed_otherwise) {
+            (false, false) => Texts::Legible,
+            (true, false) => Texts::InAscii,
+            (false, true) => Texts::Unescaped,
+            (true, true) => Texts::UnescapedInAscii,
+        };
     }
 
     /// Who statements run as: `user` has logged in.

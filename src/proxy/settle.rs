@@ -9,23 +9,23 @@ use tokio::io::AsyncWriteExt;
 
 use super::client::Client;
 use super::deallocate;
+use super::drain;
 use super::exchange::{Passing, Side, keep_last_reply, keep_reply};
 use super::fault::End;
 use super::link::{Link, Purpose};
 use super::listening::DEAF;
 use super::registry::{Quiet, Rest};
 use super::resets;
-use super::scan::Signal;
 use super::sequences;
-use super::session::{Leftovers, Transaction};
+use super::session::{IDLE_LIMIT, Leftovers, Transaction};
 use super::vigil::Denied;
 use crate::config::Consistency;
-use crate::decide::session::{Fate, Inventory, Kind, ParameterMap, Pin, Settings, inventory_sql};
+use crate::decide::session::{Inventory, ParameterMap, Pin, Settings, inventory_sql};
 use crate::decide::sql::Effects;
 use crate::pool::{Lease, QueryError, SequenceState, ServerConnection};
 use crate::telemetry::{Count, Direction};
+use crate::wire::SqlState;
 use crate::wire::backend::{self, Report, TransactionStatus};
-use crate::wire::{SqlState, frontend};
 
 /// Sets what differs between a connection and a session.
 ///
@@ -73,70 +73,6 @@ pub(super) fn tell_parameters(reported: &mut Arc<ParameterMap>, theirs: &mut Arc
     }
 }
 
-/// Nobody waits for a connection that is being cleaned up for longer.
-const DRAIN: Duration = Duration::from_secs(5);
-
-/// Lets a server finish what nobody wants any more, then gives the connection back.
-pub(super) async fn drain(mut link: Link) {
-    let finished = async {
-        let lease = &mut *link.lease;
-        lease.send().await.ok()?;
-        let mut nobody = Arc::new(ParameterMap::default());
-        loop {
-            // The client has no part in this: its end is played by a reply that is thrown away.
-            link.reply.take_passable(&mut link.lease.input);
-            if link.dues.is_empty() {
-                return Some(());
-            }
-            match link.scan(&mut nobody).ok()? {
-                Some(Signal::Error { fatal: false, len, .. }) => {
-                    if let Some(Signal::Skipped(dues)) = link.pass_error(len).ok()? {
-                        link.forget_skipped(&dues);
-                    }
-                    link.forget_prepared();
-                    if link.forgetting.iter().any(|forgetting| forgetting.message == link.dues.first()) {
-                        return None;
-                    }
-                }
-                Some(Signal::Error { .. }) => return None,
-                Some(_) => {}
-                None if link.dues.is_empty() => return Some(()),
-                None => {
-                    let lease = &mut *link.lease;
-                    lease.input.reserve(4096);
-                    let read = tokio_util::io::read_buf(&mut lease.stream, &mut lease.input).await.ok()?;
-                    (read > 0).then_some(())?;
-                }
-            }
-        }
-    };
-    if let Ok(Some(())) = tokio::time::timeout(DRAIN, finished).await
-        && (link.status == TransactionStatus::Idle || link.lease.query("ROLLBACK").await.is_ok())
-    {
-        link.lease.release(Instant::now());
-    }
-}
-
-/// A connection whose server has answered with an error, which is still to be passed on, is not needed any more: the batches run elsewhere.
-pub(super) fn recycle(mut link: Link, error: usize) {
-    match link.pass_error(error) {
-        Ok(Some(Signal::Skipped(dues))) => link.forget_skipped(&dues),
-        Ok(_) => {}
-        Err(_) => return,
-    }
-    if !link.forgetting.is_empty() {
-        // Nobody knows which statements it has.
-        return;
-    }
-    if link.dues.is_skipping() {
-        // Its end has not been sent.
-        frontend::put_sync(&mut link.lease.output);
-        link.dues.push(Kind::Sync, Fate::Us);
-    }
-    link.forget_prepared();
-    tokio::spawn(drain(link));
-}
-
 impl Client {
     /// A batch has been answered in full.
     pub(super) fn batch_answered(&mut self, status: TransactionStatus) {
@@ -144,7 +80,7 @@ impl Client {
         let Some(link) = link.as_mut() else { return };
         side.batch_answered(link);
         deallocate::settle(link, session);
-        resets::settle(link);
+        resets::settle(link, &mut session.reported);
         session.names.decided(link.dues.first());
         *transaction = match status {
             TransactionStatus::Idle => Transaction::Idle,
@@ -200,9 +136,22 @@ impl Client {
         link.began = None;
     }
 
-    /// After an exchange: asks the server what the session has left, and gives the connection back if nothing holds it.
+    /// After an exchange: whatever a session has left is seen to, and the client is told that it may go on if it waits for that.
     pub(super) async fn settle(&mut self) -> Result<(), End> {
         self.count_bytes();
+        let awaited = self.link.as_mut().is_some_and(|link| link.resets.take_ready());
+        self.put_in_order().await?;
+        if awaited {
+            if let Some(link) = self.link.as_mut() {
+                keep_reply(&mut self.side, link);
+            }
+            backend::put_ready(&mut self.side.output, TransactionStatus::Idle);
+        }
+        Ok(())
+    }
+
+    /// Asks the server what the session has left, and gives the connection back if nothing holds it.
+    async fn put_in_order(&mut self) -> Result<(), End> {
         let Some(link) = self.link.as_ref() else { return Ok(()) };
         if link.batch_open || !self.transaction.is_idle() || !link.is_quiet() {
             return Ok(());
@@ -214,6 +163,8 @@ impl Client {
                 self.registration.slot.set_busy(&link.lease.cancel_key, link.lease.node);
             }
         }
+        // One that was local is over.
+        self.session.left.resets = false;
         if self.session.pins.is_empty() {
             self.release().await?;
         } else if self.is_kept_by_replica() {
@@ -254,11 +205,15 @@ impl Client {
         }
         let settings = Arc::new(settings);
         link.lease.settings = settings.clone();
-        let startup = &self.session.startup;
+        let settings = self.session.adopt_own(settings);
+        let startup = &self.session.began_with.settings;
         let lacks = startup.names().any(|name| settings.get(name).is_none());
         self.session.settings = if lacks { Arc::new(settings.over(startup)) } else { settings };
         if *self.session.settings == *link.lease.settings {
             link.lease.settings = self.session.settings.clone();
+        }
+        if left.resets {
+            self.session.tell_beginning(&link.lease.parameters, &mut self.side.output);
         }
         self.session.settings_changed();
         Pin::lasting(left.effects).for_each(|pin| self.session.pins_stand(pin));
@@ -330,7 +285,10 @@ impl Client {
     /// Gives the connection back. It is idle, and what the session left on it is known.
     async fn release(&mut self) -> Result<(), End> {
         self.session.left = Leftovers::default();
-        if self.link.as_ref().is_some_and(|link| link.lease.tainted) {
+        // One that ends while it is idle is nobody's to use.
+        let is_unfit =
+            |link: &Link| link.lease.tainted || link.lease.settings.get(IDLE_LIMIT).is_some_and(|limit| limit != "0");
+        if self.link.as_ref().is_some_and(is_unfit) {
             self.untaint().await?;
         }
         self.release_slot().await;
@@ -440,7 +398,7 @@ impl Client {
                 link.lease.query("DISCARD ALL").await?;
                 Ok::<_, QueryError>(())
             };
-            if let Ok(Ok(())) = tokio::time::timeout(DRAIN, clean).await {
+            if let Ok(Ok(())) = tokio::time::timeout(drain::LIMIT, clean).await {
                 link.lease.statements.clear();
                 link.lease.unnamed = None;
                 link.lease.sequences = SequenceState::Nobodys;

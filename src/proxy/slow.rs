@@ -99,7 +99,7 @@ impl Client {
 
     #[cold]
     fn first_text(&self, batch: Batch) -> Option<Box<[u8]>> {
-        if self.session.texts == Texts::Opaque {
+        if self.session.texts != Texts::Legible {
             // It is not known where literals end.
             return None;
         }

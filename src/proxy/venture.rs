@@ -9,13 +9,13 @@ use bytes::BytesMut;
 use super::assess::{Assessed, Reach};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
+use super::drain;
 use super::exchange::keep_reply;
 use super::fault::{End, Fault};
 use super::link::Link;
 use super::own_settings::OwnSettings;
 use super::sequences::AsksSequences;
 use super::session::{Deferred, Texts, Transaction};
-use super::settle;
 use super::trail::{Heed, Trace, Trail, put_again};
 use super::vigil::Denied;
 use crate::config::{Consistency, Transactions};
@@ -222,7 +222,7 @@ impl Client {
         let snapshot = self.shared.cluster.snapshot();
         let has_reached = || {
             let node = node.and_then(|node| snapshot.node(node));
-            node.is_some_and(|node| self.session.freshness.token_is_met_by(node))
+            node.is_some_and(|node| self.session.freshness.token_is_met_by(node, &snapshot))
         };
         (now.required != then.required && !has_reached()).then_some(Reason::NotCaughtUp)
     }
@@ -261,7 +261,7 @@ impl Client {
         self.release_slot().await;
         if let Some(mut link) = self.link.take() {
             keep_reply(&mut self.side, &mut link);
-            tokio::spawn(settle::drain(link));
+            tokio::spawn(drain::drain(link));
         }
     }
 
@@ -306,7 +306,7 @@ impl Client {
             self.shared.metrics.count(Count::Optimistic(Optimistic::Diverged));
         }
         self.release_slot().await;
-        tokio::spawn(settle::drain(link));
+        tokio::spawn(drain::drain(link));
         Err(fault.into())
     }
 

@@ -12,6 +12,7 @@ use quick_cache::{DefaultHashBuilder, Equivalent, Weighter, sync::Cache};
 
 use super::contexts::{ANYBODY, Contexts, Names, SessionContext};
 use super::judged::{Judged, RunCount};
+use super::own_settings::OWN_NAMES;
 use super::recent::Recent;
 use super::recipe::Loaded;
 use crate::cluster::catalogue::Database;
@@ -291,9 +292,10 @@ impl Verdicts {
         rows.into_values().collect()
     }
 
-    /// Settings of applications' own that functions of this database set.
+    /// Settings that functions set, and servers do not list: applications' own, as the functions of this database tell, and pgpilot's.
     pub(super) fn placeholders(&self) -> Vec<Box<str>> {
-        self.database.read().catalogue.placeholders().map(Into::into).collect()
+        let database = self.database.read();
+        database.catalogue.placeholders().chain(OWN_NAMES).map(Into::into).collect()
     }
 
     /// Something that the catalogue has is not there, or the other way round.

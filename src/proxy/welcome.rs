@@ -13,7 +13,7 @@ use super::exchange::Side;
 use super::fault::{Fault, dial_report};
 use super::handshake::{Authenticated, Request, turn_away};
 use super::registry::{ClientInfo, Registration};
-use super::session::{Session, Transaction};
+use super::session::{IDLE_LIMIT, Session, Transaction};
 use super::settle;
 use super::shared::{ConsoleLevel, ConsoleVisit, Shared, Who};
 use super::venture::Ventures;
@@ -289,7 +289,9 @@ async fn ask(who: &Who, wanted: &Settings, shared: &Arc<Shared>) -> Result<Greet
                         Ok(Err(_)) | Err(_) => continue,
                     }
                     let parameters = lease.parameters.clone();
-                    lease.release(Instant::now());
+                    if lease.settings.get(IDLE_LIMIT).is_none() {
+                        lease.release(Instant::now());
+                    }
                     return Ok(Greeting { settings: wanted.clone(), parameters, asked_at: Instant::now() });
                 }
                 Err(LeaseError::Dial(error)) if !error.is_about_the_node() => {

@@ -134,7 +134,8 @@ pub(super) fn put_cstr(out: &mut BytesMut, text: &[u8]) {
 }
 
 /// Splits the `options` start-up parameter into settings, as PostgreSQL does (`pg_split_opts` in `src/backend/utils/init/postinit.c`, then
-/// `process_postgres_switches`): words separated by white space, backslash quotes, `-c name=value`, `-cname=value` and `--name=value`.
+/// `process_postgres_switches`): words separated by white space, backslash quotes, `-c name=value`, `-cname=value`, `--name=value`, and those of the old
+/// switches that are for sessions and not for servers or their developers.
 ///
 /// # Errors
 /// The word that is none of these.
@@ -142,12 +143,21 @@ pub fn split_options(options: &str) -> Result<Vec<(String, String)>, String> {
     let mut settings = Vec::new();
     let mut words = words(options).into_iter();
     while let Some(word) = words.next() {
-        let setting = if word == "-c" {
-            words.next().ok_or(word)?
-        } else if let Some(rest) = word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
-            rest.to_owned()
-        } else {
-            return Err(word);
+        let (switch, rest) = match word.as_bytes() {
+            [b'-', switch, ..] if switch.is_ascii() => (*switch, &word[2..]),
+            _ => return Err(word),
+        };
+        let mut argument = || match rest {
+            "" => words.next().ok_or_else(|| word.clone()),
+            rest => Ok(rest.to_owned()),
+        };
+        let setting = match switch {
+            b'-' => rest.to_owned(),
+            b'c' => argument()?,
+            b'e' if rest.is_empty() => "datestyle=euro".to_owned(),
+            b'S' => format!("work_mem={}", argument()?),
+            b'f' => format!("{}=off", plan(&argument()?).ok_or(word)?),
+            _ => return Err(word),
         };
         match setting.split_once('=') {
             // Dashes stand for underscores, as in ParseLongOption (src/backend/utils/misc/guc.c).
@@ -156,6 +166,21 @@ pub fn split_options(options: &str) -> Result<Vec<(String, String)>, String> {
         }
     }
     Ok(settings)
+}
+
+/// The setting behind `-f` (`set_plan_disabling_options` in `src/backend/tcop/postgres.c`).
+fn plan(letter: &str) -> Option<&'static str> {
+    Some(match letter {
+        "s" => "enable_seqscan",
+        "i" => "enable_indexscan",
+        "o" => "enable_indexonlyscan",
+        "b" => "enable_bitmapscan",
+        "t" => "enable_tidscan",
+        "n" => "enable_nestloop",
+        "m" => "enable_mergejoin",
+        "h" => "enable_hashjoin",
+        _ => return None,
+    })
 }
 
 fn words(text: &str) -> Vec<String> {
@@ -214,6 +239,13 @@ mod tests {
         let split = split_options(r"-c geqo=off --work-mem=4MB  -csearch_path=a,\ b").unwrap();
         let expected = [("geqo", "off"), ("work_mem", "4MB"), ("search_path", "a, b")];
         assert_eq!(split, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        let split = split_options("-e -S 64 -S65 -fs -f h").unwrap();
+        let names = ["datestyle", "work_mem", "work_mem", "enable_seqscan", "enable_hashjoin"];
+        let values = ["euro", "64", "65", "off", "off"];
+        assert_eq!(split, names.iter().zip(values).map(|(n, v)| ((*n).to_owned(), v.to_owned())).collect::<Vec<_>>());
+        for (options, wrong) in [("-ex", "-ex"), ("-S", "-S"), ("-fx", "-fx"), ("-\u{e9}", "-\u{e9}"), ("e", "e")] {
+            assert_eq!(split_options(options), Err(wrong.to_owned()));
+        }
         assert_eq!(split_options("-d 5"), Err("-d".to_owned()));
         assert_eq!(split_options("-c"), Err("-c".to_owned()));
     }

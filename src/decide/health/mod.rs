@@ -15,7 +15,7 @@ use std::time::Instant;
 
 pub use event::*;
 
-use crate::decide::position::{Fork, Lsn, Timeline};
+use crate::decide::position::{Fork, Lsn, Timeline, WalGeometry};
 use crate::decide::route::{EndedLog, NodeId, NodeView, PrimaryMark, Role, Snapshot, State, Trouble, Writes};
 
 use following::{Following, Verdict, identify, numbered, unidentified};
@@ -121,10 +121,18 @@ impl Health {
             primary,
             writes: if self.permission == Writes::Held { Writes::Held } else { self.writes },
             timeline,
+            wal: self.wal(primary),
             nodes: self.views.clone(),
             marks: self.primary_marks(),
+            recovered: primary.and_then(|id| self.answer(id)).and_then(|answer| answer.recovered),
             ended: Arc::clone(&self.ended),
         }
+    }
+
+    /// The nodes of a cluster share it.
+    fn wal(&self, primary: Option<NodeId>) -> WalGeometry {
+        let answer = primary.and_then(|id| self.answer(id)).or_else(|| self.records.iter().find_map(Record::answer));
+        answer.map_or(WalGeometry::STANDARD, |answer| answer.wal)
     }
 
     fn primary_marks(&self) -> Vec<PrimaryMark> {

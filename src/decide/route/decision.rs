@@ -205,11 +205,14 @@ impl<'a> Bar<'a> {
 
     fn is_met_by(&self, node: &NodeView, snapshot: &Snapshot) -> bool {
         match self {
-            Self::Token(freshness) => freshness.token_is_met_by(node),
-            Self::Session(freshness) => freshness.is_met_by(node, snapshot) && freshness.token_is_met_by(node),
+            Self::Token(freshness) => freshness.token_is_met_by(node, snapshot),
+            Self::Session(freshness) => {
+                freshness.is_met_by(node, snapshot) && freshness.token_is_met_by(node, snapshot)
+            }
             // A mark that is newer than the read covers also what its session saw before.
             Self::Strong(freshness, mark) => {
-                mark.is_some_and(|lsn| has_reached(node, snapshot.timeline, lsn)) && freshness.token_is_met_by(node)
+                mark.is_some_and(|lsn| has_reached(node, snapshot.timeline, lsn))
+                    && freshness.token_is_met_by(node, snapshot)
             }
         }
     }

@@ -249,18 +249,25 @@ impl Freshness {
     }
 
     /// Whether `node` has what the session's token asks for.
-    pub fn token_is_met_by(&self, node: &NodeView) -> bool {
+    pub fn token_is_met_by(&self, node: &NodeView, snapshot: &Snapshot) -> bool {
         let Some(token) = self.token else { return true };
-        node.position.is_some_and(|sample| sample.lsn >= token.lsn && sample.timeline >= token.timeline)
+        // Applications ask servers themselves, too, and those tell where the next record would begin.
+        let lsn = snapshot.wal.record_end(token.lsn);
+        node.position.is_some_and(|sample| sample.lsn >= lsn && sample.timeline >= token.timeline)
     }
 }
 
 /// Where the history of the present primary leaves the one that `position` belongs to, if that is before it.
 fn end_before(position: Position, snapshot: &Snapshot) -> Option<Lsn> {
     let any = Timeline::default();
+    let position = Position { lsn: snapshot.wal.record_end(position.lsn), ..position };
     let left_since = |log: &&EndedLog| log.timeline >= position.timeline && log.timeline < snapshot.timeline;
-    let logs = snapshot.ended.iter().filter(|_| position.timeline != any).filter(left_since);
-    logs.filter_map(|log| log.kept).find(|kept| *kept < position.lsn)
+    if position.timeline == any || position.timeline >= snapshot.timeline {
+        return None;
+    }
+    let logs = snapshot.ended.iter().filter(left_since).filter_map(|log| log.kept);
+    // Later timelines begin at or behind it.
+    logs.chain(snapshot.recovered).find(|kept| *kept < position.lsn)
 }
 
 /// The first mark that covers all that was acknowledged before `at`.
@@ -288,8 +295,9 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::snapshot::PrimaryMark;
+    use super::super::snapshot::{PrimaryMark, Sample};
     use super::*;
+    use crate::config::NodeName;
 
     struct World {
         start: Instant,
@@ -373,6 +381,26 @@ mod tests {
     }
 
     #[test]
+    fn a_token_from_a_server_is_met_by_who_has_replayed_all_that_there_is() {
+        let mut world = World::new();
+        let snapshot = Snapshot { epoch: 1, timeline: Timeline(1), ..Snapshot::default() };
+        let segment = 3 * snapshot.wal.segment;
+        let mut node = NodeView::new(NodeId(1), NodeName::new("a").unwrap());
+        // What pg_current_wal_insert_lsn() says of a new log file, and a replica that has replayed all before it.
+        for (token, replayed, met) in [(40, 0, true), (48, 0, false), (48, 48, true), (8192 + 24, 8192, true)] {
+            world.session.require(first(segment + token));
+            let sample = Sample { asked_at: world.start, timeline: Timeline(1), lsn: Lsn(segment + replayed) };
+            node.position = Some(sample);
+            assert_eq!(world.session.token_is_met_by(&node, &snapshot), met, "{token} {replayed}");
+        }
+        // Nor is it lost if the log was left there.
+        let kept = Snapshot { epoch: 2, ..world.second(Some(segment)) };
+        world.session.require(first(segment + 40));
+        world.session.follow(&kept);
+        assert_eq!(world.session.take_loss(), None);
+    }
+
+    #[test]
     fn a_token_is_judged_by_where_its_timeline_was_left() {
         for (token, kept, lost) in [
             (first(201), Some(200), true),
@@ -390,6 +418,16 @@ mod tests {
             let loss = lost.then_some(Loss::Token { position: token, kept: Lsn(200) });
             assert_eq!(world.session.take_loss(), loss, "{token} {kept:?}");
             assert_eq!(world.session.required().is_none(), lost, "who waits for what will never come waits no longer");
+        }
+        // Who was started after the failover has the word of the present primary.
+        for (token, lost) in
+            [(first(201), true), (first(200), false), (Position { timeline: Timeline(2), ..first(201) }, false)]
+        {
+            let mut world = World::new();
+            world.session.require(token);
+            let second = Snapshot { ended: Arc::default(), recovered: Some(Lsn(200)), ..world.second(None) };
+            world.session.follow(&second);
+            assert_eq!(world.session.take_loss().is_some(), lost, "{token}");
         }
         // A third primary left the second one's history: the first one's was left before.
         let mut world = World::new();

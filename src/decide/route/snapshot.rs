@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{LagLimits, NodeName};
-use crate::decide::position::{Fork, Lsn, Timeline};
+use crate::decide::position::{Fork, Lsn, Timeline, WalGeometry};
 
 /// A node's number while pgpilot runs: stable across reloads for the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,10 +21,15 @@ pub struct Snapshot {
     pub writes: Writes,
     /// The history that the primary of this epoch writes, and that `marks` belong to.
     pub timeline: Timeline,
+    /// What all of the cluster's logs are divided into.
+    pub wal: WalGeometry,
     /// Indexed by `NodeId`. A node removed by a reload stays, with `State::Removed`.
     pub nodes: Vec<NodeView>,
     /// What the primary of this epoch said of its log, newest last, bounded.
     pub marks: Vec<PrimaryMark>,
+    /// Where the recovery ended of the node that is the primary now: what earlier timelines have behind it was left. For
+    /// those who did not see it happen.
+    pub recovered: Option<Lsn>,
     /// Logs of earlier primaries, the last ones, newest last.
     pub ended: Arc<[EndedLog]>,
 }

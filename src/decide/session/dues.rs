@@ -94,9 +94,9 @@ impl Dues {
         self.queue.len()
     }
 
-    /// What is to be answered next.
-    pub fn front(&self) -> Option<&Kind> {
-        self.queue.front().map(|due| &due.kind)
+    /// What is to be answered next, and for whom.
+    pub fn front(&self) -> Option<&Due> {
+        self.queue.front()
     }
 
     /// How many ReadyForQuery the client is owed.

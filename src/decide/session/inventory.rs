@@ -134,7 +134,9 @@ const STATEMENT_TIMEOUT: &str = "statement_timeout";
 pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     let mut sql = String::new();
+    let mut unasked = "'transaction_isolation','transaction_read_only','transaction_deferrable'".to_owned();
     if names.contains(&STATEMENT_TIMEOUT) {
+        unasked.push_str(",'statement_timeout'");
         // The client's limit is for the client's statements. It is read before it is lifted, for this one message.
         sql.push_str(
             "SELECT 'c', 'statement_timeout', pg_catalog.current_setting('statement_timeout');\
@@ -149,7 +151,7 @@ pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     );
     sql.push_str(&format!(
         "SELECT 's', name, {setting} FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
-         AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation','transaction_read_only','transaction_deferrable','statement_timeout']) \
+         AND name OPERATOR(pg_catalog.<>) ALL (ARRAY[{unasked}]) \
          UNION ALL SELECT 'i', 'role', {role} \
          UNION ALL SELECT 'i', 'session_authorization', {authorization} \
          UNION ALL SELECT 'p', 'temporary_object', NULL WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \
@@ -215,7 +217,8 @@ impl Inventory {
             // What was not escaped has no backslash.
             let (name, value) = (unescaped(name), value.as_deref().map(unescaped));
             match (kind.as_str(), name.as_str(), value.as_deref()) {
-                ("s", name, Some(value)) => inventory.settings.insert(name, value),
+                // Servers write some names with capitals (`DateStyle`), clients as they like.
+                ("s", name, Some(value)) => inventory.settings.insert(&name.to_lowercase(), value),
                 ("i", "role", Some("none")) => {}
                 ("i", "session_authorization", Some(value)) if value == login => {}
                 ("i", name, Some(value)) => inventory.settings.insert(name, value),
@@ -273,6 +276,7 @@ mod tests {
     fn what_is_as_at_login_is_not_state() {
         let rows = [
             row("s", "work_mem", Some("4096")),
+            row("s", "TimeZone", Some("UTC")),
             row("i", "role", Some("none")),
             row("i", "session_authorization", Some("app")),
             row("c", "app.tenant", Some("7")),
@@ -280,7 +284,10 @@ mod tests {
             row("l", r"caf\303\251", None),
         ];
         let inventory = Inventory::read(rows.iter().map(|row| &row[..]), "app").unwrap();
-        assert_eq!(inventory.settings, Settings::from_iter([("work_mem", "4096"), ("app.tenant", "7")]));
+        assert_eq!(
+            inventory.settings,
+            Settings::from_iter([("work_mem", "4096"), ("timezone", "UTC"), ("app.tenant", "7")])
+        );
         assert_eq!((inventory.pins, inventory.channels), (vec![Pin::Listen], vec!["café".to_owned()]));
         let many: Vec<_> = (0..=MAX_CHANNELS).map(|n| row("l", &n.to_string(), None)).collect();
         let inventory = Inventory::read(many.iter().map(|row| &row[..]), "app").unwrap();
@@ -318,6 +325,9 @@ mod tests {
     fn only_placeholders_are_asked_for_by_name() {
         let sql = inventory_sql(["work_mem", "app.o'x"]);
         assert!(!sql.contains("work_mem"));
+        // A limit that somebody may have set unseen is a setting like any other; one that is known must not end the question.
+        assert!(!sql.contains(STATEMENT_TIMEOUT));
+        assert!(inventory_sql([STATEMENT_TIMEOUT]).contains("'transaction_deferrable','statement_timeout'])"));
         assert!(sql.contains("convert_to(pg_catalog.current_setting('app.o''x', true), CASE"));
     }
 }

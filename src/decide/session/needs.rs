@@ -193,8 +193,8 @@ impl Needs {
         match command {
             SessionCommand::Set { names, scope: SetScope::Session } => self.names.extend(names.iter().cloned()),
             SessionCommand::Set { scope: SetScope::Local, .. } => {}
-            SessionCommand::Reset { name } => {
-                self.names.push(name.clone());
+            SessionCommand::Reset { name, scope } => {
+                self.names.extend((*scope == SetScope::Session).then(|| name.clone()));
                 self.resets = true;
             }
             SessionCommand::ResetAll => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// What a session has set, by lower-case name: the values as the server prints them, or as the client gave them at its start. Small: compared as a whole for every lease.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
@@ -117,6 +118,23 @@ impl ParameterMap {
     }
 }
 
+/// A time as the value of a setting whose unit is the millisecond (documentation, "Parameter Names and Values").
+pub fn milliseconds(value: &str) -> Option<Duration> {
+    let value = value.trim();
+    let digits = value.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(value.len());
+    let (number, unit) = value.split_at(digits);
+    let unit = match unit.trim_start() {
+        "us" => 1e-6,
+        "" | "ms" => 1e-3,
+        "s" => 1.0,
+        "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
+}
+
 /// A string literal that means `text` whatever `standard_conforming_strings` is.
 pub fn quote_literal(text: &str) -> String {
     let escape = if text.contains('\\') { "E" } else { "" };
@@ -154,6 +172,18 @@ mod tests {
             from.sql_to(&to).unwrap(),
             r#"RESET "app"."user";SELECT pg_catalog.set_config('search_path',E'"a''b", \\c',false);"#
         );
+    }
+
+    #[test]
+    fn times_are_read_as_servers_read_them() {
+        let times =
+            [("300", 300), ("0", 0), (" 5 s", 5_000), ("1.5min", 90_000), ("2h", 7_200_000), ("1d", 86_400_000)];
+        for (text, expected) in times {
+            assert_eq!(milliseconds(text), Some(Duration::from_millis(expected)), "{text}");
+        }
+        for text in ["", "-1", "5 weeks", "s", "1e99d"] {
+            assert_eq!(milliseconds(text), None, "{text}");
+        }
     }
 
     #[test]

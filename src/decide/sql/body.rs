@@ -327,7 +327,7 @@ fn sum<'v>(mut hazards: impl Iterator<Item = &'v Verdict>) -> Option<Effects> {
 }
 
 /// What the raw text speaks of, be it in a string: session state, settings, and functions that write.
-fn mentioned(text: &str) -> Effects {
+pub(super) fn mentioned(text: &str) -> Effects {
     const WORDS: [(&str, Effects); 16] = [
         ("temp", Effects::PINS),
         ("temporary", Effects::PINS),

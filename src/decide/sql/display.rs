@@ -115,7 +115,8 @@ impl fmt::Display for SessionCommand {
                 f.write_str(if *scope == SetScope::Local { "set local " } else { "set " })?;
                 f.write_str(&names.join(", "))
             }
-            SessionCommand::Reset { name } => write!(f, "reset {name}"),
+            SessionCommand::Reset { name, scope: SetScope::Session } => write!(f, "reset {name}"),
+            SessionCommand::Reset { name, scope: SetScope::Local } => write!(f, "set local {name} to default"),
             SessionCommand::ResetAll => f.write_str("reset all"),
             SessionCommand::DiscardAll => f.write_str("discard all"),
             SessionCommand::DiscardSome => f.write_str("discard"),

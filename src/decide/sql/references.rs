@@ -5,13 +5,27 @@
 
 use std::borrow::Cow;
 
+use super::classify::Facts;
 use super::keywords::Lower;
 use super::lex::Kind;
+use super::scan::{Doubt, is_temporary_schema};
 use super::targets::{self, Named};
 use super::tokens::Tokens;
 
+/// The relations of a query that nothing is known of.
+pub(super) fn strangers(tokens: Tokens<'_>, facts: &Facts<'_>) -> Vec<Doubt> {
+    let mut doubts = Vec::new();
+    each(tokens, |Named { schema, name }| {
+        let schema = schema.as_deref();
+        if !is_temporary_schema(schema) && facts.catalogue.is_strange(schema, &name, facts.asker.path) {
+            doubts.push(Doubt::Strange { schema: schema.map(Into::into), name: (*name).into() });
+        }
+    });
+    doubts
+}
+
 /// Calls `found` for each; names of common table expressions are left out where they are those.
-pub(super) fn each<'a>(tokens: Tokens<'a>, mut found: impl FnMut(Named<'a>)) {
+fn each<'a>(tokens: Tokens<'a>, mut found: impl FnMut(Named<'a>)) {
     let mut walk = Walk { tokens, levels: vec![Level::default()], queries: Vec::new() };
     let mut i = 0;
     while let Some(token) = tokens.get(i) {

@@ -9,11 +9,12 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::arguments::Arguments;
+use super::body::mentioned;
 use super::catalogue::{Call, Hidden, Listed, Resolved, Standing};
 use super::classify::Facts;
 use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
-use super::references;
+use super::placeholders::placeholders;
 use super::settings;
 use super::targets::{self, Named};
 use super::tokens::Tokens;
@@ -111,6 +112,9 @@ fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
     }
     scanner.found
 }
+
+/// Of a function: it runs a text that it is given, or a view of which it is given the name.
+const RUN_ANYTHING: Effects = Effects::SETTINGS.union(Effects::PINS).union(Effects::UNPINS);
 
 struct Scanner<'a, 'f> {
     grammar: Grammar,
@@ -275,10 +279,21 @@ impl<'a> Scanner<'a, '_> {
                             if by == Listed::Primary { Reason::ListedFunction } else { Reason::PrimaryFunction };
                         let home = schema.or(home);
                         self.cause(Cause::about(reason, full_name(home, name)).with(effects));
+                        if effects.contains(RUN_ANYTHING) {
+                            self.run_text();
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// Something runs a text, which may stand here as a string.
+    fn run_text(&mut self) {
+        let text = self.tokens.source();
+        self.found.effects |= mentioned(text);
+        self.found.settings.extend(placeholders(text));
+        self.found.depends |= Depends::LITERALS;
     }
 
     fn operator(&mut self, schema: Option<&str>, name: &str) {
@@ -330,6 +345,10 @@ impl<'a> Scanner<'a, '_> {
         let name = name.map(|n| n.to_ascii_lowercase());
         let scope = if end > open + 2 && tokens.is_punctuation(end - 2, b',') { truth(tokens, end - 1) } else { None };
         match (name, scope) {
+            // What it asks for holds for its transaction, and only the primary meets whatever that is.
+            (Some(name), Some(true)) if settings::own(&name).is_some() => {
+                self.cause(Cause::about(Reason::SessionState, name));
+            }
             (Some(name), Some(true)) if !settings::is_transaction_property(&name) => {}
             (Some(name), Some(false)) => {
                 self.cause(Cause::about(Reason::SessionState, name.clone()));
@@ -420,18 +439,6 @@ impl<'a> Scanner<'a, '_> {
             self.found.doubts.push(doubt);
         }
     }
-}
-
-/// The relations of a query that nothing is known of.
-pub(super) fn strangers(tokens: Tokens<'_>, facts: &Facts<'_>) -> Vec<Doubt> {
-    let mut doubts = Vec::new();
-    references::each(tokens, |Named { schema, name }| {
-        let schema = schema.as_deref();
-        if !is_temporary_schema(schema) && facts.catalogue.is_strange(schema, &name, facts.asker.path) {
-            doubts.push(Doubt::Strange { schema: schema.map(Into::into), name: (*name).into() });
-        }
-    });
-    doubts
 }
 
 /// Whether what stands at `i` makes a row of the type of its argument: `json_populate_record`, hstore's `#=`, and their kin.

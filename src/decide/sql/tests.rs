@@ -51,7 +51,7 @@ fn labelled(verdict: &Verdict, label: &str) -> String {
         Intent::Savepoint(Savepoint::Release(name)) => format!("release({name})"),
         Intent::Savepoint(Savepoint::RollBackTo(name)) => format!("rollback_to({name})"),
         Intent::Session(SessionCommand::Set { names, scope: s }) => format!("set{}({})", scope(*s), names.join(",")),
-        Intent::Session(SessionCommand::Reset { name }) => format!("reset({name})"),
+        Intent::Session(SessionCommand::Reset { name, scope: s }) => format!("reset{}({name})", scope(*s)),
         Intent::Session(SessionCommand::ResetAll) => "reset_all".to_owned(),
         Intent::Session(SessionCommand::DiscardAll) => "discard_all".to_owned(),
         Intent::Session(SessionCommand::DiscardSome) => "discard".to_owned(),
@@ -60,7 +60,7 @@ fn labelled(verdict: &Verdict, label: &str) -> String {
         Intent::Deallocate { name: Some(name) } => format!("deallocate({name})"),
         Intent::Deallocate { name: None } => "deallocate_all".to_owned(),
         Intent::Own(OwnCommand::Show { name }) => format!("own_show({name})"),
-        Intent::Own(OwnCommand::Set { name, value, scope: s }) => {
+        Intent::Own(OwnCommand::Set { name, value, scope: s, .. }) => {
             format!("own_set{}({name}{})", scope(*s), value.as_ref().map(|v| format!("={v}")).unwrap_or_default())
         }
     };
@@ -153,6 +153,23 @@ fn functions_name_the_settings_they_change() {
     let verdict = verdict("SELECT set_config('Work_Mem', '1', false), pg_catalog.set_config('a.b', $1, 'f')");
     assert_eq!(*verdict.settings, ["work_mem".into(), "a.b".into()]);
     assert!(!verdict.effects.contains(Effects::SETTINGS));
+}
+
+#[test]
+fn what_runs_a_text_leaves_what_that_may_leave() {
+    let any = Effects::SETTINGS | Effects::PINS | Effects::UNPINS;
+    for (text, effects, settings) in [
+        ("SELECT query_to_xml('SELECT 1', true, false, '')", any, ""),
+        ("SELECT ts_stat($1)", any, ""),
+        ("SELECT ts_rewrite(a, 'SELECT q, r, setseed(0.5) FROM s') FROM t", any | Effects::SEED, ""),
+        ("SELECT * FROM ts_stat('SELECT set_config(''app.tenant'', ''x'', false)')", any, "app.tenant"),
+        ("SELECT table_to_xml('a_view', true, false, '')", any, ""),
+        ("INSERT INTO t SELECT query_to_xml('SELECT 1', true, false, '')", any | Effects::WRITES, ""),
+    ] {
+        let verdict = verdict(text);
+        assert_eq!((verdict.intent, verdict.effects), (Intent::Write, effects), "{text}");
+        assert_eq!(verdict.settings.join(" "), settings, "{text}");
+    }
 }
 
 #[test]
@@ -390,7 +407,8 @@ proptest! {
         let all: Vec<String> = corpus().map(|(_, text)| text).collect();
         let text = which.get(&all);
         let mut first = Vec::new();
-        if shape(text.as_bytes(), &mut first) == Shape::LiteralMatters {
+        let minds = verdicts(text).iter().any(|verdict| verdict.depends.contains(Depends::LITERALS));
+        if shape(text.as_bytes(), &mut first) == Shape::LiteralMatters || minds {
             return Ok(());
         }
         let mut other = String::new();

@@ -37,9 +37,14 @@ impl<'a> Tokens<'a> {
 
     /// The bytes of the text from the first token to the last.
     pub(super) fn source(self) -> &'a str {
+        &self.text[self.extent()]
+    }
+
+    /// Where those stand in the text.
+    pub(super) fn extent(self) -> Range<usize> {
         match (self.list.first(), self.list.last()) {
-            (Some(first), Some(last)) => &self.text[first.start as usize..last.end as usize],
-            _ => "",
+            (Some(first), Some(last)) => first.start as usize..last.end as usize,
+            _ => 0..0,
         }
     }
 

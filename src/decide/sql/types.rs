@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::placeholders::placeholders;
 use crate::config::Consistency;
 
 /// The verdict on one text as a client sent it: one entry per statement, in order; none for an empty query.
@@ -84,6 +85,12 @@ impl Classified {
     /// One verdict for a whole text that cannot be classified.
     pub fn opaque(reason: Reason) -> Self {
         Classified { statements: Box::new([Verdict::opaque(reason)]) }
+    }
+
+    /// The verdict on a text whose bytes may mean something else than they look like: of what it sets, the names are guessed.
+    pub fn illegible(text: &[u8]) -> Self {
+        let settings = placeholders(&String::from_utf8_lossy(text)).into();
+        Classified { statements: Box::new([Verdict { settings, ..Verdict::opaque(Reason::Encoding) }]) }
     }
 }
 
@@ -179,8 +186,10 @@ pub enum SessionCommand {
         names: Box<[Box<str>]>,
         scope: SetScope,
     },
+    /// RESET, and SET .. TO DEFAULT, which may be local.
     Reset {
         name: Box<str>,
+        scope: SetScope,
     },
     ResetAll,
     DiscardAll,
@@ -199,8 +208,9 @@ pub enum SetScope {
 pub enum OwnCommand {
     /// `SHOW pgpilot.name`
     Show { name: Box<str> },
-    /// `SET [LOCAL] pgpilot.name = value`; `None` is DEFAULT, and RESET.
-    Set { name: Box<str>, value: Option<Box<str>>, scope: SetScope },
+    /// `SET [LOCAL] pgpilot.name = value`; `None` is DEFAULT, and RESET. `at`: where a SET stands in the text; a RESET
+    /// stands nowhere.
+    Set { name: Box<str>, value: Option<Box<str>>, scope: SetScope, at: Range<usize> },
 }
 
 /// Where a hint comment or the setting `pgpilot.route` sends a statement.
@@ -300,7 +310,7 @@ bitflags::bitflags! {
         const PATH = 1;
         /// The types that a Parse message gives its parameters.
         const PARAMETERS = 1 << 1;
-        /// The types of constants, which texts of one shape need not share.
+        /// The types of constants, or what they say: texts of one shape need not share them.
         const LITERALS = 1 << 2;
         /// Which relations are known: one that it names is not among them.
         const STRANGERS = 1 << 3;

@@ -1,11 +1,12 @@
 //! What a session wrote, and a failover loses.
 
+use pgpilot::app::App;
 use pgpilot::config::Consistency;
 use pgpilot::demo::Scope;
 use pgpilot::telemetry::{Count, Lost};
 use tokio_postgres::Client;
 
-use crate::support::proxy::{Proxy, ask};
+use crate::support::proxy::{Proxy, ask, topology};
 use crate::support::{LIMIT, wait_for};
 
 fn lost(proxy: &Proxy, what: Lost) -> u64 {
@@ -70,5 +71,15 @@ async fn a_session_is_told_that_its_write_was_lost_and_goes_on() {
         })
         .await;
         assert_eq!(lost(&proxy, Lost::Token), tokens, "{token}");
+    }
+    // Nor does somebody wait in vain who comes to a pgpilot that was not there when it happened.
+    let config = topology(&proxy.servers, "[routing]\nmax_lag = \"1h\"\n");
+    let late = Proxy { app: App::start(config, None).await.unwrap(), servers: proxy.servers.clone() };
+    late.wait_for_replicas(1).await;
+    for (token, tokens) in [(&good_token, 0), (&lost_token, 1)] {
+        let client = late.connect().await;
+        client.batch_execute(&format!("SET pgpilot.min_lsn = '{token}'")).await.unwrap();
+        assert_eq!(ask(&client, "SELECT sum(n) FROM t").await, "31");
+        assert_eq!(lost(&late, Lost::Token), tokens, "{token}");
     }
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "a run says what it did")]
 
+mod among;
 mod client;
 mod conflicts;
 mod connection;

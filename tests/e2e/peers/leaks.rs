@@ -1,4 +1,4 @@
-//! What a write runs besides itself changes its own session, and nobody else's.
+//! What a write runs besides itself, or a query runs unseen, changes its own session, and nobody else's.
 
 use futures_util::SinkExt as _;
 use pgpilot::decide::sql::Reason;
@@ -22,7 +22,7 @@ const LEAKS: &str = "
     CREATE FUNCTION leak_by_hand() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO leaky VALUES (1); RETURN 1; END $$";
 
 /// What makes a table, and a statement that changes the session by it.
-const WRITES: [(&str, &str); 21] = [
+const WRITES: [(&str, &str); 27] = [
     ("", "INSERT INTO leaky VALUES (1)"),
     ("", "WITH x AS (INSERT INTO leaky VALUES (1) RETURNING n) SELECT n FROM x"),
     ("", "EXPLAIN ANALYZE INSERT INTO leaky VALUES (1)"),
@@ -64,6 +64,24 @@ const WRITES: [(&str, &str); 21] = [
     ("CREATE TABLE le14 (n int); CREATE TRIGGER t BEFORE TRUNCATE ON le14 EXECUTE FUNCTION leaking()", "TRUNCATE le14"),
     ("CREATE TABLE le15 (n int); INSERT INTO le15 VALUES (1)", "ALTER TABLE le15 ADD COLUMN m int DEFAULT leak()"),
     ("CREATE TABLE le16 (n int, m int); INSERT INTO le16 VALUES (1)", "UPDATE le16 SET m = leak()"),
+    ("", "UPDATE pg_settings SET setting = '23MB' WHERE name = 'work_mem'"),
+    (
+        "CREATE VIEW le17 AS SELECT name, setting AS value FROM pg_settings",
+        "UPDATE le17 SET value = '23MB' WHERE name = 'work_mem'",
+    ),
+    (
+        "CREATE FUNCTION leak_by_view() RETURNS int LANGUAGE plpgsql AS $$
+             BEGIN UPDATE pg_settings SET setting = '23MB' WHERE name = 'work_mem'; RETURN 1; END $$",
+        "SELECT leak_by_view()",
+    ),
+    (
+        "CREATE TABLE le18 (n int); CREATE RULE r AS ON INSERT TO le18
+             DO ALSO UPDATE pg_settings SET setting = '23MB' WHERE name = 'work_mem'",
+        "INSERT INTO le18 VALUES (1)",
+    ),
+    // SQL in a string, which the server runs.
+    ("", "SELECT * FROM ts_stat('SELECT to_tsvector(leak()::text)')"),
+    ("", "SELECT ts_rewrite('a'::tsquery, 'SELECT ''a''::tsquery, ''b''::tsquery WHERE leak() > 0')"),
 ];
 
 /// A proxy that knows what has been made, and an application's function by which that shows.
@@ -115,6 +133,7 @@ async fn what_the_triggers_of_a_write_make_is_the_sessions_own() {
         ("INSERT INTO makes VALUES (1)", "temporary_object"),
         ("INSERT INTO locks VALUES (1)", "advisory_lock"),
         ("INSERT INTO audited VALUES (1)", ""),
+        ("SELECT * FROM ts_stat('SELECT to_tsvector(pg_advisory_lock(1)::text)')", "advisory_lock"),
     ] {
         a.batch_execute(write).await.unwrap();
         assert_eq!(ask(&a, "SHOW pgpilot.pins").await, pins, "{write}");
@@ -175,6 +194,7 @@ async fn what_only_the_end_of_a_connection_takes_away_keeps_it() {
     for (text, pin) in [
         ("SELECT setseed(0.5)", "random_seed"),
         ("DO $$ BEGIN PERFORM setseed(0.5); END $$", "random_seed"),
+        ("SELECT * FROM ts_stat('SELECT to_tsvector(setseed(0.5)::text)')", "random_seed"),
         ("SELECT pg_create_physical_replication_slot('own', false, true)", "replication_slot"),
         (&connect, "dblink"),
     ] {

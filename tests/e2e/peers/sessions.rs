@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use bytes::BytesMut;
 use pgpilot::decide::sql::Reason;
+use pgpilot::wire::frontend;
+use pgpilot::wire::startup::PROTOCOL_3_0;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Notification};
 
 use crate::support::proxy::{PASSWORD, Proxy, USER, ask, try_ask};
@@ -275,6 +278,50 @@ async fn a_setting_keeps_its_characters_in_any_encoding() {
             assert_eq!(latin.ask(&format!("{place}{bytes}")).await, "6 636166c3a95c");
         }
     }
+}
+
+#[tokio::test]
+async fn a_text_in_ascii_is_understood_in_any_encoding() {
+    let proxy = Proxy::shared(ONE).await;
+    let other = proxy.connect().await;
+    // What follows a character in SJIS, or stands behind a backslash, is not always what it looks like.
+    for (setting, value, odd) in
+        [("client_encoding", "SJIS", &b"\x83\x5c"[..]), ("standard_conforming_strings", "off", b"\\'x")]
+    {
+        let began = [("user", USER), ("database", "shop"), (setting, value)];
+        let mut client = Raw::connect_with(proxy.port(), PROTOCOL_3_0, &began).await.unwrap();
+        let send = async |client: &mut Raw, text: &[&[u8]]| {
+            let mut message = BytesMut::new();
+            frontend::put_query(&mut message, &text.concat());
+            client.send(&message).await;
+            let frames = client.until(b'Z').await;
+            assert_ne!(frames[0].tag, b'E', "{frames:?}");
+            other.batch_execute("SET work_mem = '5MB'").await.unwrap();
+        };
+        send(&mut client, &[b"SET statement_timeout = '17s'; SET app.plain = 'mine'"]).await;
+        assert_eq!(client.ask("SHOW statement_timeout").await, "17s", "{setting}");
+        assert_eq!(client.ask("SELECT current_setting('app.plain', true)").await, "mine", "{setting}");
+        send(&mut client, &[b"SET pgpilot.route = 'primary'"]).await;
+        assert_eq!(client.ask("SHOW pgpilot.route").await, "primary", "{setting}");
+        assert_eq!(client.ask("SHOW pgpilot.pins").await, "", "{setting}");
+        send(&mut client, &[b"RESET statement_timeout"]).await;
+        send(&mut client, &[b"SET statement_timeout = '18s'; SET app.odd = '", odd, b"'"]).await;
+        assert_eq!(client.ask("SHOW statement_timeout").await, "18s", "{setting}");
+        assert_eq!(client.ask("SELECT length(current_setting('app.odd', true)) > 0").await, "t", "{setting}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_limits_its_idleness_ends_and_its_connection_does_not() {
+    let proxy = Proxy::shared(ONE).await;
+    let other = proxy.connect().await;
+    let process = "/* pgpilot: primary */ SELECT pg_backend_pid()";
+    let before = ask(&other, process).await;
+    let mut client = Raw::connect(proxy.port(), "shop").await;
+    client.query("SET idle_session_timeout = '300ms'").await;
+    let frames = client.rest().await;
+    assert_eq!((frames.len(), frames[0].field(b'C'), frames[0].field(b'S')), (1, Some("57P05"), Some("FATAL")));
+    assert_eq!(ask(&other, process).await, before);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod own_queries;
 mod parting;
 mod play;
 mod random;
+mod resets;
 mod retrying;
 mod same;
 mod script;

@@ -4,6 +4,7 @@ use bytes::{BufMut, BytesMut};
 use pgpilot::wire::backend;
 use pgpilot::wire::startup::{PROTOCOL_3_0, PROTOCOL_3_2, put_startup};
 
+use super::play::show;
 use crate::support::proxy::{Proxy, USER};
 use crate::support::raw::{Frame, Raw, Refusal, tags};
 use crate::support::{LIMIT, wait_for};
@@ -157,7 +158,38 @@ async fn encryption_requests_are_answered_in_any_order() {
         client.send(&ssl_request()).await;
     }
     let answers = client.rest_of_bytes().await;
-    assert!(answers.len() < 200, "{}", answers.escape_ascii());
+    assert!(answers.len() < 400, "{}", answers.escape_ascii());
+}
+
+#[tokio::test]
+async fn what_comes_before_the_answer_about_encryption_is_refused() {
+    let proxy = Proxy::shared("").await;
+    for mut packets in [ssl_request(), gss_request()] {
+        put_startup(&mut packets, PROTOCOL_3_0, &SHOP);
+        let mut client = Raw::open(proxy.port()).await;
+        client.send(&packets).await;
+        assert_eq!(client.byte().await, b'N');
+        let frames = client.rest().await;
+        assert_eq!((frames.len(), frames[0].field(b'C'), frames[0].field(b'S')), (1, Some("08P01"), Some("FATAL")));
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_name_has_none() {
+    let proxy = Proxy::shared("").await;
+    let direct = Raw::connect_with(proxy.node("pg1").port(), PROTOCOL_3_0, &SHOP).await.unwrap();
+    let mut client = Raw::connect_with(proxy.port(), PROTOCOL_3_0, &SHOP).await.unwrap();
+    let told = |client: &Raw| {
+        let mut told = show(&client.greeting, client.pid);
+        told.retain(|line| line.starts_with("S "));
+        told.sort();
+        told
+    };
+    assert_eq!(told(&client), told(&direct));
+    assert_eq!(client.ask("SHOW application_name").await, "");
+    client.query("SET application_name = 'x'").await;
+    client.query("RESET application_name").await;
+    assert_eq!(client.ask("SHOW application_name").await, "");
 }
 
 #[tokio::test]

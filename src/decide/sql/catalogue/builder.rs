@@ -43,27 +43,7 @@ impl CatalogueBuilder {
     /// A column is missing, or NULL where the query cannot answer so.
     pub fn add(&mut self, query: CatalogueQuery, row: &[Option<&str>]) -> Result<(), BadRow> {
         match (query, row) {
-            (
-                CatalogueQuery::Functions,
-                &[
-                    Some(schema),
-                    Some(name),
-                    Some(volatile),
-                    Some(language),
-                    Some(arguments),
-                    extension,
-                    field,
-                    body,
-                    types,
-                    defaults,
-                ],
-            ) => {
-                let signature = Signature::parse(arguments).ok_or(BadRow(query))?;
-                let promise = if volatile == "true" { Promise::Nothing } else { Promise::NoWrites };
-                let types = types.unwrap_or("");
-                let origin = Origin { promise, language, signature, extension, body, types, defaults };
-                self.function(schema, name, field == Some("true"), origin);
-            }
+            (CatalogueQuery::Functions, row) => self.add_function(row).ok_or(BadRow(query))?,
             (CatalogueQuery::Relations, &[Some(schema), Some(name), Some(kind), definition]) => {
                 self.relation(schema, name, kind, definition);
             }
@@ -112,6 +92,19 @@ impl CatalogueBuilder {
             _ => return Err(BadRow(query)),
         }
         Ok(())
+    }
+
+    /// `None`: as [`add`](Self::add)'s error.
+    fn add_function(&mut self, row: &[Option<&str>]) -> Option<()> {
+        let &[schema, name, volatile, language, arguments, extension, field, body, types, defaults] = row else {
+            return None;
+        };
+        let signature = Signature::parse(arguments?)?;
+        let promise = if volatile? == "true" { Promise::Nothing } else { Promise::NoWrites };
+        let types = types.unwrap_or("");
+        let origin = Origin { promise, language: language?, signature, extension, body, types, defaults };
+        self.function(schema?, name?, field == Some("true"), origin);
+        Some(())
     }
 
     fn function(&mut self, schema: &str, name: &str, is_field: bool, origin: Origin<'_>) {

@@ -229,7 +229,10 @@ impl Catalogue {
 
     /// What a write to a relation of this name leaves behind, besides what its statement does; `None`: nothing.
     pub(super) fn left_by_write(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> Option<Effects> {
-        reach(&self.writes, schema, name, path).map(|hidden| hidden.effects)
+        let own = reach(&self.writes, schema, name, path).map(|hidden| hidden.effects);
+        // An UPDATE of this view is a SET (`CREATE RULE pg_settings_u` in src/backend/catalog/system_views.sql).
+        let sets = name == "pg_settings" && schema.is_none_or(|schema| schema == BUILTIN_SCHEMA);
+        if sets { Some(own.unwrap_or_default() | Effects::SETTINGS) } else { own }
     }
 
     /// What DDL leaves behind, besides what its statement does.

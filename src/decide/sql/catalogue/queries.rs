@@ -259,8 +259,8 @@ ORDER BY n.nspname";
 /// the tables under a view, partitions and heirs, and what a foreign key takes along. Such a row is a statement that writes
 /// there, and is left out if nothing is known of any relation that is reached.
 ///
-/// The trigger functions of `pg_catalog` (foreign keys, deferred constraints) change no session. Neither do constants, and
-/// the most common defaults: there may be one in every table.
+/// The trigger functions of `pg_catalog` (foreign keys, deferred constraints) change no session, and of its rules only that
+/// of `pg_settings` does. Neither do constants, and the most common defaults: there may be one in every table.
 const WRITES: &str = r"
 WITH RECURSIVE own (relation, text) AS (
     SELECT t.tgrelid,
@@ -294,7 +294,9 @@ WITH RECURSIVE own (relation, text) AS (
       AND e.text !~ '^(nextval\(''[^'']*''::regclass\)|now\(\)|gen_random_uuid\(\)|\(?[a-z_0-9]+ [<>=]+ [(]?[0-9.]+[)]?(::[a-z ]+)?\)?)$'
     UNION
     SELECT r.ev_class, pg_catalog.pg_get_ruledef(r.oid)
-    FROM pg_catalog.pg_rewrite r WHERE r.ev_type IN ('2', '3', '4') AND r.oid >= 16384 AND r.ev_enabled <> 'D'
+    FROM pg_catalog.pg_rewrite r
+    WHERE r.ev_type IN ('2', '3', '4') AND r.ev_enabled <> 'D'
+      AND (r.oid >= 16384 OR r.ev_class = 'pg_catalog.pg_settings'::pg_catalog.regclass)
     UNION
     SELECT c.oid, 'SELECT NULL::' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname)
     FROM pg_catalog.pg_attribute a

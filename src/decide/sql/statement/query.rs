@@ -2,7 +2,8 @@
 
 use crate::decide::sql::classify::Facts;
 use crate::decide::sql::parse;
-use crate::decide::sql::scan::{Cause, Doubt, Scan, scan, strangers};
+use crate::decide::sql::references::strangers;
+use crate::decide::sql::scan::{Cause, Doubt, Scan, scan};
 use crate::decide::sql::tokens::Tokens;
 use crate::decide::sql::types::{Depends, Effects, Intent, Reason, Verdict};
 

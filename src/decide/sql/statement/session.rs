@@ -39,7 +39,10 @@ fn special(tokens: Tokens<'_>, at: usize, scope: SetScope) -> Option<Verdict> {
         ["transaction", ..] => transaction::set(tokens, at + 1),
         ["session", "characteristics", "as", "transaction"] => characteristics(tokens, at + 4),
         ["session", "authorization", ..] if tokens.len() > at + 2 => changed(&["session_authorization"], scope),
+        ["time", "zone", "default" | "local", ..] if tokens.len() == at + 3 => reset_one("timezone", scope),
         ["time", "zone", ..] if tokens.len() > at + 2 => changed(&["timezone"], scope),
+        ["names", "default", ..] if tokens.len() == at + 2 => reset_one("client_encoding", scope),
+        ["names", ..] if tokens.len() == at + 1 => reset_one("client_encoding", scope),
         ["names", ..] => changed(&["client_encoding"], scope),
         ["role", ..] if tokens.len() > at + 1 => changed(&["role"], scope),
         ["xml", "option", ..] => changed(&["xmloption"], scope),
@@ -67,7 +70,12 @@ fn assign(tokens: Tokens<'_>, name: &str, equals: usize, scope: SetScope) -> Ver
     if let Some(own) = settings::own(name) {
         return match value(tokens, equals + 1) {
             Some(value) => Verdict::new(
-                Intent::Own(OwnCommand::Set { name: own.into(), value: value.map(Into::into), scope }),
+                Intent::Own(OwnCommand::Set {
+                    name: own.into(),
+                    value: value.map(Into::into),
+                    scope,
+                    at: tokens.extent(),
+                }),
                 Reason::SessionState,
             ),
             None => Verdict::opaque(Reason::Unparsable),
@@ -86,10 +94,7 @@ fn assign(tokens: Tokens<'_>, name: &str, equals: usize, scope: SetScope) -> Ver
             };
             if harmless { transaction::within() } else { utility::write(Reason::TransactionControl, Effects::empty()) }
         }
-        // As RESET.
-        _ if scope == SetScope::Session && tokens.is(equals + 1, "default") && tokens.len() == equals + 2 => {
-            Verdict::new(Intent::Session(SessionCommand::Reset { name: name.into() }), Reason::SessionState)
-        }
+        _ if tokens.is(equals + 1, "default") && tokens.len() == equals + 2 => reset_one(name, scope),
         "search_path" => search_path(tokens, equals + 1, scope),
         // The generator's state stays in the server process.
         "seed" => changed(&[name], scope).with(Effects::SEED),
@@ -109,17 +114,22 @@ fn changed(names: &[&str], scope: SetScope) -> Verdict {
     Verdict::new(Intent::Session(SessionCommand::Set { names, scope }), Reason::SessionState)
 }
 
+/// RESET, or a SET to the default.
+fn reset_one(name: &str, scope: SetScope) -> Verdict {
+    Verdict::new(Intent::Session(SessionCommand::Reset { name: name.into(), scope }), Reason::SessionState)
+}
+
 pub(super) fn reset(tokens: Tokens<'_>) -> Verdict {
     let command = |command| Verdict::new(Intent::Session(command), Reason::SessionState);
     match (tokens.len(), named(tokens, 1)) {
         (2, _) if tokens.is(1, "all") => command(SessionCommand::ResetAll),
         (length, Some((name, end))) if length == end => match settings::own(&name) {
             Some(own) => {
-                let set = OwnCommand::Set { name: own.into(), value: None, scope: SetScope::Session };
+                let set = OwnCommand::Set { name: own.into(), value: None, scope: SetScope::Session, at: 0..0 };
                 Verdict::new(Intent::Own(set), Reason::SessionState)
             }
             None if settings::is_transaction_property(&name) => transaction::within(),
-            None => command(SessionCommand::Reset { name: name.into() }),
+            None => reset_one(&name, SetScope::Session),
         },
         _ => Verdict::opaque(Reason::Unparsable),
     }
