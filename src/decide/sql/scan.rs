@@ -343,7 +343,7 @@ impl<'a> Scanner<'a, '_> {
         let end = tokens.after_group(open).saturating_sub(1);
         let name = tokens.string(open + 1).filter(|_| tokens.is_punctuation(open + 2, b','));
         let name = name.map(|n| n.to_ascii_lowercase());
-        let scope = if end > open + 2 && tokens.is_punctuation(end - 2, b',') { truth(tokens, end - 1) } else { None };
+        let scope = if end > open + 2 && tokens.is_punctuation(end - 2, b',') { tokens.truth(end - 1) } else { None };
         match (name, scope) {
             // What it asks for holds for its transaction, and only the primary meets whatever that is.
             (Some(name), Some(true)) if settings::own(&name).is_some() => {
@@ -489,17 +489,4 @@ pub(super) fn is_temporary_schema(schema: Option<&str>) -> bool {
 
 pub(super) fn full_name(schema: Option<&str>, name: &str) -> String {
     schema.map_or_else(|| name.to_owned(), |schema| format!("{schema}.{name}"))
-}
-
-/// A boolean constant, as a keyword or as any text that the type accepts (`src/backend/utils/adt/bool.c`).
-fn truth(tokens: Tokens<'_>, i: usize) -> Option<bool> {
-    let text = match tokens.word(i) {
-        "" => tokens.string(i)?.trim().to_ascii_lowercase(),
-        word => word.to_ascii_lowercase(),
-    };
-    match text.as_str() {
-        "true" | "t" | "on" | "yes" | "1" => Some(true),
-        "false" | "f" | "off" | "no" | "0" => Some(false),
-        _ => None,
-    }
 }

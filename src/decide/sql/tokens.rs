@@ -118,6 +118,19 @@ impl<'a> Tokens<'a> {
         self.get(i).and_then(|t| names::string_value(self.text, t))
     }
 
+    /// A boolean constant at `i`, as a keyword or as any text that the type accepts (`src/backend/utils/adt/bool.c`).
+    pub(super) fn truth(self, i: usize) -> Option<bool> {
+        let text = match self.word(i) {
+            "" => self.string(i)?.trim().to_ascii_lowercase(),
+            word => word.to_ascii_lowercase(),
+        };
+        match text.as_str() {
+            "true" | "t" | "on" | "yes" | "1" => Some(true),
+            "false" | "f" | "off" | "no" | "0" => Some(false),
+            _ => None,
+        }
+    }
+
     /// The index after the parenthesis that closes the one at `open`; the end of the run if it is never closed.
     pub(super) fn after_group(self, open: usize) -> usize {
         let mut depth = 0_usize;

@@ -157,7 +157,7 @@ fn what_a_server_tells_decides() {
         ("SELECT uses_temp()", Intent::Write, settings | Effects::PINS),
         ("SELECT 1 @+@ 2", Intent::Read, Effects::empty()),
         ("SELECT native()", Intent::Write, Effects::empty()),
-        ("SELECT uuid_generate_v4()", Intent::Read, Effects::empty()),
+        ("SELECT uuid_generate_v4()", Intent::Read, Effects::MOMENT),
         ("SELECT dblink_connect('x')", Intent::Write, Effects::CONNECTS),
         ("SELECT (t).price FROM t", Intent::Write, settings),
         ("SELECT t.price FROM t", Intent::Write, settings),
