@@ -73,6 +73,17 @@ pub enum QueryError {
     Wire(#[from] WireError),
 }
 
+impl QueryError {
+    /// Whether the server is lost, or says that it is about to be: 57P01 and its like.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Lost(_) => true,
+            Self::Server { code, .. } => code.0.starts_with(b"57P0"),
+            Self::Wire(_) => false,
+        }
+    }
+}
+
 impl ServerConnection {
     /// Whether the server has hung up or said something while nobody listened.
     pub fn is_stale(&mut self) -> bool {

@@ -46,6 +46,8 @@ struct Shelf {
     index: HashMap<PoolKey, PoolIndex>,
     /// By `PoolIndex`; `None`: forgotten, and to be used again.
     pools: Vec<Option<Arc<Pool>>>,
+    /// Databases that somebody wants to be empty, and until when.
+    vacating: Vec<(Box<str>, Instant)>,
 }
 
 struct Pool {
@@ -65,6 +67,8 @@ pub struct PoolHandle {
 
 /// The first waiter's pool may go without for so long before another pool's connection is closed for it.
 const STEAL_AFTER: Duration = Duration::from_millis(100);
+/// What wants a database to itself waits so long for others to leave it (`CountOtherDBBackends` in PostgreSQL's `procarray.c`).
+const VACATING: Duration = Duration::from_secs(5);
 
 fn limits(settings: &config::Pool) -> Limits {
     Limits {
@@ -84,7 +88,7 @@ impl NodePool {
             node,
             target: ArcSwap::from_pointee(target),
             settings: ArcSwap::from_pointee(settings),
-            shelf: Mutex::new(Shelf { book, index: HashMap::new(), pools: Vec::new() }),
+            shelf: Mutex::new(Shelf { book, index: HashMap::new(), pools: Vec::new(), vacating: Vec::new() }),
             leased: AtomicU32::new(0),
             generation: AtomicU64::new(0),
             connects: AtomicU64::new(0),
@@ -150,11 +154,11 @@ impl NodePool {
 
     /// Closes the idle connections to a database.
     pub fn vacate(&self, database: &str) {
-        let mut closes = Vec::new();
         let mut shelf = self.lock();
-        let Shelf { book, pools, .. } = &mut *shelf;
-        let of_database = pools.iter().flatten().filter(|pool| *pool.key.database == *database);
-        of_database.for_each(|pool| closes.extend(book.empty(pool.index)));
+        // Those that come back a moment later are in the way, too.
+        shelf.vacating.retain(|(name, _)| **name != *database);
+        shelf.vacating.push((database.into(), Instant::now() + VACATING));
+        let closes = shelf.empty(database);
         drop(shelf);
         closes.into_iter().for_each(|connection| connection.close());
     }
@@ -173,7 +177,11 @@ impl NodePool {
         let min_idle = self.settings.load().min_idle;
         let mut shelf = self.lock();
         shelf.forget_unused(min_idle);
-        let actions = shelf.book.tick(now, expired);
+        let mut actions = shelf.book.tick(now, expired);
+        shelf.vacating.retain(|(_, until)| now < *until);
+        for (database, _) in shelf.vacating.clone() {
+            actions.closes.extend(shelf.empty(&database));
+        }
         drop(shelf);
         self.carry_out(actions);
     }
@@ -264,6 +272,12 @@ impl NodePool {
 }
 
 impl Shelf {
+    /// The idle connections to a database, which are not in the books any more.
+    fn empty(&mut self, database: &str) -> Vec<Connection> {
+        let of_database = self.pools.iter().flatten().filter(|pool| *pool.key.database == *database);
+        of_database.flat_map(|pool| self.book.empty(pool.index)).collect()
+    }
+
     /// # Panics
     /// If it has been forgotten, which does not happen to a pool that has connections, waiters or sessions.
     fn pool(&self, index: PoolIndex) -> Arc<Pool> {
@@ -285,7 +299,7 @@ impl Shelf {
     /// Names that do not exist, and users who have left for good, must not fill the memory: a pool goes that has neither
     /// connections nor waiters nor sessions. What `min_idle` keeps warm comes back when its node does, so it stays.
     fn forget_unused(&mut self, min_idle: usize) {
-        let Self { book, index, pools } = self;
+        let Self { book, index, pools, .. } = self;
         for slot in pools {
             // Handles are made under this lock, or from others.
             let gone = slot.take_if(|pool| {

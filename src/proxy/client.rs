@@ -136,7 +136,7 @@ impl Client {
         }
         let text = self.text_to_remember(batch);
         let Some(link) = self.link.as_mut() else { return };
-        link.resets.note_left(&self.session);
+        link.resets.note_left(&self.session, link.dues.batches());
         if !link.is_new {
             link.started = Instant::now();
         }

@@ -191,7 +191,7 @@ impl Client {
         self.session.note_left(&mut assessed.needs);
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
-            link.resets.note_left(&self.session);
+            link.resets.note_left(&self.session, link.dues.batches());
         }
         self.forward_frame(frame);
     }

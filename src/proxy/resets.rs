@@ -33,7 +33,11 @@ enum Ready {
     #[default]
     AsItComes,
     /// It is to be kept when it comes: settings are taken back in this batch.
-    ToBeKept(Beginning),
+    ToBeKept {
+        beginning: Beginning,
+        /// So many others come before it.
+        ahead: usize,
+    },
     Kept,
 }
 
@@ -56,16 +60,21 @@ impl Resets {
         self.behind.is_some() || !matches!(self.ready, Ready::AsItComes)
     }
 
-    /// What a batch leaves has been noted.
-    pub(super) fn note_left(&mut self, session: &Session) {
-        if session.left.resets && !session.began_with.settings.is_empty() {
-            self.ready = Ready::ToBeKept(session.began_with.clone());
+    /// What a batch leaves has been noted, before any of it is sent; the ends of `ahead` replies come before its own.
+    pub(super) fn note_left(&mut self, session: &Session, ahead: usize) {
+        let is_noted = matches!(self.ready, Ready::ToBeKept { .. });
+        if session.left.resets && !session.began_with.settings.is_empty() && !is_noted {
+            self.ready = Ready::ToBeKept { beginning: session.began_with.clone(), ahead };
         }
     }
 
     /// A batch has been answered. Returns whether its ReadyForQuery is to be kept.
     pub(super) fn keep_ready(&mut self) -> bool {
-        let kept = matches!(self.ready, Ready::ToBeKept(_));
+        if let Ready::ToBeKept { ahead: ahead @ 1.., .. } = &mut self.ready {
+            *ahead -= 1;
+            return false;
+        }
+        let kept = matches!(self.ready, Ready::ToBeKept { .. });
         self.ready = if kept { Ready::Kept } else { Ready::AsItComes };
         kept
     }
@@ -82,8 +91,8 @@ impl Resets {
     /// What the client was told at its start of a parameter, if the server goes back there by itself to something else.
     pub(super) fn began_with(&self, parameter: &str) -> Option<&str> {
         match &self.ready {
-            Ready::ToBeKept(beginning) => beginning.of(parameter),
-            Ready::AsItComes | Ready::Kept => None,
+            Ready::ToBeKept { beginning, ahead: 0 } => beginning.of(parameter),
+            Ready::ToBeKept { .. } | Ready::AsItComes | Ready::Kept => None,
         }
     }
 }

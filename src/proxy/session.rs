@@ -248,6 +248,14 @@ impl Leftovers {
         const ASKED_FOR: Effects = Effects::SETTINGS.union(Effects::PINS).union(Effects::UNPINS).union(Effects::LASTS);
         !self.names.is_empty() || self.effects.intersects(ASKED_FOR)
     }
+
+    /// Whether the server is asked only because a relation was named that nothing is known of: one just made, most likely.
+    pub(super) fn is_suspicion(&self) -> bool {
+        let suspected = Effects::STRANGE_RELATION.union(Effects::SETTINGS);
+        self.effects.contains(suspected)
+            && !self.effects.intersects(Effects::PINS.union(Effects::LASTS))
+            && !self.resets
+    }
 }
 
 impl Transaction {

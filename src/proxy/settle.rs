@@ -194,6 +194,11 @@ impl Client {
         let link = self.link.insert(link);
         let inventory = match asked {
             Ok(inventory) => inventory,
+            Err(error) if left.is_suspicion() && error.is_loss() => {
+                // It very likely had left nothing.
+                self.drop_lost();
+                return Ok(());
+            }
             Err(error) => return self.inventory_failed(&error),
         };
         link.lease.tainted |= left.effects.contains(Effects::SETTINGS);
@@ -251,22 +256,21 @@ impl Client {
         Ok(())
     }
 
-    /// Without the inventory nobody knows what the session is: better to end it than to go on with other settings than it believes in. Only if the server is
-    /// lost, so is what it had of the session: that goes on with what it was before its last statement, and is told.
-    fn inventory_failed(&mut self, error: &QueryError) -> Result<(), End> {
+    fn drop_lost(&mut self) {
         if let Some(link) = self.link.take() {
             self.shared.cluster.nudge(link.node());
         }
         self.registration.slot.set_idle();
+    }
+
+    /// Without the inventory nobody knows what the session is: better to end it than to go on with other settings than it believes in. Only if the server is
+    /// lost, so is what it had of the session: that goes on with what it was before its last statement, and is told.
+    fn inventory_failed(&mut self, error: &QueryError) -> Result<(), End> {
+        self.drop_lost();
         tracing::warn!(%error, "cannot ask a server for the session's state");
-        match error {
-            QueryError::Lost(_) => {}
-            QueryError::Server { code, .. } if code.0.starts_with(b"57P0") => {}
-            QueryError::Server { .. } | QueryError::Wire(_) => {
-                let code =
-                    if let QueryError::Server { code, .. } = error { *code } else { SqlState::CONNECTION_FAILURE };
-                return Err(End::fatal(code, format!("cannot find out the session's state: {error}")));
-            }
+        if !error.is_loss() {
+            let code = if let QueryError::Server { code, .. } = error { *code } else { SqlState::CONNECTION_FAILURE };
+            return Err(End::fatal(code, format!("cannot find out the session's state: {error}")));
         }
         let standing = self.session.standing_pins.clone();
         let pins = std::mem::replace(&mut self.session.pins, standing);

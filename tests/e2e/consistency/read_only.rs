@@ -24,6 +24,7 @@ async fn proxy() -> Proxy {
         CREATE FUNCTION sly_lock() RETURNS void LANGUAGE sql AS 'SELECT pg_advisory_lock(7)'";
     proxy.connect().await.batch_execute(setup).await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    proxy.wait_for_read(FIRST).await;
     proxy
 }
 

@@ -63,6 +63,9 @@ async fn row_level_security_by_setting_never_sees_another_tenant() {
         ask(client, &format!("SELECT set_config('app.tenant', 't{n}', false)")).await;
     }
     let nobody = proxy.connect().await;
+    // It was made past pgpilot, which looks when it is named.
+    assert_eq!(ask(&nobody, "SELECT count(*) FROM orders").await, "0");
+    proxy.wait_for_read("SELECT count(*) FROM orders").await;
     for _ in 0..20 {
         for (n, client) in clients.iter().enumerate() {
             let seen = ask(client, "SELECT string_agg(DISTINCT tenant, ',') || count(*) FROM orders").await;

@@ -62,6 +62,7 @@ async fn occupied() -> (Proxy, Raw) {
     let proxy = Proxy::with(ONE).await;
     let mut holder = Raw::connect(proxy.port(), "shop").await;
     holder.query("CREATE TABLE t (n int)").await;
+    proxy.wait_for_read("SELECT n FROM t").await;
     holder.query("BEGIN; INSERT INTO t VALUES (0)").await;
     (proxy, holder)
 }
