@@ -62,6 +62,7 @@ async fn what_is_set_in_a_query_or_a_pipeline_holds_there_and_no_server_keeps_it
     writer.batch_execute("CREATE TABLE t AS SELECT 'old' AS s").await.unwrap();
     writer.batch_execute("CREATE TABLE w (n int)").await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    proxy.wait_for_read(READ).await;
     let old = ask(&writer, "SHOW pgpilot.lsn").await;
     for replica in ["pg2", "pg3"] {
         proxy.node(replica).pause_replay().await.unwrap();

@@ -28,8 +28,11 @@ impl Bystander {
 
     /// Until the campaign is over.
     pub(super) async fn work(self, client: Client, seen: Arc<Seen>) {
-        client.batch_execute("CREATE TABLE IF NOT EXISTS defined (n bigint)").await.unwrap();
         let mut pace = tokio::time::interval(Duration::from_millis(20));
+        // Servers are being lost already.
+        while client.batch_execute("CREATE TABLE IF NOT EXISTS defined (n bigint)").await.is_err() {
+            pace.tick().await;
+        }
         while !seen.stop.load(Ordering::Relaxed) {
             let outcome = match self {
                 Self::Streams => streams(&client).await,
