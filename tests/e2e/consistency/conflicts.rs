@@ -101,6 +101,7 @@ async fn a_conflict_with_recovery_never_reaches_the_application() {
 #[tokio::test]
 async fn a_transaction_that_only_reads_goes_on_elsewhere_after_a_conflict() {
     let (proxy, writer) = slow_table().await;
+    proxy.wait_for_read("SELECT count(slowly(n)) FROM t").await;
     let conflicts = || conflicts(&proxy);
     let (reader, before) = (proxy.connect().await, conflicts());
     let over = Arc::new(AtomicBool::new(false));

@@ -195,6 +195,7 @@ async fn a_strong_read_that_goes_on_after_a_flush_sees_what_was_written_before_i
     let writer = proxy.connect().await;
     writer.batch_execute("CREATE TABLE t AS SELECT 'old' AS s").await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    proxy.wait_for_read(READ).await;
     let mut reader = Raw::connect(proxy.port()).await;
     let before = proxy.counts().1;
     wait_for("reads to run on a replica", LIMIT, async || {

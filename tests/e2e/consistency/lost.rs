@@ -23,6 +23,7 @@ async fn a_session_is_told_that_its_write_was_lost_and_goes_on() {
     let (kept, loser, reader) = (proxy.connect().await, proxy.connect().await, proxy.connect().await);
     let (stale, good) = (proxy.connect().await, proxy.connect().await);
     kept.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    proxy.wait_for_read("SELECT sum(n) FROM t").await;
     write(&kept, 1).await;
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
     let good_token = ask(&kept, "SHOW pgpilot.lsn").await;
