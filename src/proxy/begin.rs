@@ -4,6 +4,7 @@ use super::assess::{Assessed, frames};
 use super::batch::BatchEnd;
 use super::client::Client;
 use super::fault::End;
+use super::forward::name_of_portal;
 use super::judged::Judged;
 use super::session::Transaction;
 use crate::decide::session::Origin;
@@ -67,8 +68,7 @@ impl Client {
                     bound = Some((head.portal, begin));
                 }
                 frontend::EXECUTE if !executed => {
-                    let portal = frame.body().split(|byte| *byte == 0).next()?;
-                    executed = bound.as_ref().is_some_and(|(bound, _)| *bound == portal);
+                    executed = bound.as_ref().is_some_and(|(bound, _)| *bound == name_of_portal(&frame));
                 }
                 frontend::DESCRIBE => match frontend::target(frame.tag, frame.body()).ok()? {
                     (Target::Statement, name) if parsed.as_ref().is_some_and(|(parsed, _)| *parsed == name) => {}

@@ -224,7 +224,7 @@ fn forward_query(
     if let Some(verdict) = &verdict {
         adopt::adopt(link, session, statements, verdict);
     }
-    let number = push_query(link, session);
+    let number = push_query(link, session, Fate::Client);
     if verdict.as_ref().is_some_and(|verdict| deallocate::forgets(verdict)) {
         deallocate::forget(link, session, number, Within::Query);
     }
@@ -255,8 +255,8 @@ pub(super) fn reply(link: &mut Link, put: impl FnOnce(&mut BytesMut)) -> u64 {
 }
 
 /// A Query is being sent. "A simple Query message also destroys the unnamed statement" (documentation, "Extended Query").
-fn push_query(link: &mut Link, session: &mut Session) -> u64 {
-    let number = link.dues.push(Kind::Query, Fate::Client);
+fn push_query(link: &mut Link, session: &mut Session, fate: Fate) -> u64 {
+    let number = link.dues.push(Kind::Query, fate);
     link.lease.unnamed = None;
     session.names.change(number, b"", None);
     number
@@ -275,9 +275,7 @@ pub(super) fn refuse_query(link: &mut Link, session: &mut Session, report: &Repo
     let mut message = BytesMut::new();
     report.put(&mut message);
     frontend::put_query(&mut link.lease.output, NOBODY);
-    let number = link.dues.push(Kind::Query, Fate::Fail(message.to_vec().into()));
-    link.lease.unnamed = None;
-    session.names.change(number, b"", None);
+    push_query(link, session, Fate::Fail(message.to_vec().into()));
 }
 
 /// The portal that an Execute is of.
@@ -412,7 +410,7 @@ fn forward_sql_prepared(
                 // As with a Parse.
                 let statement = known.statement.clone();
                 put_renamed(link, &statement, text, name, name_at);
-                push_query(link, session);
+                push_query(link, session, Fate::Client);
                 return true;
             }
             let (before, after) = (&text[..name_at.start], &text[name_at.end..]);
@@ -431,7 +429,7 @@ fn forward_sql_prepared(
             let name_there = server_name(statement.id);
             frontend::put_query(&mut link.lease.output, format!("{before}{}{after}", name_there.as_str()).as_bytes());
             link.renamed = Some(renamed(text, name_at, name, name_there.as_bytes()));
-            let number = push_query(link, session);
+            let number = push_query(link, session, Fate::Client);
             link.preparing.push(Preparing { message: number, name: name.as_bytes().into(), id: statement.id });
             session.names.change(number, name.as_bytes(), Some(entry));
             true
@@ -440,7 +438,7 @@ fn forward_sql_prepared(
             let Some(known) = session.names.find(name.as_bytes()) else { return false };
             let statement = known.statement.clone();
             put_renamed(link, &statement, text, name, name_at);
-            push_query(link, session);
+            push_query(link, session, Fate::Client);
             true
         }
         _ => false,

@@ -225,15 +225,9 @@ impl Server {
     pub(super) async fn stop_writes(&self, wal: WalGeometry) -> Result<Lsn, String> {
         self.find_unstoppable().await?;
         self.set("default_transaction_read_only", Some("on")).await?;
-        let end_sessions = end_sessions(&self.prober);
-        let mut clean = 0;
-        while clean < 2 {
-            let ended: i64 = self.row(&end_sessions).await?.get(0);
-            clean = if ended == 0 { clean + 1 } else { 0 };
-            sleep(STEP).await;
-        }
+        self.end_sessions().await?;
         self.find_unstoppable().await?;
-        self.wait_until("the end of the last transaction", NO_TRANSACTION).await?;
+        self.wait_for_transactions().await?;
         loop {
             let row = self.row("SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()").await?;
             let lsn = |column: usize| Lsn(row.get::<_, PgLsn>(column).into());
@@ -243,6 +237,38 @@ impl Server {
             }
             sleep(STEP).await;
         }
+    }
+
+    /// Ends the sessions of clients until no new one has come for a while.
+    async fn end_sessions(&self) -> Result<(), String> {
+        let sql = end_sessions(&self.prober);
+        let (mut ended, mut clean) = (String::new(), 0);
+        let sweeping = async {
+            while clean < 2 {
+                match self.row(&sql).await?.get(0) {
+                    Some(sessions) => (ended, clean) = (sessions, 0),
+                    None => clean += 1,
+                }
+                sleep(STEP).await;
+            }
+            Ok(())
+        };
+        let swept = self.deadline.limit("ending the sessions of clients", sweeping).await;
+        swept.map_err(|late| format!("{late}; the last ones: {ended}"))?
+    }
+
+    /// Waits until nobody writes who has begun to.
+    async fn wait_for_transactions(&self) -> Result<(), String> {
+        let mut writers = String::new();
+        let waiting = async {
+            while let Some(sessions) = self.row(WRITERS).await?.get(0) {
+                writers = sessions;
+                sleep(STEP).await;
+            }
+            Ok(())
+        };
+        let ended = self.deadline.limit("the end of the last transaction", waiting).await;
+        ended.map_err(|late| format!("{late}: {writers}"))?
     }
 
     async fn find_unstoppable(&self) -> Result<(), String> {
@@ -360,10 +386,11 @@ SELECT count(pg_terminate_backend(a.pid))
             ELSE a.xact_start IS NOT NULL END
    AND (NOT coalesce(r.rolsuper, false) OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))";
 
-/// Ends the sessions of clients, of superusers only as one. The probes of this and other pgpilots go on.
+/// Ends the sessions of clients, of superusers only as one, and says whose. The probes of this and other pgpilots go on.
 fn end_sessions(prober: &str) -> String {
     format!(
-        "SELECT count(pg_terminate_backend(a.pid))
+        "SELECT string_agg(format('%s of %s (%s)', pid, usename, application_name), ', ')
+                FILTER (WHERE pg_terminate_backend(a.pid))
            FROM pg_stat_activity a LEFT JOIN pg_roles r ON r.oid = a.usesysid
           WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
             AND NOT (application_name = 'pgpilot' AND usename IN (current_user, {}))
@@ -385,8 +412,10 @@ fn unstoppable(prober: &str) -> String {
     )
 }
 
-const NO_TRANSACTION: &str =
-    "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid())";
+/// Sessions, and other processes, that have written something in a transaction that goes on.
+const WRITERS: &str =
+    "SELECT string_agg(format('%s of %s (%s)', pid, coalesce(usename, backend_type), application_name), ', ')
+  FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";
 
 fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
