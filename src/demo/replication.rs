@@ -1,6 +1,7 @@
 //! Who follows whom: promotion, following another primary, coming back as a standby.
 
 use std::fs;
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
@@ -9,9 +10,14 @@ use super::cluster::LocalCluster;
 use super::copy::{self, Contents};
 use super::error::{Doing, Error};
 use super::node::{Ending, Node, Stop};
+use super::processes::Scope;
 use super::settings::{Settings, conninfo, identifier, quote, render};
 use super::template::{REPLICATOR, SUPERUSER};
 use super::wait::{LIMIT, until};
+
+/// What is to rejoin and does not end in time waits, for as long as `wal_sender_timeout` says, for a replica that it
+/// was cut off from.
+const PARTING: Duration = Duration::from_secs(2);
 
 impl Node {
     /// Makes a standby the primary; returns when it accepts writes.
@@ -135,8 +141,8 @@ impl LocalCluster {
 
     /// Returns when the node streams and has a slot for every other node.
     pub async fn rejoin_by(&self, how: Rejoin, node: &Node, primary: &Node) -> Result<(), Error> {
-        if node.is_running() {
-            node.stop(Stop::Fast).await?;
+        if node.is_running() && node.stop_within(PARTING, Stop::Fast).await.is_err() {
+            node.kill9(Scope::Node).await?;
         }
         // From now on the primary keeps what the node is going to need.
         renew_slot(primary, node.name(), "true").await?;
