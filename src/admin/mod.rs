@@ -26,6 +26,6 @@ pub use command::COMMANDS;
 pub use console::{ConsoleUser, Level};
 pub use sources::{
     Action, CatalogueRow, ClientRow, Explained, FailoverStatus, InstanceRow, InstanceStanding, NodeFacts, Outcome,
-    Performed, PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources,
+    Performed, PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, Sources,
 };
 pub use views::FAILOVER_AT_A_GLANCE;

@@ -205,24 +205,19 @@ pub struct NodeFacts {
     pub dial_failures: u64,
 }
 
-/// Statements of one database that are the same but for their literals.
+/// Statements of one database that are the same but for their literals, and went one way for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShapeRow {
     pub database: Arc<str>,
     pub outline: String,
-    pub on_primary: ShapeRuns,
-    pub on_replicas: ShapeRuns,
-    /// Why the last one went where it went.
+    /// They went to replicas.
+    pub offloaded: bool,
     pub reason: Reason,
-    /// What keeps it on the primary.
-    pub object: Option<Box<str>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ShapeRuns {
     pub statements: u64,
     /// In all.
     pub time: Duration,
+    /// What keeps them on the primary.
+    pub object: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{
     Action, CatalogueRow, ClientRow, ConsoleUser, Explained, FailoverStatus, InstanceRow, InstanceStanding, Level,
-    NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, ShapeRuns, Sources,
-    console,
+    NodeFacts, Outcome, Performed, PoolRow, Refused, ServerRow, ServerState, Service, ShapeRow, Sources, console,
 };
 use crate::cluster::failover::{self, Connections, Failover};
 use crate::config::Config;
@@ -19,7 +18,7 @@ use crate::decide::failover::Order;
 use crate::decide::route::{NodeId, Snapshot};
 use crate::decide::session::Pin;
 use crate::decide::sql::Classified;
-use crate::proxy::{ClientInfo, Console, ConsoleLevel, ConsoleVisit, Handover, Passage, Shared};
+use crate::proxy::{ClientInfo, Console, ConsoleLevel, ConsoleVisit, Handover, Passage, RunCount, Shared, Way};
 use crate::telemetry::{Journal, Telemetry, Topic, logging};
 
 /// The operators' side of a running pgpilot.
@@ -135,10 +134,9 @@ impl Sources for Operations {
     fn shapes(&self) -> Vec<ShapeRow> {
         let mut rows = Vec::new();
         for (database, kept) in self.shared.shapes() {
-            let runs = kept.runs.map(|run| ShapeRuns { statements: run.statements, time: run.time });
-            let [on_primary, on_replicas] = runs;
+            let (offloaded, RunCount { statements, time }) = (kept.way == Way::Replica, kept.runs);
             let (outline, reason, object) = (kept.outline, kept.reason, kept.object);
-            rows.push(ShapeRow { database, outline, on_primary, on_replicas, reason, object });
+            rows.push(ShapeRow { database, outline, offloaded, reason, statements, time, object });
         }
         rows
     }

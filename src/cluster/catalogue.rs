@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,10 @@ struct Shared<R> {
 pub struct Database<V> {
     current: ArcSwap<V>,
     stale: Arc<Notify>,
+    /// The changes that it has been told of ..
+    told: AtomicU64,
+    /// .. and how many of them had been told when what is known now was asked for.
+    covered: AtomicU64,
     suspicion: Mutex<Suspicion>,
     /// Why the last load failed; `None`: it did not, or none has ended yet.
     trouble: Mutex<Option<Arc<str>>>,
@@ -112,12 +117,18 @@ impl Suspicion {
     }
 }
 
+/// One change of a database's catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change(u64);
+
 impl<V> Database<V> {
     /// One whose catalogue is given, and stays.
     pub fn fixed(value: V) -> Self {
         Self {
             current: ArcSwap::from_pointee(value),
             stale: Arc::default(),
+            told: AtomicU64::new(0),
+            covered: AtomicU64::new(0),
             suspicion: Mutex::default(),
             trouble: Mutex::default(),
             loader: OnceLock::new(),
@@ -158,9 +169,17 @@ impl<V> Database<V> {
     }
 
     /// DDL has passed through: load it again soon. The primary's catalogue is ahead of the replicas' for a while, and a
-    /// transaction may still be open; so the caller invalidates when the transaction has ended.
-    pub fn invalidate(&self) {
+    /// transaction may still be open; so the caller invalidates when the transaction has ended. Returns what to ask
+    /// [`covers`](Self::covers) for.
+    pub fn invalidate(&self) -> Change {
+        let change = self.told.fetch_add(1, Ordering::AcqRel) + 1;
         self.stale.notify_one();
+        Change(change)
+    }
+
+    /// Whether what is known was loaded since that change.
+    pub fn covers(&self, change: Change) -> bool {
+        self.covered.load(Ordering::Acquire) >= change.0 || self.loader.get().is_none()
     }
 }
 
@@ -202,15 +221,15 @@ impl<R: Recipe> Catalogues<R> {
     /// The recipe has changed: all of them are loaded again soon.
     pub fn invalidate_all(&self) {
         let databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
-        databases.values().for_each(|database| database.invalidate());
+        for database in databases.values() {
+            database.invalidate();
+        }
     }
 
     /// DDL has passed through in this database.
-    pub fn invalidate(&self, database: &str) {
+    pub fn invalidate(&self, database: &str) -> Option<Change> {
         let databases = self.databases.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(database) = databases.get(database) {
-            database.invalidate();
-        }
+        databases.get(database).map(|database| database.invalidate())
     }
 }
 
@@ -218,7 +237,15 @@ impl<R: Recipe> Catalogues<R> {
 async fn keep<R: Recipe>(shared: Arc<Shared<R>>, name: String, database: Weak<Database<R::Value>>, stale: Arc<Notify>) {
     let (mut retry, mut cause) = (FIRST_RETRY, Cause::Age);
     loop {
-        let Some(before) = database.upgrade().map(|database| database.current()) else { return };
+        let Some((before, told)) = database.upgrade().map(|database| {
+            let (told, covered) = (database.told.load(Ordering::Acquire), database.covered.load(Ordering::Acquire));
+            if told > covered {
+                cause = Cause::Ddl;
+            }
+            (database.current(), told)
+        }) else {
+            return;
+        };
         let loaded = match timeout(LOAD_LIMIT, load(&shared, &name, before, cause)).await {
             Ok(loaded) => loaded,
             Err(_) => Err(LoadError::Slow),
@@ -231,6 +258,7 @@ async fn keep<R: Recipe>(shared: Arc<Shared<R>>, name: String, database: Weak<Da
                     database.suspicion.lock().unwrap_or_else(PoisonError::into_inner).gap = SUSPICION_GAP;
                     debug!(database = %name, "catalogue loaded");
                 }
+                database.covered.store(told, Ordering::Release);
                 shared.report(&name, &database, None);
                 retry = FIRST_RETRY;
                 (REFRESH, Cause::Age)

@@ -163,7 +163,16 @@ impl Client {
         for frame in frames(bytes) {
             self.assess_frame(frame, &mut assessed);
         }
+        self.heed_own_change(&mut assessed);
         assessed
+    }
+
+    /// Whoever has changed what names mean is not judged by what they meant before.
+    fn heed_own_change(&mut self, assessed: &mut Assessed) {
+        self.session.changed = self.session.changed.filter(|change| !self.verdicts.covers(*change));
+        if self.session.changed.is_some() && matches!(assessed.needs.server, Some((Need::Read, _))) {
+            assessed.needs.want(Need::Primary, Reason::CatalogueChanged);
+        }
     }
 
     /// Whether what a batch means, or what its server has to be taught for it, depends on batches that have not been answered yet: servers skip what stands

@@ -13,16 +13,23 @@ use crate::telemetry::Served;
 pub struct Judged {
     classified: Classified,
     depends: Depends,
-    /// By route: the primary, replicas.
+    /// By [`Way`].
     runs: [Runs; 2],
-    /// Why the last one went where it went, as its place in `Reason::ALL`.
-    reason: AtomicUsize,
+}
+
+/// The kind of node that a statement went to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Way {
+    Primary,
+    Replica,
 }
 
 #[derive(Debug, Default)]
 struct Runs {
     statements: AtomicU64,
     micros: AtomicU64,
+    /// Why the last one went there, as its place in `Reason::ALL`.
+    reason: AtomicUsize,
 }
 
 /// How often statements of one kind ran on one kind of node, and for how long in all.
@@ -40,27 +47,24 @@ impl Judged {
 
     /// So many of such statements have been answered, after `latency` in all.
     fn ran(&self, count: u32, served: Served, reason: Reason, latency: Duration) {
-        let runs = match served {
-            Served::Primary(_) => &self.runs[0],
-            Served::Replica(_) => &self.runs[1],
+        let way = match served {
+            Served::Primary(_) => Way::Primary,
+            Served::Replica(_) => Way::Replica,
             Served::Own => return,
         };
+        let runs = &self.runs[way as usize];
         runs.statements.fetch_add(u64::from(count), Ordering::Relaxed);
         runs.micros.fetch_add(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.reason.store(reason as usize, Ordering::Relaxed);
+        runs.reason.store(reason as usize, Ordering::Relaxed);
     }
 
-    /// On the primary, and on replicas.
-    pub fn runs(&self) -> [RunCount; 2] {
-        self.runs.each_ref().map(|runs| RunCount {
-            statements: runs.statements.load(Ordering::Relaxed),
-            time: Duration::from_micros(runs.micros.load(Ordering::Relaxed)),
-        })
-    }
-
-    /// Why the last one went where it went; meaningful once there was one.
-    pub fn last_reason(&self) -> Reason {
-        Reason::ALL.get(self.reason.load(Ordering::Relaxed)).copied().unwrap_or(Reason::Empty)
+    /// What went one way, and why the last one did; `None`: nothing.
+    pub fn ran_on(&self, way: Way) -> Option<(RunCount, Reason)> {
+        let runs = &self.runs[way as usize];
+        let statements = runs.statements.load(Ordering::Relaxed);
+        let reason = Reason::ALL.get(runs.reason.load(Ordering::Relaxed)).copied()?;
+        let time = Duration::from_micros(runs.micros.load(Ordering::Relaxed));
+        (statements > 0).then_some((RunCount { statements, time }, reason))
     }
 }
 
@@ -118,12 +122,7 @@ impl Executed {
 
 impl From<Classified> for Judged {
     fn from(classified: Classified) -> Self {
-        Judged {
-            depends: classified.depends(),
-            classified,
-            runs: Default::default(),
-            reason: AtomicUsize::new(Reason::Empty as usize),
-        }
+        Judged { depends: classified.depends(), classified, runs: Default::default() }
     }
 }
 

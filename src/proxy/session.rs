@@ -11,6 +11,7 @@ use super::own_settings::Afterwards;
 use super::resets::Beginning;
 use super::sequences::Place;
 use super::shared::Shared;
+use crate::cluster::catalogue::Change;
 use crate::decide::route::{Freshness, Policy};
 use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings, milliseconds};
 use crate::decide::sql::{Effects, Hint, TransactionMode};
@@ -52,6 +53,8 @@ pub(super) struct Session {
     /// What it listens to, as the server has told: as long as it is not pinned by that, it is yet to be brought about.
     pub listening: Vec<String>,
     pub left: Leftovers,
+    /// What it has changed of the catalogue, and may not be known yet.
+    pub changed: Option<Change>,
     /// Where it last wrote.
     pub sequences_at: Option<Place>,
 }
@@ -147,6 +150,7 @@ impl Session {
             standing_pins: Vec::new(),
             listening: Vec::new(),
             left: Leftovers::default(),
+            changed: None,
             sequences_at: None,
         };
         session.settings_changed();
@@ -225,9 +229,9 @@ impl Session {
     /// A batch has been answered, and there is no transaction any more.
     pub(super) fn heed_end(&mut self, link: &Link, shared: &Arc<Shared>, database: &str) {
         // Before the client hears of it: whoever is told by the client finds it so.
-        shared.heed_ddl(self.left.effects, database);
+        self.changed = shared.heed_ddl(self.left.effects, database).or(self.changed);
         if link.dues.is_empty() {
-            self.left.effects.remove(Effects::CATALOGUE | Effects::DEFAULTS);
+            self.left.effects.remove(Effects::DDL | Effects::DEFAULTS);
         }
         if link.failed {
             self.did_not_commit();

@@ -16,12 +16,14 @@ use super::lost_writes::LostWrites;
 use super::recipe::CatalogueRecipe;
 use super::registry::Registry;
 use super::sequences::SequenceUse;
+use super::shapes::ShapeRow;
 use super::shutdown::Shutdown;
 use super::slow::SlowLog;
 use super::statements::Statements;
-use super::verdicts::{ShapeRow, Verdicts};
+use super::verdicts::Verdicts;
 use super::verifiers::Verifiers;
 use super::welcome::Greetings;
+use crate::cluster::catalogue::Change;
 use crate::cluster::{Catalogues, Cluster};
 use crate::config::{Clients, Config, NodeName, PoolMode};
 use crate::coordination::Membership;
@@ -193,19 +195,17 @@ impl Shared {
     }
 
     /// Statements with these effects have been committed in this database, or may have been.
-    pub(super) fn heed_ddl(self: &Arc<Self>, effects: Effects, database: &str) {
-        if effects.contains(Effects::CATALOGUE) {
-            self.catalogue_changed(database);
-        }
+    /// Returns the change of the catalogue, if they change that for certain.
+    pub(super) fn heed_ddl(self: &Arc<Self>, effects: Effects, database: &str) -> Option<Change> {
         if effects.contains(Effects::DEFAULTS) {
             self.defaults_changed();
         }
-    }
-
-    fn catalogue_changed(&self, database: &str) {
-        self.catalogues.invalidate(database);
+        if !effects.contains(Effects::CATALOGUE) {
+            return None;
+        }
         // Who prepares a statement now gets what the names mean now, and not a plan that no longer fits.
         self.statements.plans_are_stale();
+        self.catalogues.invalidate(database).filter(|_| effects.contains(Effects::DDL))
     }
 
     /// Takes over a changed topology file.

@@ -2,8 +2,6 @@
 //! look-up and a pass over its bytes, and neither a parse.
 
 use std::cell::RefCell;
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quick_cache::{DefaultHashBuilder, Equivalent, Weighter, sync::Cache};
 
 use super::contexts::{ANYBODY, Contexts, Names, SessionContext};
-use super::judged::{Judged, RunCount};
+use super::judged::Judged;
 use super::own_settings::OWN_NAMES;
 use super::recent::Recent;
 use super::recipe::Loaded;
-use crate::cluster::catalogue::Database;
-use crate::config::Routing;
+use super::shapes::{ShapeRow, Shapes};
+use crate::cluster::catalogue::{Change, Database};
+use crate::config::{Routing, RoutingMode};
 use crate::decide::sql::{
     Asker, Classified, Depends, Effects, Facts, Intent, Reason, Shape, Verdict, classify, outline, shape,
 };
@@ -27,6 +26,8 @@ pub struct Verdicts {
     cache: Cache<Key, Arc<Judged>, Weight, DefaultHashBuilder>,
     /// Texts and shapes that never come again would fill the cache: one is kept from its second time on.
     met: Recent,
+    /// In shadow mode it is kept at once, for the report.
+    keeps_all: bool,
     hasher: DefaultHashBuilder,
     database: Arc<Database<Loaded>>,
     max_parse: usize,
@@ -113,39 +114,13 @@ thread_local! {
     static SHAPE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Statements that are the same but for their literals.
-#[derive(Debug, Clone)]
-pub struct ShapeRow {
-    pub outline: String,
-    /// On the primary, and on replicas.
-    pub runs: [RunCount; 2],
-    /// Why the last one went where it went.
-    pub reason: Reason,
-    /// What keeps it on the primary.
-    pub object: Option<Box<str>>,
-    /// Greater is newer: what was a stranger becomes known.
-    age: (u64, bool),
-}
-
-impl ShapeRow {
-    /// The same shape, as it was judged under another catalogue.
-    fn join(&mut self, other: ShapeRow) {
-        for (mine, theirs) in self.runs.iter_mut().zip(other.runs) {
-            mine.statements += theirs.statements;
-            mine.time += theirs.time;
-        }
-        if other.age > self.age {
-            (self.reason, self.object, self.age) = (other.reason, other.object, other.age);
-        }
-    }
-}
-
 impl Verdicts {
     pub fn new(routing: &Routing, database: Arc<Database<Loaded>>, metrics: Arc<Metrics>) -> Self {
         let bytes = routing.cache.0.max(TYPICAL_ENTRY);
         let items = usize::try_from(bytes / TYPICAL_ENTRY).unwrap_or(usize::MAX);
         Self {
             met: Recent::new(items / TEXTS_PER_PLACE),
+            keeps_all: routing.mode == RoutingMode::Shadow,
             hasher: Default::default(),
             cache: Cache::with(items, bytes, Weight, Default::default(), Default::default()),
             database,
@@ -218,7 +193,7 @@ impl Verdicts {
     }
 
     fn keep_if_met(&self, key: KeyRef<'_>, judged: &Arc<Judged>) {
-        if self.met.meet(self.hasher.hash_one(key)) {
+        if self.keeps_all || self.met.meet(self.hasher.hash_one(key)) {
             self.cache.insert(key.keep(), Arc::clone(judged));
         }
     }
@@ -271,25 +246,13 @@ impl Verdicts {
         Some(outline(text))
     }
 
-    /// What came more than once, as far as it is kept.
+    /// What came more than once, or in shadow mode at all, as far as it is kept.
     pub fn shapes(&self) -> Vec<ShapeRow> {
-        // A text and its shape share their verdict.
-        let mut met = HashSet::new();
-        let mut rows: HashMap<String, ShapeRow> = HashMap::new();
-        for (key, judged) in self.cache.iter().filter(|(_, judged)| met.insert(Arc::as_ptr(judged))) {
-            let found = ShapeRow {
-                outline: outline(&key.bytes),
-                runs: judged.runs(),
-                reason: judged.last_reason(),
-                object: judged.statements.iter().find_map(|verdict| verdict.object.clone()),
-                age: (key.generation, key.relations == ALL_KNOWN),
-            };
-            match rows.entry(found.outline.clone()) {
-                Entry::Vacant(entry) => drop(entry.insert(found)),
-                Entry::Occupied(mut entry) => entry.get_mut().join(found),
-            }
+        let mut shapes = Shapes::default();
+        for (key, judged) in self.cache.iter() {
+            shapes.add(&key.bytes, (key.generation, key.relations == ALL_KNOWN), &judged);
         }
-        rows.into_values().collect()
+        shapes.into_rows()
     }
 
     /// Settings that functions set, and servers do not list: applications' own, as the functions of this database tell, and pgpilot's.
@@ -306,6 +269,11 @@ impl Verdicts {
     /// Whether the database's catalogue has been loaded.
     pub fn is_loaded(&self) -> bool {
         !self.database.read().is_blank()
+    }
+
+    /// Whether verdicts are given since this change was learnt.
+    pub(super) fn covers(&self, change: Change) -> bool {
+        self.database.covers(change)
     }
 
     /// A verdict kept elsewhere holds as long as this does not change.
@@ -373,8 +341,8 @@ mod tests {
         // A text that comes again is known by itself soon.
         (0..3).for_each(|_| drop(of(50)));
         assert!(verdicts.metrics.total(Count::Verdict(Lookup::Hit)) >= 1);
-        assert_eq!(verdicts.shapes().len(), 1);
-        assert_eq!(verdicts.shapes()[0].outline, "SELECT * FROM t WHERE a = 0 AND b = '?'");
+        let kept: Vec<String> = verdicts.cache.iter().map(|(key, _)| outline(&key.bytes)).collect();
+        assert_eq!(kept, ["SELECT * FROM t WHERE a = 0 AND b = '?'"; 2], "the shape, and the text");
     }
 
     #[test]
@@ -424,8 +392,6 @@ mod tests {
         assert!(Arc::ptr_eq(&kept[0], &of("t")));
         (0..2).for_each(|_| drop(of("strange")));
         assert_eq!(of("strange").statements[0].reason, Reason::PlainRead);
-        let shown = verdicts.shapes().into_iter().find(|row| row.outline == "SELECT a FROM strange").unwrap();
-        assert_eq!(shown.age, (verdicts.database.read().generation, true));
     }
 
     #[test]
@@ -468,7 +434,10 @@ mod tests {
                 }
             }
             assert!(verdicts.cache.weight() <= LIMIT, "{}", verdicts.cache.weight());
-            verdicts.shapes().iter().any(|row| row.outline.contains("popular"))
+            let hits = || verdicts.metrics.total(Count::Verdict(Lookup::Hit));
+            let before = hits();
+            verdicts.of(popular);
+            hits() > before
         };
         // Where in the cache something goes is drawn by lot: now and then in a crowded corner.
         assert!((0..3).any(|_| keeps_the_popular()));

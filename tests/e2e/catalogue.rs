@@ -50,8 +50,10 @@ async fn catalogues_are_loaded_per_database_and_again_after_ddl() {
     wait_for("the other one is loaded", SOON, async || other.current().is_empty()).await;
 
     primary.sql("CREATE FUNCTION g() RETURNS int LANGUAGE sql AS 'SELECT 2'").await.unwrap();
-    catalogues.invalidate("postgres");
-    wait_for("it is loaded again", SOON, async || has(&["f", "g"])).await;
+    let change = catalogues.invalidate("postgres").unwrap();
+    assert!(!here.covers(change));
+    wait_for("it is loaded again", SOON, async || here.covers(change)).await;
+    assert!(has(&["f", "g"]), "{:?}", here.current());
 
     // One that cannot be loaded keeps what it has, and gets there when the database appears.
     let missing = catalogues.database("later");

@@ -143,20 +143,19 @@ impl Sources for Fake {
     }
 
     fn shapes(&self) -> Vec<ShapeRow> {
-        let runs =
-            |statements| ShapeRuns { statements, time: Duration::from_millis(3) * u32::try_from(statements).unwrap() };
-        let row = |outline: &str, primary, replicas, reason| ShapeRow {
+        let row = |outline: &str, statements, offloaded, reason| ShapeRow {
             database: "db".into(),
             outline: outline.into(),
-            on_primary: runs(primary),
-            on_replicas: runs(replicas),
+            offloaded,
             reason,
+            statements,
+            time: Duration::from_millis(3) * u32::try_from(statements).unwrap(),
             object: None,
         };
         vec![
-            row("SELECT 0", 1, 4, Reason::PlainRead),
-            row("DELETE FROM t WHERE a = '?'", 8, 0, Reason::Dml),
-            row("SELECT never", 0, 0, Reason::PlainRead),
+            row("SELECT 0", 4, true, Reason::PlainRead),
+            row("SELECT 0", 1, false, Reason::NotCaughtUp),
+            row("DELETE FROM t WHERE a = '?'", 8, false, Reason::Dml),
         ]
     }
 

@@ -1,6 +1,6 @@
 //! SHOW ROUTES, SHOW CATALOGUES.
 
-use crate::admin::sources::{ShapeRow, ShapeRuns, Sources};
+use crate::admin::sources::{ShapeRow, Sources};
 use crate::admin::table::{Column, Value, integer, number, text};
 use crate::decide::sql::Reason;
 
@@ -11,8 +11,6 @@ pub(super) const ROUTES: &[Column] = &[
     text("reason"),
     text("object"),
     integer("statements"),
-    integer("on_primary"),
-    integer("on_replicas"),
     number("mean_ms"),
     text("statement"),
 ];
@@ -22,22 +20,17 @@ const MOST: usize = 500;
 
 pub(super) fn routes(sources: &dyn Sources) -> Vec<Vec<Value>> {
     let mut shapes = sources.shapes();
-    let count = |shape: &ShapeRow| shape.on_primary.statements + shape.on_replicas.statements;
-    shapes.retain(|shape| count(shape) > 0);
-    shapes.sort_by(|a, b| count(b).cmp(&count(a)).then_with(|| a.outline.cmp(&b.outline)));
+    shapes.sort_by(|a, b| b.statements.cmp(&a.statements).then_with(|| a.outline.cmp(&b.outline)));
     shapes.truncate(MOST);
     let row = |shape: ShapeRow| {
-        let statements = count(&shape);
-        let offloaded = shape.on_replicas.statements > 0 || shape.reason == Reason::Shadow;
+        let offloaded = shape.offloaded || shape.reason == Reason::Shadow;
         vec![
             (*shape.database).into(),
             if offloaded { "replica" } else { "primary" }.into(),
             shape.reason.label().into(),
             shape.object.as_deref().map(Value::from).into(),
-            statements.into(),
-            shape.on_primary.statements.into(),
-            shape.on_replicas.statements.into(),
-            mean_ms(shape.on_primary, shape.on_replicas).into(),
+            shape.statements.into(),
+            mean_ms(&shape).into(),
             shape.outline.as_str().into(),
         ]
     };
@@ -45,9 +38,8 @@ pub(super) fn routes(sources: &dyn Sources) -> Vec<Vec<Value>> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "as many digits as are shown are right")]
-fn mean_ms(primary: ShapeRuns, replicas: ShapeRuns) -> f64 {
-    let time = (primary.time + replicas.time).as_secs_f64() * 1e3;
-    (time / (primary.statements + replicas.statements).max(1) as f64 * 1e3).round() / 1e3
+fn mean_ms(shape: &ShapeRow) -> f64 {
+    (shape.time.as_secs_f64() * 1e3 / shape.statements.max(1) as f64 * 1e3).round() / 1e3
 }
 
 pub(super) const CATALOGUES: &[Column] = &[

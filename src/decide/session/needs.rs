@@ -103,6 +103,9 @@ impl Needs {
         prepared: &dyn Fn(&str) -> Option<&'v Verdict>,
     ) {
         self.effects |= verdict.effects;
+        if verdict.reason == Reason::Ddl && verdict.effects.contains(Effects::CATALOGUE) {
+            self.effects |= Effects::DDL;
+        }
         self.names.extend(verdict.settings.iter().cloned());
         self.departs = self.departs.max(departure(verdict));
         match &verdict.intent {

@@ -54,6 +54,7 @@ impl Reason {
             Reason::UnknownFunction => "a function is not known",
             Reason::UnknownRelation => "a relation is not known",
             Reason::NoCatalogue => "the database's catalogue is not loaded yet",
+            Reason::CatalogueChanged => "the session has changed the catalogue just now",
             Reason::Unparsable => "not understood",
             Reason::TooLarge => "larger than routing.max_parse",
             Reason::Encoding => "not in UTF-8, or lexed by rules that pgpilot does not follow",

@@ -257,7 +257,7 @@ bitflags::bitflags! {
         const PINS = 1 << 1;
         /// May remove such state.
         const UNPINS = 1 << 2;
-        /// Changes the catalogue: cached verdicts and the catalogue may be stale.
+        /// May change the catalogue: cached verdicts and the catalogue may be stale.
         const CATALOGUE = 1 << 3;
         /// Reads the session's sequence state (currval, lastval).
         const SEQUENCE_STATE = 1 << 4;
@@ -292,6 +292,8 @@ bitflags::bitflags! {
         const VACATES = 1 << 17;
         /// Leaves nothing, but its result is another one at another moment or elsewhere: now(), random().
         const MOMENT = 1 << 18;
+        /// Changes the catalogue for certain. Of a batch; of a single statement its reason says so.
+        const DDL = 1 << 19 | Self::CATALOGUE.bits();
         /// After it, nothing is any different.
         const HARMLESS = Self::HINT_UNKNOWN.bits() | Self::MOMENT.bits();
         /// Leaves something on its server connection.
@@ -350,6 +352,8 @@ reasons! {
     UnknownRelation = "unknown_relation",
     /// The database's catalogue has not been loaded yet.
     NoCatalogue = "no_catalogue",
+    /// The session has changed the catalogue, which has not been loaded since.
+    CatalogueChanged = "catalogue_changed",
     /// A relation that only the primary answers rightly (pg_stat_*, sequences, unlogged and temporary tables, a view over them).
     PrimaryRelation = "primary_relation",
     /// The operators' lists in the topology file.

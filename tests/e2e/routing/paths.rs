@@ -187,8 +187,8 @@ async fn each_statement_of_a_pipeline_counts_for_its_shape() {
     assert!(errors(&replies).is_empty());
     let ran = |outline: &str| {
         let shapes = proxy.app.shared().shapes();
-        let runs = shapes.iter().filter(|(_, row)| row.outline == outline).flat_map(|(_, row)| row.runs);
-        runs.map(|run| run.statements).sum::<u64>()
+        let of_it = shapes.iter().filter(|(_, row)| row.outline == outline);
+        of_it.map(|(_, row)| row.runs.statements).sum::<u64>()
     };
     // What comes for the first time is not kept.
     let (one, two, three) =

@@ -41,6 +41,30 @@ async fn a_view_made_elsewhere_runs_on_the_primary_until_it_is_known() {
 }
 
 #[tokio::test]
+async fn whoever_changes_a_function_is_not_judged_by_what_it_was() {
+    let proxy = Proxy::with("").await;
+    let client = proxy.connect().await;
+    let make = |body: &str| {
+        format!("CREATE OR REPLACE FUNCTION turning() RETURNS bool STABLE LANGUAGE sql AS 'SELECT {body}'")
+    };
+    let prepared = async || client.prepare("SELECT turning()").await.unwrap();
+    for _ in 0..3 {
+        client.batch_execute(&make("false")).await.unwrap();
+        proxy.wait_for_read("SELECT turning()").await;
+        let known = prepared().await;
+        client.query_one(&known, &[]).await.unwrap();
+        // Replicas have it long before pgpilot has learnt of it, and would say otherwise.
+        client.batch_execute(&make("pg_is_in_recovery()")).await.unwrap();
+        for _ in 0..100 {
+            assert_eq!(ask(&client, "SELECT turning()").await, "f");
+            assert!(!client.query_one(&known, &[]).await.unwrap().get::<_, bool>(0));
+        }
+    }
+    assert!(proxy.count_of(Reason::CatalogueChanged) > 0);
+    assert!(proxy.counts().1 > 0);
+}
+
+#[tokio::test]
 async fn where_no_catalogue_can_be_loaded_everything_runs_on_the_primary_and_operators_are_told() {
     let proxy = Proxy::with("").await;
     let primary = proxy.node("pg1");

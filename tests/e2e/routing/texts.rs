@@ -13,10 +13,9 @@ const AMBIGUOUS: &str = "SELECT '\\'' , '/*' AS a --'\n , nextval('ticks') AS n 
 #[tokio::test]
 async fn strings_with_backslashes_are_read_as_the_session_reads_them() {
     let proxy = Proxy::shared("[routing]\nconsistency = \"eventual\"\n").await;
-    let standard = proxy.connect().await;
-    standard.batch_execute("CREATE SEQUENCE ticks").await.unwrap();
+    proxy.connect().await.batch_execute("CREATE SEQUENCE ticks").await.unwrap();
     proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
-    let other = proxy.connect().await;
+    let (standard, other) = (proxy.connect().await, proxy.connect().await);
     other.batch_execute("SET standard_conforming_strings = off; SET escape_string_warning = off").await.unwrap();
     for n in 1..=3 {
         // The text, and its shape, are known from the session for which it is a read.
@@ -61,8 +60,8 @@ async fn query(client: &mut Raw, text: &[u8]) -> Vec<Vec<u8>> {
 #[tokio::test]
 async fn bytes_within_characters_are_no_quotes() {
     let proxy = Proxy::shared("[routing]\nconsistency = \"eventual\"\n").await;
+    proxy.connect().await.batch_execute("CREATE SEQUENCE strokes").await.unwrap();
     let mut client = Raw::connect(proxy.port(), "shop").await;
-    client.query("CREATE SEQUENCE strokes").await;
     for (n, (encoding, character, utf8)) in (1..).zip(CHARACTERS) {
         client.query(&format!("SET client_encoding TO '{encoding}'")).await;
         let (before, judged) = (proxy.counts().1, proxy.count_of(Reason::Encoding));
