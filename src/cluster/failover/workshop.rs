@@ -406,6 +406,10 @@ impl Facts {
     }
 
     async fn rejoin(&self, node: NodeId, primary: NodeId) -> Outcome {
+        // Before anything is stopped: without a source it would stay so, and may be the last that is left.
+        if self.server(primary).await?.is_replica().await? {
+            return Err(format!("{} is no primary that it could be made a replica of", self.name(primary)));
+        }
         let now = self.cluster.snapshot();
         let view = now.node(node);
         if view.is_some_and(|view| view.state == State::Up && view.role == Role::Replica) {

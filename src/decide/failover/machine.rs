@@ -7,7 +7,7 @@ use super::clock::WallClock;
 use super::elect::{Choice, Terms, Unelectable, elect};
 use super::event::{Actions, Ended, Event, Job, Outcome, Purpose, Routing, Writing};
 use super::follow::Obedience;
-use super::repair::{Repairs, Scope};
+use super::repair::{Repairs, Scope, Source};
 use super::suspicion::{Refusal, Suspicion, Testimony, testimony};
 use super::world::{Contact, Log, Member, World};
 use super::{Guards, Maintenance, Progress, Record, Tail};
@@ -305,11 +305,11 @@ impl Machine {
             Job::Follow { node, primary } | Job::Rejoin { node, primary } => {
                 let current = self.world.primary == Some(primary) || matches!(self.phase, Phase::Changing(_));
                 if current {
-                    self.repairs.ended(node, error, now, actions);
+                    self.repairs.ended(node, self.soundness(primary), error, now, actions);
                 }
             }
             Job::Resume { node } if self.repairs.wants(node) && !matches!(self.phase, Phase::Changing(_)) => {
-                self.repairs.ended(node, error, now, actions);
+                self.repairs.ended(node, self.soundness(node), error, now, actions);
                 if error.is_none() {
                     self.repairs.done(node);
                     self.record.progress = Progress::Steady;
@@ -323,6 +323,16 @@ impl Machine {
                 }
             }
             job => self.change_ended(job, outcome, now, actions),
+        }
+    }
+
+    /// Whether a node that does not follow this one has itself to blame.
+    fn soundness(&self, primary: NodeId) -> Source {
+        let is_changing = matches!(self.phase, Phase::Changing(_));
+        let node = self.world.node(primary).filter(|_| !is_changing && self.world.primary == Some(primary));
+        match node {
+            Some(node) if node.contact == Contact::Up && node.role == Role::Primary => Source::Sound,
+            _ => Source::Doubtful,
         }
     }
 

@@ -84,6 +84,16 @@ enum Running {
     No,
 }
 
+/// Whom a node was told to follow when that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A primary that answers.
+    Sound,
+    /// One that is only about to be promoted, or does not answer: why a replica does not stream from it may be its own
+    /// fault.
+    Doubtful,
+}
+
 impl Repairs {
     /// Nothing of before counts: the primary is another.
     pub(super) fn forget(&mut self) {
@@ -198,17 +208,28 @@ impl Repairs {
     }
 
     /// A job has ended. Whether the node is back, only the probes tell: till they do it is tried again.
-    pub(super) fn ended(&mut self, node: NodeId, error: Option<&str>, now: Instant, actions: &mut Actions) {
+    pub(super) fn ended(
+        &mut self,
+        node: NodeId,
+        source: Source,
+        error: Option<&str>,
+        now: Instant,
+        actions: &mut Actions,
+    ) {
         let Some(repair) = self.nodes.get_mut(&node) else { return };
         repair.running = Running::No;
         repair.due = now + repair.pause;
-        repair.pause = (repair.pause * 2).min(LONGEST);
         if let Some(error) = error {
             actions.inform(Some(node), format!("is not repaired yet: {error}"));
-            if repair.way == Way::Follow && repair.pause > FIRST * 4 {
-                // Telling it does not help: its history may be another.
-                repair.way = Way::Rejoin;
-            }
+        }
+        if repair.way == Way::Follow && source == Source::Doubtful {
+            // It counts as no try: to rejoin means to be stopped, and this one may be the last that is left.
+            return;
+        }
+        repair.pause = (repair.pause * 2).min(LONGEST);
+        if error.is_some() && repair.way == Way::Follow && repair.pause > FIRST * 4 {
+            // Telling it does not help: its history may be another.
+            repair.way = Way::Rejoin;
         }
     }
 

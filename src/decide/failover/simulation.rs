@@ -443,7 +443,11 @@ impl Simulation {
         }
         for job in actions.jobs {
             let due = self.step + self.dice.u32(1..8);
+            let Some(pilot) = &mut self.pilot else { return };
             pilot.jobs.push((due, job));
+            if let Job::Rejoin { node, primary } = job {
+                self.begin_rejoining(node, primary);
+            }
         }
     }
 

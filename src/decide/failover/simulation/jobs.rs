@@ -1,7 +1,7 @@
 //! What the simulation's servers do when a job is carried out on them.
 
 use super::super::*;
-use super::{SYSTEM, Simulation, State, id, index};
+use super::{SYSTEM, Simulation, State, TROUBLED, id, index};
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
@@ -114,11 +114,34 @@ impl Simulation {
         Ok(Fact::Done)
     }
 
-    /// The hook for rejoining: kills it if need be, and copies.
-    fn rejoin(&mut self, node: NodeId, primary: NodeId) -> Outcome {
+    /// It is stopped as long as it takes, if there is somebody to copy.
+    pub(super) fn begin_rejoining(&mut self, node: NodeId, primary: NodeId) {
+        // What is on disk may be older: that it has ended cannot always be written down.
+        let decided = self.pilot.as_ref().map(|pilot| &pilot.machine.record().progress);
+        assert!(
+            !matches!(decided, Some(Progress::Promoting { .. })),
+            "stopped before there is a new primary: {}",
+            self.describe()
+        );
+        if self.servers[index(node)].reached && self.source(primary).is_ok() {
+            self.servers[index(node)].state = State::Dead;
+        }
+    }
+
+    fn source(&self, primary: NodeId) -> Result<usize, String> {
         let upstream = self.at(primary)?;
-        if !self.servers[index(node)].reached || self.servers[upstream].role != Role::Primary {
+        let is_primary = self.servers[upstream].role == Role::Primary;
+        is_primary.then_some(upstream).ok_or_else(|| "it is no primary".to_owned())
+    }
+
+    /// The hook for rejoining copies, and starts what it has copied.
+    fn rejoin(&mut self, node: NodeId, primary: NodeId) -> Outcome {
+        let upstream = self.source(primary)?;
+        if !self.servers[index(node)].reached {
             return Err("no connection".to_owned());
+        }
+        if self.step < TROUBLED && self.dice.u8(..4) == 0 {
+            return Err("no room on the disk".to_owned());
         }
         let of = self.servers[upstream].clone();
         let it = &mut self.servers[index(node)];

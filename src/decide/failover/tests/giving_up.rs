@@ -128,6 +128,21 @@ fn who_was_given_up_is_brought_back_also_by_the_next_pgpilot_and_is_no_successor
     assert!(matches!(whole.record, Some(Writing::Also(record)) if record.abandoned.is_empty()));
 }
 
+/// To rejoin means to be stopped first, and it is the last one that is left.
+#[test]
+fn a_replica_that_does_not_follow_a_candidate_which_died_is_not_made_to_rejoin() {
+    let (mut machine, mut now) = stuck();
+    let follow = Job::Follow { node: OTHER, primary: STUCK };
+    for _ in 0..20 {
+        let outcome = Err("connecting to pg2: refused".to_owned());
+        machine.on(Event::Ended { job: follow, outcome }, now);
+        now += Duration::from_secs(2);
+        let again = machine.on(Event::Seen(both_lost()), now);
+        assert!(again.jobs.contains(&follow), "{again:?}");
+        assert!(!again.jobs.iter().any(|job| matches!(job, Job::Rejoin { .. })), "{again:?}");
+    }
+}
+
 #[test]
 fn a_replica_that_had_followed_it_to_its_timeline_can_replace_it() {
     let (mut machine, now) = stuck();
