@@ -104,7 +104,7 @@ impl Director {
             self.tell_sight(&world, looked);
             self.step(Event::Seen(world)).await;
             self.attend().await;
-            let steady = matches!(self.status.borrow().state, "steady" | "following");
+            let steady = matches!(self.status.borrow().state, "steady" | "following" | "estranged");
             let calm = looked + if steady { CALM } else { Duration::ZERO };
             if !steady {
                 // What the replicas said a moment ago is too old now.
@@ -250,6 +250,7 @@ impl Director {
             self.limits(job, office.as_ref().map(|(membership, _)| membership), &settings.failover);
         let facts = Facts {
             epoch: self.machine.record().epoch,
+            system: self.machine.record().system,
             snapshot: self.cluster.snapshot(),
             cluster: self.cluster.clone(),
             connections: self.connections.clone(),

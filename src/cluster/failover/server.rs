@@ -199,7 +199,14 @@ impl Server {
     }
 
     /// Promotes the replica, or finds that it is promoted already.
-    pub(super) async fn promote(&self) -> Result<Fact, String> {
+    ///
+    /// # Errors
+    /// Also if it belongs to another cluster than `expected`.
+    pub(super) async fn promote(&self, expected: Option<u64>) -> Result<Fact, String> {
+        let found = self.row(SYSTEM).await?.get::<_, i64>(0).cast_unsigned();
+        if expected.is_some_and(|expected| expected != found) {
+            return Err(format!("it belongs to another cluster ({found})"));
+        }
         if self.is_replica().await? {
             // False, or an error of a promotion that is under way already, says nothing: what counts is the end.
             let _ = self.execute("SELECT pg_promote(false)").await;
@@ -337,6 +344,8 @@ impl Server {
         .await
     }
 }
+
+const SYSTEM: &str = "SELECT system_identifier FROM pg_control_system()";
 
 const NO_RECEIVER: &str = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
 

@@ -50,6 +50,8 @@ pub(super) struct Workshop {
 /// What a job goes by.
 pub(super) struct Facts {
     pub(super) epoch: u64,
+    /// The cluster that all this is about, if it is known.
+    pub(super) system: Option<u64>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) connections: Arc<dyn Connections>,
@@ -124,7 +126,7 @@ impl Workshop {
             Job::Promote { node } => {
                 let server = self.server(node, facts).await?;
                 facts.check_office()?;
-                let promoted = server.promote().await?;
+                let promoted = server.promote(facts.system).await?;
                 facts.mark(node, &server).await;
                 Ok(promoted)
             }

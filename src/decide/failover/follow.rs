@@ -19,6 +19,8 @@ pub(super) enum Obedience {
     /// The nodes are not known yet.
     Due,
     Done,
+    /// It is about another cluster than these nodes.
+    Refused,
 }
 
 impl Machine {
@@ -35,7 +37,20 @@ impl Machine {
         (self.unsaved, self.not_before) = (None, None);
         self.record = record;
         self.phase = Phase::Following(Obedience::Due);
-        self.obey(actions);
+        self.obey_still(Obedience::Due, actions);
+    }
+
+    /// The world has changed: it may have turned out whose nodes they are.
+    pub(super) fn obey_still(&mut self, obedience: Obedience, actions: &mut Actions) {
+        match (obedience, self.strangeness()) {
+            (Obedience::Due | Obedience::Done, Some(why)) => {
+                actions.alarm(None, why);
+                actions.routing = Some(Routing::Hold);
+                self.phase = Phase::Following(Obedience::Refused);
+            }
+            (Obedience::Due | Obedience::Refused, None) => self.obey(actions),
+            (Obedience::Done, None) | (Obedience::Refused, Some(_)) => {}
+        }
     }
 
     pub(super) fn obey(&mut self, actions: &mut Actions) {
@@ -165,6 +180,7 @@ mod tests {
             primary: Some(NodeId(0)),
             timeline: Timeline(1),
             system: Some(7),
+            systems: [7].into(),
             nodes: vec![member(0, contact, Role::Primary, 1), member(1, Contact::Up, second, timeline)],
             written: Some(Lsn(100)),
             synchronous: Some(String::new()),

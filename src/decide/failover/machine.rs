@@ -60,6 +60,8 @@ pub(super) enum Phase {
     Asleep,
     /// It is, but not yet of the nodes.
     Waking,
+    /// What was decided is about another cluster than the nodes, for this reason.
+    Estranged(String),
     Steady,
     Suspect(Suspicion),
     Changing(Box<Change>),
@@ -142,6 +144,7 @@ impl Machine {
     pub fn status(&self) -> Status {
         let (state, candidate, since, reason) = match &self.phase {
             Phase::Asleep | Phase::Waking => ("starting", None, None, None),
+            Phase::Estranged(why) => ("estranged", None, None, Some(why.clone())),
             Phase::Steady => ("steady", None, None, None),
             Phase::Following(_) => ("following", None, None, None),
             Phase::Suspect(suspicion) => ("suspect", None, Some(suspicion.since), suspicion.blocked.clone()),
@@ -153,15 +156,39 @@ impl Machine {
 
     fn seen(&mut self, world: World, now: Instant, actions: &mut Actions) {
         self.world = world;
+        match (&self.phase, self.strangeness()) {
+            (Phase::Waking, Some(why)) => return self.estrange(why, actions),
+            (Phase::Estranged(_), Some(_)) => return,
+            (Phase::Estranged(_), None) => self.phase = Phase::Waking,
+            _ => {}
+        }
         self.fill_in();
         match &self.phase {
-            Phase::Asleep => {}
+            Phase::Asleep | Phase::Estranged(_) => {}
             Phase::Waking => self.wake_up(now, actions),
             Phase::Steady | Phase::Suspect(_) => self.take_note(actions),
             Phase::Changing(_) => self.change_seen(now, actions),
-            Phase::Following(Obedience::Due) => self.obey(actions),
-            Phase::Following(Obedience::Done) => {}
+            Phase::Following(obedience) => self.obey_still(*obedience, actions),
         }
+    }
+
+    /// Why the record is not gone on with, if none of the nodes that have answered belongs to the cluster that it is about.
+    pub(super) fn strangeness(&self) -> Option<String> {
+        let (known, found) = (self.record.system?, self.world.systems.first()?);
+        (!self.world.systems.contains(&known)).then(|| {
+            format!(
+                "the record is of another cluster: it is about system {known}, and the nodes are of system {found}. \
+                 Nothing is decided, and writes wait: if these are the right nodes, stop pgpilot, remove the record \
+                 (failover.state_file, or what is below coordination.prefix in etcd), and start it again"
+            )
+        })
+    }
+
+    /// Nobody is promoted, fenced or remembered by it, and it is not written over: it may be somebody's.
+    fn estrange(&mut self, why: String, actions: &mut Actions) {
+        actions.alarm(None, why.clone());
+        actions.routing = Some(Routing::Hold);
+        self.phase = Phase::Estranged(why);
     }
 
     /// What is not seen, since pgpilot started without a primary, is taken from the record.
@@ -186,6 +213,10 @@ impl Machine {
 
     /// Goes on with what the last pgpilot left.
     fn wake_up(&mut self, now: Instant, actions: &mut Actions) {
+        if self.record.system.is_some() && self.world.systems.is_empty() {
+            // Whether it is about these nodes is told by the first that answers.
+            return;
+        }
         let Some(name) = self.record.primary.clone() else {
             self.phase = Phase::Steady;
             actions.routing = Some(Routing::Release);
@@ -463,7 +494,9 @@ impl Machine {
 
     fn next_look(&self, now: Instant) -> Instant {
         let own = match &self.phase {
-            Phase::Asleep | Phase::Waking | Phase::Steady | Phase::Following(_) => now + IDLE_LOOK,
+            Phase::Asleep | Phase::Waking | Phase::Estranged(_) | Phase::Steady | Phase::Following(_) => {
+                now + IDLE_LOOK
+            }
             Phase::Suspect(_) | Phase::Changing(_) => now + LOOK,
         };
         let steady = matches!(self.phase, Phase::Steady);

@@ -17,18 +17,7 @@ const UNKNOWN: &str = "it is not known yet what was decided last: is etcd within
 impl Machine {
     pub(super) fn ordered(&mut self, order: Order, ticket: Ticket, now: Instant, actions: &mut Actions) {
         let answer = match order {
-            Order::Maintenance(_) if matches!(self.phase, Phase::Following(_)) => Err(ELSEWHERE.to_owned()),
-            Order::Maintenance(_) if matches!(self.phase, Phase::Asleep) => Err(UNKNOWN.to_owned()),
-            Order::Maintenance(maintenance) => {
-                self.record.maintenance = maintenance;
-                // What was held back is done now, or the other way round.
-                self.repairs.tell_again();
-                actions.record = Some(Writing::Also(self.record.clone()));
-                Ok(match maintenance {
-                    Maintenance::On => "automatic failover is off until maintenance ends".to_owned(),
-                    Maintenance::Off => "maintenance has ended".to_owned(),
-                })
-            }
+            Order::Maintenance(maintenance) => self.maintain(maintenance, actions),
             Order::Switchover { to, run } => match self.plan_switchover(to) {
                 Ok((old, terms, plan)) => match run {
                     Run::Dry => Ok(plan),
@@ -63,6 +52,23 @@ impl Machine {
             };
         }
         actions.answers.push((ticket, answer));
+    }
+
+    fn maintain(&mut self, maintenance: Maintenance, actions: &mut Actions) -> Result<String, String> {
+        match &self.phase {
+            Phase::Following(_) => return Err(ELSEWHERE.to_owned()),
+            Phase::Asleep => return Err(UNKNOWN.to_owned()),
+            Phase::Estranged(why) => return Err(why.clone()),
+            Phase::Waking | Phase::Steady | Phase::Suspect(_) | Phase::Changing(_) => {}
+        }
+        self.record.maintenance = maintenance;
+        // What was held back is done now, or the other way round.
+        self.repairs.tell_again();
+        actions.record = Some(Writing::Also(self.record.clone()));
+        Ok(match maintenance {
+            Maintenance::On => "automatic failover is off until maintenance ends".to_owned(),
+            Maintenance::Off => "maintenance has ended".to_owned(),
+        })
     }
 
     /// The primary, what counts for the choice, and what would be done in words.
@@ -149,6 +155,7 @@ impl Machine {
                 Err(format!("a change of primary is still running ({step}), epoch {epoch}{remedy}"))
             }
             Phase::Asleep => Err(UNKNOWN.to_owned()),
+            Phase::Estranged(why) => Err(why.clone()),
             Phase::Waking => Err("pgpilot has only just started".to_owned()),
             Phase::Following(_) => Err(ELSEWHERE.to_owned()),
         }

@@ -383,6 +383,7 @@ impl Simulation {
             primary: Some(id(primary)),
             timeline: Timeline(timeline),
             system: Some(SYSTEM),
+            systems: [SYSTEM].into(),
             nodes: (0..self.servers.len()).map(member).collect(),
             written: sampled.map(|log| Lsn(log as u64)),
             synchronous: Some(if self.synchronous { "ANY 1 (pg1, pg2, pg3)" } else { "" }.to_owned()),

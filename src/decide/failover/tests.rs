@@ -52,6 +52,7 @@ pub(super) fn world(contact: Contact) -> World {
         primary: Some(NodeId(0)),
         timeline: Timeline(1),
         system: Some(7),
+        systems: [7].into(),
         nodes: (0..3).map(member).collect(),
         written: Some(Lsn(100)),
         synchronous: Some(String::new()),

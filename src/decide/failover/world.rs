@@ -1,5 +1,6 @@
 //! The cluster as the failover machine sees it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::Synchronous;
@@ -21,6 +22,8 @@ pub struct World {
     /// The history that the primary writes.
     pub timeline: Timeline,
     pub system: Option<u64>,
+    /// The clusters that the nodes which have answered say they belong to, by their system identifiers.
+    pub systems: BTreeSet<u64>,
     /// Indexed by `NodeId`.
     pub nodes: Vec<Member>,
     /// How far the primary is known to have flushed its log: no commit behind it was acknowledged by then. `None`: it has
@@ -185,6 +188,7 @@ impl World {
             primary: snapshot.primary,
             timeline: snapshot.timeline,
             system: primary.map(|answer| answer.system_identifier),
+            systems: answers.iter().flatten().map(|answer| answer.system_identifier).collect(),
             nodes: snapshot.nodes.iter().map(member).collect(),
             written: primary.and_then(|answer| match answer.stage {
                 Stage::Writable { flush, .. } => Some(flush),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::*;
 use super::{machine, record, world};
-use crate::decide::position::Timeline;
+use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
 /// Somebody else's promotion.
@@ -56,4 +56,46 @@ fn a_standby_that_nobody_can_ask_may_have_what_no_node_has() {
         }
         assert_eq!(next.status().state, state, "{rule} {strangers}: {:?}", next.status());
     }
+}
+
+/// The state file was taken over from somewhere else, or the nodes were made anew.
+#[test]
+fn a_record_of_another_cluster_is_not_gone_on_with() {
+    let promoting = Progress::Promoting { candidate: super::name(1), decided: Lsn(100) };
+    for progress in [Progress::Steady, Progress::Preparing, promoting] {
+        let now = Instant::now();
+        let left = Record { system: Some(8), progress, ..record(None) };
+        let mut machine = Machine::new(super::rules(), WallClock { unix: super::UNIX, at: now });
+        machine.on(Event::Restored(left.clone()), now);
+        // Nobody has answered.
+        let unheard = World { systems: [].into(), ..world(Contact::Unknown) };
+        assert!(machine.on(Event::Seen(unheard), now).jobs.is_empty());
+        let refused = machine.on(Event::Seen(world(Contact::Up)), now);
+        assert!(refused.jobs.is_empty() && refused.record.is_none(), "{refused:?}");
+        assert_eq!(refused.routing, Some(Routing::Hold));
+        assert!(refused.notes[0].text.contains("is about system 8, and the nodes are of system 7"), "{refused:?}");
+        let later = machine.on(Event::Seen(world(Contact::Refused)), now + Duration::from_secs(60));
+        assert!(later.jobs.is_empty() && later.notes.is_empty() && later.record.is_none(), "{later:?}");
+        for order in [Order::Maintenance(Maintenance::On), Order::Switchover { to: None, run: Run::Real }] {
+            let answer = machine.on(Event::Ordered { order, ticket: 1 }, now).answers.remove(0).1;
+            assert!(answer.is_err_and(|why| why.starts_with("the record is of another cluster")));
+        }
+        // Only a guest had answered.
+        let own = World { system: Some(8), systems: [7, 8].into(), ..world(Contact::Up) };
+        machine.on(Event::Seen(own), now);
+        assert_ne!(machine.status().state, "estranged");
+    }
+}
+
+#[test]
+fn what_another_cluster_has_decided_is_not_followed() {
+    let now = Instant::now();
+    let mut machine = machine(record(None), now);
+    let elsewhere = Record { system: Some(8), ..record(None) };
+    let refused = machine.on(Event::Followed(elsewhere), now);
+    assert_eq!(refused.routing, Some(Routing::Hold));
+    assert!(refused.notes[0].text.contains("another cluster"), "{refused:?}");
+    assert!(machine.on(Event::Seen(world(Contact::Up)), now).notes.is_empty(), "it is told once");
+    let obeyed = machine.on(Event::Followed(record(None)), now).routing;
+    assert!(matches!(obeyed, Some(Routing::Follow { node: NodeId(0), .. })), "{obeyed:?}");
 }
