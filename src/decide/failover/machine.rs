@@ -225,6 +225,7 @@ impl Machine {
         let Some(primary) = self.world.find(&name) else {
             // The nodes are not known yet, or this one has been removed from the topology file.
             if !self.world.nodes.is_empty() {
+                self.drop_promotion(actions);
                 self.phase = Phase::Steady;
                 actions.routing = Some(Routing::Release);
             }
@@ -247,7 +248,7 @@ impl Machine {
             }
             Progress::Promoting { candidate, decided } => {
                 let Some(candidate) = self.world.find(&candidate) else {
-                    actions.alarm(None, "the candidate of the last failover is not in the topology file any more");
+                    self.drop_promotion(actions);
                     self.phase = Phase::Steady;
                     actions.routing = Some(Routing::Release);
                     actions.ended = Some((Purpose::Failover, Ended::Failed));
@@ -266,6 +267,18 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// One that cannot be gone on with, since a node of it is not in the topology file any more, is none any more: left in
+    /// the record, it would be gone on with once that one is put back, whoever has taken the writes till then.
+    fn drop_promotion(&mut self, actions: &mut Actions) {
+        let Progress::Promoting { candidate, .. } = &self.record.progress else { return };
+        let why = "it or the primary is not in the topology file any more";
+        actions.alarm(None, format!("{candidate}, which was about to be promoted, is given up: {why}"));
+        self.record.abandoned.insert(candidate.clone(), self.record.timeline);
+        self.record.epoch = self.next_epoch();
+        self.record.progress = Progress::Steady;
+        actions.record = Some(Writing::Also(self.record.clone()));
     }
 
     /// One that no primary has had: what an earlier pgpilot decided may not have been written down.

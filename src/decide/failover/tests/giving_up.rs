@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::*;
 use super::{machine, name, record, rules, world};
+use crate::config::NodeName;
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
@@ -253,4 +254,37 @@ fn a_promotion_that_an_earlier_pgpilot_has_seen_through_is_no_wrong_one() {
     let (mut machine, now) = left_by_another(seen);
     let done = ended(&mut machine, Job::Promote { node: STUCK }, promoted(2), now);
     assert!(matches!(done.routing, Some(Routing::Appoint { node: STUCK, epoch: 3, .. })), "{done:?}");
+}
+
+/// Put back later, it would have been promoted beside the primary.
+#[test]
+fn a_candidate_that_was_removed_from_the_topology_file_is_not_promoted_when_it_is_put_back() {
+    let now = Instant::now();
+    for removed in [OLD, STUCK] {
+        let mut without = world(Contact::Up);
+        without.nodes[usize::from(removed.0)].name = NodeName::new("pg9").unwrap();
+        let (machine, _) = left_by_another(without);
+        let left = machine.record().clone();
+        assert_eq!((&left.progress, left.epoch, machine.status().state), (&Progress::Steady, 4, "steady"));
+        let mut next = Machine::new(rules(), WallClock { unix: 0, at: now });
+        next.on(Event::Restored(left), now);
+        for second in 0..5 {
+            let seen = next.on(Event::Seen(world(Contact::Up)), now + Duration::from_secs(second));
+            assert!(!seen.jobs.iter().any(|job| matches!(job, Job::Promote { .. })), "{seen:?}");
+        }
+        // Nothing is left of it once it follows the primary.
+        assert!(next.record().abandoned.is_empty());
+    }
+}
+
+#[test]
+fn what_was_dropped_is_written_down_at_once() {
+    let now = Instant::now();
+    let progress = Progress::Promoting { candidate: NodeName::new("pg9").unwrap(), decided: Lsn(100) };
+    let mut machine = Machine::new(rules(), WallClock { unix: 0, at: now });
+    machine.on(Event::Restored(Record { progress, ..record(None) }), now);
+    let dropped = machine.on(Event::Seen(world(Contact::Up)), now);
+    let Some(Writing::Also(written)) = dropped.record else { panic!("{dropped:?}") };
+    assert!(written.abandoned.contains_key(&NodeName::new("pg9").unwrap()));
+    assert_eq!((written.progress, dropped.routing), (Progress::Steady, Some(Routing::Release)));
 }
