@@ -130,7 +130,7 @@ fn guard(
         };
     }
     let primary = world.primary.and_then(|id| world.node(id));
-    let others = world.nodes.iter().filter(|node| Some(node.id) != world.primary);
+    let others = world.present().filter(|node| Some(node.id) != world.primary);
     let others: Vec<&str> = others.map(|node| node.standby_name.as_str()).collect();
     let listed = rule.candidates(primary.map_or("", |node| &node.standby_name), &others);
     // Of those nobody can be asked what it has.

@@ -241,7 +241,7 @@ impl Machine {
                 actions.alarm(None, "a change of primary had been begun: it is called off");
                 self.phase =
                     Phase::Changing(Box::new(Change::resumed(self.record.purpose, primary, now, Step::Approving)));
-                let all = self.world.nodes.iter().map(|node| node.id).filter(|id| *id != primary);
+                let all = self.world.present().map(|node| node.id).filter(|id| *id != primary);
                 let mut jobs: Vec<Job> = all.map(|node| Job::Unseal { node }).collect();
                 jobs.push(Job::Resume { node: primary });
                 self.undo_by(jobs, "pgpilot was restarted".to_owned(), now, actions);
@@ -406,7 +406,7 @@ impl Machine {
                 self.repairs.look(&self.world, primary, scope, now, actions);
                 self.repairs.begin(primary, scope, now, actions);
             }
-            (Contact::Unknown, _) => {}
+            (Contact::Unknown | Contact::Removed, _) => {}
             (_, Phase::Suspect(suspicion)) if suspicion.primary == primary => {
                 if now.saturating_duration_since(suspicion.since) >= Suspicion::patience(contact, &self.rules) {
                     self.judge(primary, now, actions);

@@ -86,7 +86,7 @@ impl Machine {
             return Err(format!("{name} cannot take over: its replay is paused (pg_wal_replay_resume() ends that)"));
         }
         let mut plan = format!("{} would hand over to {name}", self.world.name(old));
-        for node in &self.world.nodes {
+        for node in self.world.present() {
             if node.id != old && node.id != choice.candidate && node.contact != Contact::Up {
                 plan += &format!("; {} does not answer, and would not be waited for", node.name);
             }

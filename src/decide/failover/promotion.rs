@@ -46,7 +46,7 @@ impl Machine {
     /// All but the candidate and those that come back another way, if they do, have to be told whom to follow.
     pub(super) fn expect_others(&mut self, candidate: NodeId) {
         let old = self.record.primary.as_ref();
-        let others = self.world.nodes.iter().filter(|node| {
+        let others = self.world.present().filter(|node| {
             node.id != candidate && Some(&node.name) != old && !self.record.abandoned.contains_key(&node.name)
         });
         self.repairs.expect(others.map(|node| node.id));

@@ -28,7 +28,7 @@ pub struct Darkness {
 impl Darkness {
     /// `patience`: for so long, silence says nothing.
     pub fn look(&mut self, world: &World, patience: Duration, now: Instant) -> Sight {
-        let known = world.nodes.iter().filter(|node| node.contact != Contact::Unknown);
+        let known = world.present().filter(|node| node.contact != Contact::Unknown);
         let (mut known, mut lit) = (known.peekable(), false);
         let asked = known.peek().is_some();
         known.for_each(|node| lit |= matches!(node.contact, Contact::Up | Contact::Starting));

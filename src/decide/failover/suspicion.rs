@@ -59,7 +59,7 @@ impl Suspicion {
         match contact {
             Contact::Refused => rules.refused_after,
             Contact::Starting => rules.start_timeout,
-            Contact::Silent | Contact::Unknown | Contact::Up => rules.detect_after,
+            Contact::Silent | Contact::Unknown | Contact::Removed | Contact::Up => rules.detect_after,
         }
     }
 }

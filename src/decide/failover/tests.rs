@@ -10,6 +10,7 @@ use crate::decide::route::{NodeId, Role};
 mod giving_up;
 mod maintained;
 mod outsiders;
+mod renaming;
 mod sealing;
 
 const UNIX: u64 = 1_800_000_000;

@@ -91,8 +91,10 @@ pub enum Contact {
     Silent,
     /// Connections are refused or break.
     Refused,
-    /// Not asked yet, or not in the topology file any more.
+    /// Not asked yet.
     Unknown,
+    /// It is not in the topology file any more, and only keeps its number: what it said last counts for nothing.
+    Removed,
 }
 
 /// Whether a replica hears the primary.
@@ -150,7 +152,9 @@ impl World {
         now: Instant,
     ) -> Self {
         let profiles: Vec<_> = snapshot.nodes.iter().map(|node| profile(node.id)).collect();
-        let answers: Vec<_> = snapshot.nodes.iter().map(|node| answer(node.id)).collect();
+        let is_there = |node: &&NodeView| node.state != State::Removed;
+        let answers: Vec<_> =
+            snapshot.nodes.iter().map(|node| Some(node).filter(is_there).and_then(|node| answer(node.id))).collect();
         let primary = snapshot.primary.and_then(|id| answers.get(usize::from(id.0))?.as_ref());
         let whose = |host: &str, port: u16| {
             let at = |profile: &Option<Profile>| {
@@ -179,10 +183,8 @@ impl World {
                 marked: answer.map_or(0, |answer| answer.marked),
             }
         };
-        let others = answers
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| snapshot.primary.is_none_or(|id| usize::from(id.0) != *index));
+        let others = snapshot.nodes.iter().zip(&answers);
+        let others = others.filter(|(node, _)| is_there(node) && snapshot.primary != Some(node.id));
         let names: Vec<&str> = others.map(|(_, it)| it.as_ref().map_or("", |it| it.standby_name.as_str())).collect();
         Self {
             primary: snapshot.primary,
@@ -207,8 +209,13 @@ impl World {
         self.nodes.get(usize::from(id.0))
     }
 
+    /// Those of the topology file.
+    pub fn present(&self) -> impl Iterator<Item = &Member> {
+        self.nodes.iter().filter(|node| node.contact != Contact::Removed)
+    }
+
     pub fn find(&self, name: &NodeName) -> Option<NodeId> {
-        self.nodes.iter().find(|node| node.name == *name).map(|node| node.id)
+        self.present().find(|node| node.name == *name).map(|node| node.id)
     }
 
     pub fn name(&self, id: NodeId) -> &str {
@@ -246,7 +253,8 @@ fn strangers(standbys: &[String], others: &[&str]) -> usize {
 fn contact(view: &NodeView) -> Contact {
     match (view.state, view.trouble) {
         (State::Up | State::Quarantined, _) => Contact::Up,
-        (State::Unknown | State::Removed, _) => Contact::Unknown,
+        (State::Unknown, _) => Contact::Unknown,
+        (State::Removed, _) => Contact::Removed,
         (_, Some(Trouble::Starting)) => Contact::Starting,
         (_, Some(Trouble::Timeout)) => Contact::Silent,
         (State::Suspect | State::Down, _) => Contact::Refused,
