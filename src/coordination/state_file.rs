@@ -33,11 +33,12 @@ impl StateFile {
     /// # Errors
     /// Another pgpilot has it, or its directory cannot be written to.
     pub fn open(path: &Path) -> Result<Self, StateFileError> {
-        let lock_path = beside(path, "lock");
+        let path = resolved(path).map_err(|source| error(path, source))?;
+        let lock_path = beside(&path, "lock");
         let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&lock_path);
         let lock = lock.map_err(|source| error(&lock_path, source))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path, _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateFileError::Locked(path.display().to_string())),
             Err(errno) => Err(error(&lock_path, errno.into())),
         }
@@ -70,6 +71,21 @@ impl StateFile {
             File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
         };
         write().map_err(|source| error(&self.path, source))
+    }
+}
+
+/// Where the file is, or is to be, behind symbolic links: by whichever name it is opened, it has one lock.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    match fs::canonicalize(path) {
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            match fs::read_link(path) {
+                // To a file that does not exist yet. (A circle of links is another error.)
+                Ok(target) => resolved(&directory.join(target)),
+                Err(_) => Ok(fs::canonicalize(directory)?.join(path.file_name().unwrap_or_default())),
+            }
+        }
+        found => found,
     }
 }
 
@@ -110,6 +126,23 @@ mod tests {
         assert!(matches!(StateFile::open(&path), Err(StateFileError::Locked(_))));
         drop(file);
         assert_eq!(StateFile::open(&path).unwrap().load().unwrap(), record);
+    }
+
+    #[test]
+    fn a_file_has_one_lock_whatever_it_is_called() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, other) = (directory.path().join("state"), directory.path().join("other"));
+        std::os::unix::fs::symlink("state", &other).unwrap();
+        for is_there in [false, true] {
+            let file = StateFile::open(&other).unwrap();
+            assert!(matches!(StateFile::open(&path), Err(StateFileError::Locked(_))), "is there: {is_there}");
+            file.store(&Record { epoch: 7, ..Record::default() }).unwrap();
+            drop(file);
+            let file = StateFile::open(&path).unwrap();
+            assert_eq!(file.load().unwrap().epoch, 7);
+            assert!(matches!(StateFile::open(&other), Err(StateFileError::Locked(_))), "is there: {is_there}");
+        }
+        assert!(fs::symlink_metadata(&other).unwrap().is_symlink());
     }
 
     #[test]
