@@ -43,7 +43,7 @@ const REST: Duration = Duration::from_millis(50);
 /// It cannot be run, says no, or takes longer than `limit`, upon which it is killed.
 ///
 /// # Cancel safety
-/// The command is killed.
+/// The command is killed, and what it has started.
 pub(super) async fn run(
     hook: Hook,
     command: &[String],
@@ -54,11 +54,11 @@ pub(super) async fn run(
     let name = hook.name();
     let mut command = Command::new(program);
     command.args(arguments).env("PGPILOT_HOOK", name).envs(environment.iter().map(|(key, value)| (key, value)));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // So that what it has started can be ended with it.
     command.process_group(0);
     let mut child = command.spawn().map_err(|error| format!("the {name} hook cannot be run: {error}"))?;
-    let group = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)));
     let mut said = Said { source: child.stderr.take(), text: Vec::new() };
     let ended = timeout(limit, async {
         tokio::select! {
@@ -67,10 +67,10 @@ pub(super) async fn run(
         }
     });
     let Ok(status) = ended.await else {
-        // It may have ended at this moment.
-        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
         return Err(format!("the {name} hook took longer than {limit:?}"));
     };
+    // What it leaves behind is meant to stay: it may be a server.
+    group.0 = None;
     let status = status.map_err(|error| format!("the {name} hook: {error}"))?;
     if status.success() {
         return Ok(());
@@ -79,6 +79,18 @@ pub(super) async fn run(
     let _ = timeout(REST, said.listen()).await;
     let said = String::from_utf8_lossy(&said.text);
     Err(format!("the {name} hook failed ({status}): {}", said.trim()))
+}
+
+/// A command, and what it has started: all of that ends with this.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may have ended at this moment.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
 }
 
 /// The end of what a command says on its standard error.
@@ -125,6 +137,25 @@ mod tests {
         let missing = run(Hook::Rejoin, &["/no/such/command".to_owned()], &[], limit).await.unwrap_err();
         assert!(missing.contains("cannot be run"), "{missing}");
         assert_eq!(run(Hook::Rejoin, &[], &[], limit).await, Ok(()));
+    }
+
+    /// Both the shell and what it waits for can write to the pipe: it ends when both have.
+    #[tokio::test]
+    async fn a_hook_that_nobody_waits_for_any_more_ends_with_what_it_has_started() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().await.unwrap().success());
+        let mut reader = Command::new("cat").arg(&pipe).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let script = format!("exec > '{}'; echo begun; (tail -f /dev/null; true)", pipe.display());
+        let output = reader.stdout.as_mut().unwrap();
+        let mut begun = [0; 6];
+        tokio::select! {
+            ended = sh(&script, Duration::from_secs(600)) => panic!("{ended:?}"),
+            read = output.read_exact(&mut begun) => assert_eq!((read.unwrap(), &begun), (6, b"begun\n")),
+        }
+        let mut rest = Vec::new();
+        let ended = timeout(Duration::from_secs(60), output.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "what it has started goes on");
     }
 
     #[tokio::test]
