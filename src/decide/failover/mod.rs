@@ -24,6 +24,7 @@ mod suspicion;
 mod synchronous;
 #[cfg(test)]
 mod tests;
+mod waking;
 mod world;
 
 pub use clock::WallClock;
