@@ -7,6 +7,7 @@ use super::clock::WallClock;
 use super::elect::{Choice, Terms, Unelectable, elect};
 use super::event::{Actions, Ended, Event, Job, Outcome, Purpose, Routing, Writing};
 use super::follow::Obedience;
+use super::ordered::Maintaining;
 use super::repair::{Repairs, Scope, Source};
 use super::suspicion::{Refusal, Suspicion, Testimony, testimony};
 use super::world::{Contact, Log, Member, World};
@@ -52,6 +53,8 @@ pub struct Machine {
     pub(super) last: Option<String>,
     /// The record could not be written: when to try again.
     pub(super) unsaved: Option<Instant>,
+    /// An order for maintenance that is being written down.
+    pub(super) maintaining: Option<Maintaining>,
 }
 
 #[derive(Debug)]
@@ -97,6 +100,7 @@ impl Machine {
             not_before: None,
             last: None,
             unsaved: None,
+            maintaining: None,
         }
     }
 
@@ -111,6 +115,8 @@ impl Machine {
 
     pub fn on(&mut self, event: Event, now: Instant) -> Actions {
         let mut actions = Actions::default();
+        // What it came to is told before anything else happens.
+        let maintaining = self.maintaining.take();
         match event {
             Event::Restored(record) => {
                 self.changed_at = record.changed_at.and_then(|unix| self.clock.moment(unix, now));
@@ -123,10 +129,14 @@ impl Machine {
             Event::Followed(record) => self.followed(record, now, &mut actions),
             Event::Seen(world) => self.seen(world, now, &mut actions),
             Event::Ended { job, outcome } => self.ended(job, outcome, now, &mut actions),
-            Event::NotRecorded(writing, why) => self.not_recorded(&writing, &why, now, &mut actions),
+            Event::NotRecorded(writing, why) => match maintaining {
+                Some(order) => self.not_maintained(&order, &why, &mut actions),
+                None => self.not_recorded(&writing, &why, now, &mut actions),
+            },
             Event::Ordered { order, ticket } => self.ordered(order, ticket, now, &mut actions),
         }
-        if matches!(self.phase, Phase::Steady | Phase::Suspect(_)) {
+        // That order is written down by itself.
+        if self.maintaining.is_none() && matches!(self.phase, Phase::Steady | Phase::Suspect(_)) {
             self.keep_watch(now, &mut actions);
         }
         actions.wake = Some(self.next_look(now));

@@ -14,10 +14,17 @@ use crate::decide::route::NodeId;
 /// Why nothing can be ordered yet.
 const UNKNOWN: &str = "it is not known yet what was decided last: is etcd within reach?";
 
+/// An order for maintenance, and what is to be again if it cannot be written down.
+#[derive(Debug)]
+pub(super) struct Maintaining {
+    ticket: Ticket,
+    before: Maintenance,
+}
+
 impl Machine {
     pub(super) fn ordered(&mut self, order: Order, ticket: Ticket, now: Instant, actions: &mut Actions) {
         let answer = match order {
-            Order::Maintenance(maintenance) => self.maintain(maintenance, actions),
+            Order::Maintenance(maintenance) => self.maintain(maintenance, ticket, actions),
             Order::Switchover { to, run } => match self.plan_switchover(to) {
                 Ok((old, terms, plan)) => match run {
                     Run::Dry => Ok(plan),
@@ -54,21 +61,30 @@ impl Machine {
         actions.answers.push((ticket, answer));
     }
 
-    fn maintain(&mut self, maintenance: Maintenance, actions: &mut Actions) -> Result<String, String> {
+    fn maintain(&mut self, maintenance: Maintenance, ticket: Ticket, actions: &mut Actions) -> Result<String, String> {
         match &self.phase {
             Phase::Following(_) => return Err(ELSEWHERE.to_owned()),
             Phase::Asleep => return Err(UNKNOWN.to_owned()),
             Phase::Estranged(why) => return Err(why.clone()),
             Phase::Waking | Phase::Steady | Phase::Suspect(_) | Phase::Changing(_) => {}
         }
-        self.record.maintenance = maintenance;
+        let before = std::mem::replace(&mut self.record.maintenance, maintenance);
+        self.maintaining = Some(Maintaining { ticket, before });
         // What was held back is done now, or the other way round.
         self.repairs.tell_again();
-        actions.record = Some(Writing::Also(self.record.clone()));
+        // The next pgpilot is to know of it before anybody relies on it.
+        actions.record = Some(Writing::First(self.record.clone()));
         Ok(match maintenance {
             Maintenance::On => "automatic failover is off until maintenance ends".to_owned(),
             Maintenance::Off => "maintenance has ended".to_owned(),
         })
+    }
+
+    pub(super) fn not_maintained(&mut self, order: &Maintaining, why: &str, actions: &mut Actions) {
+        let why = format!("maintenance stays as it was: it cannot be written down: {why}");
+        self.record.maintenance = order.before;
+        actions.alarm(None, why.clone());
+        actions.answers.push((order.ticket, Err(why)));
     }
 
     /// The primary, what counts for the choice, and what would be done in words.

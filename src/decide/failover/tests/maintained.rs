@@ -110,8 +110,27 @@ fn what_is_only_found_waits_until_maintenance_ends() {
     assert!(found.jobs.is_empty() && later.jobs.is_empty(), "{found:?} {later:?}");
     assert!(later.wake.unwrap() >= now + SECOND * 11, "there is nothing to be looked at so often");
     let ended = set(&mut machine, Maintenance::Off, now + SECOND * 10);
-    assert!(told(&ended, "it is fenced and quarantined"), "{ended:?}");
-    assert_eq!(ended.jobs, [Job::Rejoin { node: NEW, primary: OLD }, Job::Follow { node: NodeId(2), primary: OLD }]);
+    assert!(matches!(ended.record, Some(Writing::First(_))) && ended.jobs.is_empty(), "{ended:?}");
+    let found = machine.on(Event::Seen(seen), now + SECOND * 10);
+    assert!(told(&found, "it is fenced and quarantined"), "{found:?}");
+    assert_eq!(found.jobs, [Job::Rejoin { node: NEW, primary: OLD }, Job::Follow { node: NodeId(2), primary: OLD }]);
+}
+
+/// The next pgpilot would not know of it.
+#[test]
+fn an_order_that_cannot_be_written_down_is_refused() {
+    let now = Instant::now();
+    for suspected in [false, true] {
+        let mut machine = machine(record(None), now);
+        if suspected {
+            machine.on(Event::Seen(world(Contact::Refused)), now);
+        }
+        let ordered = set(&mut machine, Maintenance::On, now);
+        let Some(writing @ Writing::First(_)) = ordered.record else { panic!("{ordered:?}") };
+        let refused = machine.on(Event::NotRecorded(writing, "disk full".to_owned()), now);
+        assert!(matches!(&refused.answers[..], [(1, Err(why))] if why.contains("disk full")), "{refused:?}");
+        assert_eq!(machine.record().maintenance, Maintenance::Off);
+    }
 }
 
 #[test]
