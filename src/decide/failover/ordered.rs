@@ -7,12 +7,15 @@ use super::event::{Actions, Ended, Purpose, Ticket, Writing};
 use super::follow::ELSEWHERE;
 use super::machine::{Machine, Phase};
 use super::suspicion::{Testimony, testimony};
-use super::world::{Applies, Contact};
+use super::world::{Applies, Contact, Hearing};
 use super::{Guards, Maintenance, Order, Run};
 use crate::decide::route::NodeId;
 
 /// Why nothing can be ordered yet.
 const UNKNOWN: &str = "it is not known yet what was decided last: is etcd within reach?";
+
+/// A candidate that lacks more bytes of the log may take too long to replay them.
+const FAR: u64 = 16 << 20;
 
 /// An order for maintenance, and what is to be again if it cannot be written down.
 #[derive(Debug)]
@@ -102,12 +105,26 @@ impl Machine {
             return Err(format!("{name} cannot take over: its replay is paused (pg_wal_replay_resume() ends that)"));
         }
         let mut plan = format!("{} would hand over to {name}", self.world.name(old));
+        if let Some(flaw) = self.flaw(&choice) {
+            plan += &format!("; {name} {flaw}: it would be refused if that is so until its time is over");
+        }
         for node in self.world.present() {
             if node.id != old && node.id != choice.candidate && node.contact != Contact::Up {
                 plan += &format!("; {} does not answer, and would not be waited for", node.name);
             }
         }
         Ok((old, terms, plan))
+    }
+
+    /// What keeps a candidate from getting the end of the primary's log, as it is now.
+    fn flaw(&self, choice: &Choice) -> Option<String> {
+        let node = self.world.node(choice.candidate)?;
+        let behind = self.world.written.map_or(0, |written| written.since(choice.log.replayed));
+        if node.hearing == Hearing::Nothing {
+            Some("does not stream".to_owned())
+        } else {
+            (behind > FAR).then(|| format!("is {behind} bytes behind"))
+        }
     }
 
     fn plan_failover(

@@ -193,6 +193,12 @@ fn of_two_with_the_same_log_the_one_that_has_replayed_it_is_chosen() {
     assert_eq!(plan(with(|node| node.priority = 200), None), "pg1 would hand over to pg2");
     let frozen = with(|node| node.contact = Contact::Silent);
     assert_eq!(plan(frozen, None), "pg1 would hand over to pg3; pg2 does not answer, and would not be waited for");
+    let told = "; pg2 does not stream: it would be refused if that is so until its time is over";
+    let deaf = with(|node| node.hearing = Hearing::Nothing);
+    assert_eq!(plan(deaf, Some(1)), format!("pg1 would hand over to pg2{told}"));
+    let mut far = world(Contact::Up);
+    far.written = Some(Lsn(50 << 20));
+    assert!(plan(far, Some(1)).contains("; pg2 is 52428700 bytes behind: it would be refused"));
     let paused = plan(with(|node| node.applies = Applies::Paused), Some(1));
     assert!(paused.starts_with("pg2 cannot take over: its replay is paused"), "{paused}");
     assert_eq!(plan(world(Contact::Up), Some(0)), "pg1 cannot be promoted: it is the primary already");
