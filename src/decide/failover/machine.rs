@@ -11,7 +11,7 @@ use super::ordered::Maintaining;
 use super::repair::{Repairs, Scope, Source};
 use super::suspicion::{Refusal, Suspicion, Testimony, testimony};
 use super::world::{Contact, Log, Member, World};
-use super::{Guards, Maintenance, Progress, Record};
+use super::{Guards, Maintenance, Progress, Record, Synchronous};
 use crate::decide::route::{NodeId, Role};
 
 /// After an attempt that was called off, the next one has to wait for so long.
@@ -209,6 +209,15 @@ impl Machine {
         };
         if record == self.record {
             return;
+        }
+        let (old, new) = (Synchronous::parse(&self.record.synchronous), Synchronous::parse(&record.synchronous));
+        if new.quorum < old.quorum {
+            let text = format!(
+                "lets commits wait for {} standbys (synchronous_standby_names = '{}'), where they waited for {} ('{}'): \
+                 what is acknowledged now may be lost with it",
+                new.quorum, record.synchronous, old.quorum, self.record.synchronous
+            );
+            actions.alarm(Some(primary.id), text);
         }
         if record.primary != self.record.primary {
             self.repairs.forget();

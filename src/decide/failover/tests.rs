@@ -301,3 +301,35 @@ fn what_others_had_seen_of_the_log_counts() {
         assert_eq!(after_loss(&mut machine, now, Duration::from_secs(5)).0, state, "{written}");
     }
 }
+
+#[test]
+fn a_primary_that_promises_less_than_the_one_before_is_told_of() {
+    let now = Instant::now();
+    let left = Record { synchronous: "ANY 1 (pg2, pg3)".to_owned(), ..record(None) };
+    for (primary, synchronous, expected) in [
+        (0, "ANY 1 (pg2, pg3)", None),
+        (1, "FIRST 2 (pg1, pg3)", None),
+        (
+            1,
+            "",
+            Some("wait for 0 standbys (synchronous_standby_names = ''), where they waited for 1 ('ANY 1 (pg2, pg3)')"),
+        ),
+        (0, "", Some("wait for 0 standbys")),
+    ] {
+        let mut machine = Machine::new(rules(), WallClock { unix: UNIX, at: now });
+        let mut seen = world(Contact::Up);
+        (seen.primary, seen.synchronous) = (Some(NodeId(primary)), Some(synchronous.to_owned()));
+        seen.nodes[0].role = Role::Replica;
+        seen.nodes[usize::from(primary)].role = Role::Primary;
+        machine.on(Event::Restored(left.clone()), now);
+        let told = machine.on(Event::Seen(seen.clone()), now);
+        let again = machine.on(Event::Seen(seen), now);
+        let alarms = |actions: Actions| -> Vec<String> {
+            let notes = actions.notes.into_iter().filter(|note| note.text.contains("synchronous_standby_names"));
+            notes.map(|note| note.text).collect()
+        };
+        let (told, again) = (alarms(told), alarms(again));
+        assert_eq!(told.len() + again.len(), usize::from(expected.is_some()), "{told:?} {again:?}");
+        assert!(expected.is_none_or(|part| told.iter().chain(&again).any(|text| text.contains(part))), "{told:?}");
+    }
+}
