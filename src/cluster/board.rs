@@ -273,6 +273,10 @@ fn log(change: &Change, snapshot: &Snapshot) {
         Change::LogLost { node, epoch, from, to } => {
             warn!(node = name(*node), epoch, %from, %to, "primary came back without the end of its log");
         }
+        Change::LogLeft { node, was, kept, end } => {
+            let (node, was) = (name(*node), name(*was));
+            warn!(node, was, %kept, %end, "primary was promoted without the end of the log of the one before");
+        }
         Change::Contested { nodes } => {
             let nodes: Vec<_> = nodes.iter().map(|&id| name(id)).collect();
             warn!(?nodes, "cannot tell which node is the primary");

@@ -18,6 +18,14 @@ pub(super) fn write(journal: &Journal, change: &Change, snapshot: &Snapshot) {
             let text = format!("came back without the end of its log: {to} instead of {from}; epoch {epoch}");
             (Topic::Primary, Some(node), text)
         }
+        Change::LogLeft { node, was, kept, end } => {
+            let text = format!(
+                "was promoted to the same timeline as {}, of whose log it has what was written up to {kept}: the rest, up \
+                 to {end}, is lost",
+                name(was)
+            );
+            (Topic::Primary, Some(node), text)
+        }
         Change::Contested { nodes } => {
             let names: Vec<_> = nodes.iter().map(name).collect();
             (Topic::Primary, None, format!("cannot tell which node is the primary: {}", names.join(", ")))

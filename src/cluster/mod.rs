@@ -29,7 +29,7 @@ pub use settings::Settings;
 
 use crate::config;
 use crate::decide::health::{Answer, Event, NodeSpec};
-use crate::decide::position::Timeline;
+use crate::decide::position::{Fork, Timeline};
 use crate::decide::route::{NodeId, Snapshot, Writes};
 use crate::telemetry::{Journal, Topic};
 
@@ -54,6 +54,8 @@ pub struct Memory {
     pub timeline: Timeline,
     /// The newest epoch that was seen in a primary's database.
     pub marked: u64,
+    /// Where timelines began that pgpilot's own promotions have made.
+    pub forks: Vec<Fork>,
     /// Held: a change of primary was under way.
     pub writes: Writes,
 }
@@ -80,6 +82,7 @@ impl Cluster {
             && let Some(node) = cluster.find(memory.primary.as_str())
         {
             cluster.board.report(Event::Marked(memory.marked));
+            cluster.board.report(Event::Forked(memory.forks.clone()));
             cluster.board.report(Event::Remembered { node, timeline: memory.timeline });
             if memory.writes == Writes::Held {
                 cluster.board.report(Event::Held);

@@ -134,8 +134,8 @@ impl Past {
     pub fn memory(&self) -> Option<Memory> {
         let primary = self.record.primary.clone()?;
         let writes = if self.record.progress == Progress::Steady { Writes::Open } else { Writes::Held };
-        let Record { timeline, marked, .. } = self.record;
-        Some(Memory { primary, timeline, marked, writes })
+        let Record { timeline, marked, ref forks, .. } = self.record;
+        Some(Memory { primary, timeline, marked, forks: forks.clone(), writes })
     }
 }
 

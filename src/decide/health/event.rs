@@ -227,6 +227,14 @@ pub enum Change {
         from: Lsn,
         to: Lsn,
     },
+    /// The primary was promoted to the same timeline as the one before, without having seen all that one's log.
+    LogLeft {
+        node: NodeId,
+        was: NodeId,
+        /// Up to where they share it.
+        kept: Lsn,
+        end: Lsn,
+    },
     /// Several writable nodes, or nodes of several clusters, and nothing says which is the primary.
     Contested {
         nodes: Vec<NodeId>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::decide::position::Timeline;
+use crate::decide::position::{Fork, Timeline};
 use crate::decide::route::NodeId;
 
 use super::event::Stage;
@@ -43,17 +43,25 @@ pub(super) enum Verdict {
 
 impl Following {
     /// `bound`: the only node that may be followed, if others have decided that. `marked`: the newest epoch that a primary
-    /// has had written down: nobody who lacks it replaces a primary, whatever its timeline.
+    /// has had written down: nobody who lacks it replaces a primary, whatever its timeline. `forks`: where timelines began
+    /// that pgpilot's own promotions have made: whoever else writes one of these was replaced, or given up.
     pub(super) fn judge(
         self,
         records: &[Record],
         identity: Option<u64>,
         bound: Option<NodeId>,
         marked: u64,
+        forks: &[Fork],
     ) -> Verdict {
         let Some(identity) = identity else { return Verdict::Keep };
         let allowed = |id: NodeId| bound.is_none_or(|bound| bound == id);
         let outdated = |id: NodeId| records[usize::from(id.0)].is_outdated(marked);
+        // Two promotions, neither of which had seen the other one's timeline, have the same. The later one was meant to
+        // replace what the earlier one had made, unless both were seen to take writes at one time.
+        let shares = |id: NodeId, claimed: Timeline| {
+            let is_ours = forks.iter().any(|fork| fork.timeline == claimed);
+            !is_ours && records[usize::from(id.0)].barred_on() != Some(claimed)
+        };
         match self {
             Self::Node { id, timeline } => {
                 let record = &records[usize::from(id.0)];
@@ -65,16 +73,21 @@ impl Following {
                     None if record.answer().is_some() => Verdict::StepDown { was: id, timeline },
                     Some(now) if record.holds_on() && now > timeline => Verdict::Follow { id, timeline: now },
                     Some(_) if record.holds_on() => Verdict::Keep,
-                    _ => elect(records, identity, outdated, |id, claimed| claimed > timeline && allowed(id)),
+                    _ => elect(records, identity, outdated, |id, claimed| {
+                        let follows = record.is_dead() && claimed == timeline && shares(id, claimed);
+                        allowed(id) && (claimed > timeline || follows)
+                    }),
                 }
             }
             // The old primary itself may come back on the timeline that it wrote.
             Self::Vacant { was, timeline } => {
                 let gone = records[usize::from(was.0)].is_removed();
+                let steps_down = records[usize::from(was.0)].is_recovering();
                 // Nor is that one held to what may have been dropped from its database.
                 let outdated = |id: NodeId| id != was && outdated(id);
                 elect(records, identity, outdated, |id, claimed| {
-                    allowed(id) && (claimed > timeline || (claimed == timeline && (gone || id == was)))
+                    let follows = gone || id == was || (steps_down && shares(id, claimed));
+                    allowed(id) && (claimed > timeline || (claimed == timeline && follows))
                 })
             }
             Self::Undecided => {

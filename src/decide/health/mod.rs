@@ -236,20 +236,43 @@ impl Health {
     }
 
     fn take(&mut self, id: NodeId, timeline: Timeline, actions: &mut Actions) {
+        let left = self.leave_for(id, timeline);
         self.begin_epoch();
+        if let Some(Change::LogLeft { kept, .. }) = left {
+            self.end_logs(|_| Some(kept));
+        }
         self.following = Following::Node { id, timeline };
         self.mark(id, actions);
+        actions.changes.extend(left);
         actions.changes.push(Change::Following { node: id, epoch: self.epoch, timeline });
         // The replicas' timelines tell who follows it.
         let others = numbered(&self.records).filter(|(other, record)| *other != id && !record.is_removed());
         actions.probe.extend(others.map(|(other, _)| other));
     }
 
+    /// What is left behind with a primary whose timeline has the same number as that of its successor, but is another one.
+    fn leave_for(&self, node: NodeId, timeline: Timeline) -> Option<Change> {
+        let (was, before) = match self.following {
+            Following::Node { id, timeline } | Following::Vacant { was: id, timeline } => (id, timeline),
+            Following::Undecided => return None,
+        };
+        let renamed = self.records[usize::from(was.0)].is_removed();
+        if was == node || before != timeline || renamed {
+            return None;
+        }
+        let recovered = |id| self.answer(id).and_then(|answer| answer.recovered);
+        let oldest = self.marks.points().first().map(|point| point.lsn);
+        // Both began at their recovery's end. Who does not know where that was began before it was first heard.
+        let kept = [recovered(node), recovered(was), oldest].into_iter().flatten().min()?;
+        let end = self.marks.newest()?.lsn;
+        Some(Change::LogLeft { node, was, kept, end })
+    }
+
     fn follow(&mut self, actions: &mut Actions) {
         if self.writes == Writes::Held {
             return;
         }
-        let verdict = self.following.judge(&self.records, self.identity, self.bound, self.marked);
+        let verdict = self.following.judge(&self.records, self.identity, self.bound, self.marked, &self.forks);
         let contested = match &verdict {
             Verdict::Contested(nodes) => nodes.clone(),
             _ if self.identity.is_none() => unidentified(&self.records),
@@ -293,9 +316,19 @@ impl Health {
     fn hear(&mut self, node: NodeId, now: Instant, actions: &mut Actions) {
         let index = usize::from(node.0);
         match self.following {
-            Following::Node { id, .. } if id == node => self.mark(node, actions),
+            Following::Node { id, timeline } if id == node => {
+                self.mark(node, actions);
+                let record = &self.records[index];
+                if let (Some(heard), Some(_)) = (record.position(), record.writable_on()) {
+                    let others = self.records.iter_mut().enumerate().filter(|(other, _)| *other != index);
+                    others.for_each(|(_, other)| other.compare(timeline, heard.asked_at));
+                }
+            }
             Following::Node { id, timeline } => {
-                let rival = self.records[index].writable_on().is_some_and(|claimed| claimed > timeline);
+                let record = &self.records[index];
+                let rival = record
+                    .writable_on()
+                    .is_some_and(|claimed| claimed > timeline || (claimed == timeline && record.barred_on().is_none()));
                 if rival {
                     // It was promoted: is the primary still there?
                     actions.probe.push(id);

@@ -27,6 +27,9 @@ pub(super) struct Record {
     pub(super) drained: bool,
     /// It was made the primary then: what it was asked before tells of the replica that it was.
     appointed_at: Option<Instant>,
+    /// The timeline that it writes without being anybody's successor there: it was seen to write it while the primary wrote
+    /// one of the same number, or was a replica on it and has not been promoted.
+    barred_on: Option<Timeline>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +64,7 @@ impl Record {
             door: Door::Open,
             drained: false,
             appointed_at: None,
+            barred_on: None,
         }
     }
 
@@ -138,6 +142,29 @@ impl Record {
         self.writable_on().is_some() && self.marked() < marked
     }
 
+    /// Whether it was found to be a replica when it was asked last, and answers.
+    pub(super) fn is_recovering(&self) -> bool {
+        let recovers = matches!(&self.answer, Some(Answer { stage: Stage::Recovering(_), .. }));
+        self.is_answering() && recovers
+    }
+
+    /// Whether there is nobody that could be asked, also not somebody who only does not come to answering.
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self.standing, Standing::Failing { times: SILENT.., trouble: Trouble::Refused | Trouble::Lost })
+    }
+
+    pub(super) fn barred_on(&self) -> Option<Timeline> {
+        self.barred_on
+    }
+
+    /// The primary has been heard at `heard`: if this one wrote its timeline before, there were two at one time.
+    pub(super) fn compare(&mut self, timeline: Timeline, heard: Instant) {
+        let wrote_before = self.position.is_some_and(|sample| sample.asked_at < heard);
+        if wrote_before && self.is_answering() && self.writable_on() == Some(timeline) {
+            self.barred_on = Some(timeline);
+        }
+    }
+
     /// The newest epoch that is written down in its database.
     pub(super) fn marked(&self) -> u64 {
         self.answer.as_ref().map_or(0, |answer| answer.marked)
@@ -165,6 +192,13 @@ impl Record {
         if let (Some(old), Stage::Recovering(Recovery { receiver: None, .. })) = (&self.answer, &answer.stage) {
             answer.timeline = answer.timeline.max(old.timeline);
         }
+        self.barred_on = match (&answer.stage, &self.answer) {
+            (Stage::Recovering(_), _) => None,
+            (_, Some(Answer { stage: Stage::Recovering(_), timeline, .. })) if *timeline >= answer.timeline => {
+                Some(answer.timeline)
+            }
+            _ => self.barred_on,
+        };
         self.standing = Standing::Answering;
         let lsn = match &answer.stage {
             Stage::Writable { insert, .. } => Some(answer.wal.record_end(*insert)),
