@@ -1,10 +1,11 @@
 //! Nodes with writes of their own.
 
 use pgpilot::decide::failover::{Maintenance, Order};
+use pgpilot::decide::route::State;
 use pgpilot::demo::account::Account;
 use pgpilot::demo::{Scope, Stop};
 
-use super::{plain, table, until_written, with_hooks, without_hooks};
+use super::{leave, plain, section, successor, table, until_written, with_hooks, without_hooks};
 use crate::support::proxy::ask;
 use crate::support::{LIMIT, wait_for};
 
@@ -111,4 +112,45 @@ async fn a_node_that_left_before_the_last_epoch_takes_nobodys_place() {
     until_written(&client, "INSERT INTO t VALUES (2)").await;
     assert_eq!((proxy.primary().as_deref(), proxy.epoch()), (Some("pg2"), 2), "{:#?}", proxy.events());
     assert_eq!(ask(&client, "/* pgpilot: primary */ SELECT sum(n) FROM t").await, "3");
+}
+
+/// Two promotions by other hands, one after the other, to the same timeline: the second node has not seen the first one's.
+#[tokio::test]
+async fn a_second_promotion_to_the_same_timeline_is_followed_when_the_first_one_is_dead() {
+    let proxy = without_hooks(plain(), "automatic = false\n").await;
+    let client = table(&proxy).await;
+    proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    for (n, (dies, follows)) in [("pg1", "pg2"), ("pg2", "pg3")].into_iter().enumerate() {
+        proxy.node(dies).kill9(Scope::Node).await.unwrap();
+        let is_noticed = async || {
+            let snapshot = proxy.app.shared().cluster.snapshot();
+            snapshot.node(proxy.id(dies)).is_some_and(|node| node.state == State::Down)
+        };
+        wait_for("the loss to be noticed", LIMIT, is_noticed).await;
+        proxy.node(follows).promote().await.unwrap();
+        until_written(&client, &format!("INSERT INTO t VALUES ({})", n + 1)).await;
+        assert_eq!(proxy.primary().as_deref(), Some(follows), "{:#?}", proxy.events());
+    }
+    assert_eq!(proxy.app.shared().cluster.snapshot().timeline.0, 2);
+    proxy.wait_for_event("was promoted to the same timeline as pg2").await;
+}
+
+/// A state file that was taken over from somewhere else, and tells of a promotion that was begun there.
+#[tokio::test]
+async fn what_was_decided_about_another_cluster_is_left_alone() {
+    let proxy = without_hooks(plain(), "").await;
+    let servers = proxy.servers.clone();
+    drop(proxy);
+    leave(&servers, "{\"Promoting\": {\"candidate\": \"pg3\", \"decided\": \"0/1\"}}").await;
+    let file = servers.directory().join("failover.state");
+    let own = std::fs::read_to_string(&file).unwrap();
+    let (_, system) = own.split_once("\"system\": ").unwrap();
+    let foreign = own.replace(system.split_once(',').unwrap().0, "1");
+    std::fs::write(&file, &foreign).unwrap();
+    let proxy = successor(&servers, &format!("{}automatic = true\n", section(&servers))).await;
+    proxy.wait_for_event("the record is of another cluster").await;
+    let refused = proxy.order(Order::Maintenance(Maintenance::On)).await.unwrap_err();
+    assert!(format!("{refused:?}").contains("remove the record"), "{refused:?}");
+    assert_eq!(servers.node("pg3").unwrap().value("SELECT pg_is_in_recovery()").await.unwrap().as_deref(), Some("t"));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), foreign);
 }
