@@ -55,7 +55,7 @@ fn add_functions(builder: &mut CatalogueBuilder) {
         ("public", "procedural", no, "plpgsql", None, no, "DECLARE x int; BEGIN SELECT last_value INTO x FROM s; END"),
         ("public", "leaving", no, "sql", None, no, "SELECT set_config('work_mem', '1MB', false)"),
         ("public", "built", no, "plpgsql", None, no, "BEGIN EXECUTE 'SELECT pg_advisory_xact_lock(' || $1 || ')'; END"),
-        ("public", "built_well", no, "plpgsql", None, no, "BEGIN EXECUTE 'SELECT lower(' || $1 || ')'; END"),
+        ("public", "built_well", no, "plpgsql", None, no, "BEGIN EXECUTE 'SELECT upper(' || $1 || ')'; END"),
         ("public", "told", no, "plpgsql", None, no, "BEGIN RAISE 'no pg_is_in_recovery()'; RETURN unknown(1); END"),
         ("public", "tenant", no, "sql", None, no, "SELECT current_setting('app.tenant', true)"),
         ("public", "twice", no, "sql", None, no, "SELECT 2"),
