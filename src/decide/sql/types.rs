@@ -255,7 +255,7 @@ bitflags::bitflags! {
         const SETTINGS = 1;
         /// May leave state on the server connection that cannot be replayed: temporary objects, session advisory locks, WITH HOLD cursors, LISTEN.
         const PINS = 1 << 1;
-        /// May remove such state.
+        /// May remove such state, or have made it where the text does not show it: the server has to be asked.
         const UNPINS = 1 << 2;
         /// May change the catalogue: cached verdicts and the catalogue may be stale.
         const CATALOGUE = 1 << 3;
