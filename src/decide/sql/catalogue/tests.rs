@@ -255,6 +255,10 @@ fn what_the_grammar_calls_is_seen() {
         ("varchar", "SELECT c::character varying(3) FROM t"),
         ("bpchar", "SELECT c::char FROM t"),
         ("numeric", "SELECT c::dec(3, 1) FROM t"),
+        ("numeric", "SELECT CAST(c AS numeric(10, 2)) FROM t"),
+        ("numeric", "SELECT CAST(c AS dec(3)) FROM t"),
+        ("numeric", "SELECT CAST(c AS \"numeric\"(3)) FROM t"),
+        ("varchar", "SELECT CAST(c AS character varying(3)), CAST(c AS varchar(3)) FROM t"),
         ("timestamptz", "SELECT c::timestamp with time zone FROM t"),
         ("bool", "SELECT boolean 't'"),
     ] {
