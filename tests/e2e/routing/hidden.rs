@@ -29,6 +29,10 @@ CREATE AGGREGATE summed(int) (SFUNC = step, STYPE = int);
 CREATE EXTENSION IF NOT EXISTS tablefunc;
 CREATE DOMAIN elsewhere AS int CHECK (VALUE > 0 AND NOT pg_is_in_recovery());
 CREATE TABLE dt (d elsewhere);
+CREATE SEQUENCE s;
+CREATE FUNCTION next_of(regclass) RETURNS int8 STABLE STRICT LANGUAGE internal AS 'nextval_oid';
+CREATE FUNCTION recovers() RETURNS bool STABLE LANGUAGE internal AS 'pg_is_in_recovery';
+CREATE FUNCTION lowered(text) RETURNS text IMMUTABLE STRICT LANGUAGE internal AS 'lower';
 ";
 
 #[tokio::test]
@@ -56,6 +60,9 @@ async fn what_stands_behind_names_is_found_in_the_catalogue() {
         ("SELECT * FROM crosstab('SELECT 1, 2, 3') AS c(a int, b int)", Intent::Write),
         ("SELECT json_populate_record(dt, '{}') FROM dt", Intent::Write),
         ("SELECT dt FROM dt", Intent::Read),
+        ("SELECT next_of('s')", Intent::Write),
+        ("SELECT recovers()", Intent::Write),
+        ("SELECT lowered('A')", Intent::Read),
     ] {
         // Where it can be called at all, the server says so.
         if intent == Intent::Write {

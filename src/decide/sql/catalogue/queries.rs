@@ -52,7 +52,8 @@ impl CatalogueQuery {
 ///   VARIADIC array and of the types.
 /// - field: a function that takes a row as its only argument (the further ones have defaults), which can be called as
 ///   `row.name` (`ParseFuncOrColumn` in src/backend/parser/parse_func.c).
-/// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of.
+/// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of; of another
+///   name for a built-in function, calls of those that its source is the source of.
 /// - types: of its arguments and its result, those that are not built in, one a line: a domain may be checked on the way.
 /// - defaults: a query over what its arguments are where a call leaves them out.
 ///
@@ -74,6 +75,9 @@ SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname:
                 WHERE f.oid IN (g.aggtransfn, g.aggfinalfn, g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn,
                                 g.aggcombinefn, g.aggserialfn, g.aggdeserialfn))
             WHEN p.prosqlbody IS NOT NULL THEN pg_catalog.pg_get_function_sqlbody(p.oid)
+            WHEN l.lanname = 'internal' AND p.oid >= 16384 AND p.prokind <> 'a' THEN (
+                SELECT 'SELECT ' || string_agg('pg_catalog.' || pg_catalog.quote_ident(b.proname) || '()', ', ')
+                FROM pg_catalog.pg_proc b WHERE b.prolang = p.prolang AND b.prosrc = p.prosrc AND b.oid < 16384)
             WHEN l.lanname NOT IN ('c', 'internal') THEN p.prosrc END,
        CASE WHEN n.nspname <> 'pg_catalog' THEN (
                 SELECT string_agg(t.typname::text, E'\n') FROM pg_catalog.pg_type t
