@@ -33,6 +33,13 @@ CREATE SEQUENCE s;
 CREATE FUNCTION next_of(regclass) RETURNS int8 STABLE STRICT LANGUAGE internal AS 'nextval_oid';
 CREATE FUNCTION recovers() RETURNS bool STABLE LANGUAGE internal AS 'pg_is_in_recovery';
 CREATE FUNCTION lowered(text) RETURNS text IMMUTABLE STRICT LANGUAGE internal AS 'lower';
+CREATE TYPE letter AS ENUM ('x');
+CREATE FUNCTION shown(letter) RETURNS json STABLE LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN 1::text; END';
+CREATE CAST (letter AS json) WITH FUNCTION shown(letter);
+CREATE TYPE letters AS (a int, l letter[]);
+CREATE TABLE lettered (l letter);
+CREATE TABLE deeper (a letters);
 ";
 
 #[tokio::test]
@@ -63,6 +70,10 @@ async fn what_stands_behind_names_is_found_in_the_catalogue() {
         ("SELECT next_of('s')", Intent::Write),
         ("SELECT recovers()", Intent::Write),
         ("SELECT lowered('A')", Intent::Read),
+        ("SELECT to_json(l) FROM lettered", Intent::Write),
+        ("SELECT jsonb_agg(deeper) FROM deeper", Intent::Write),
+        ("SELECT to_jsonb('{x}'::letter[])", Intent::Write),
+        ("SELECT to_json(t) FROM t", Intent::Read),
     ] {
         // Where it can be called at all, the server says so.
         if intent == Intent::Write {
