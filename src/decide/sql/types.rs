@@ -314,7 +314,7 @@ bitflags::bitflags! {
         const PARAMETERS = 1 << 1;
         /// The types of constants, or what they say: texts of one shape need not share them.
         const LITERALS = 1 << 2;
-        /// Which relations are known: one that it names is not among them.
+        /// Which relations, types and operators are known: one that it names is not among them.
         const STRANGERS = 1 << 3;
     }
 }
@@ -346,7 +346,7 @@ reasons! {
     SelectInto = "select_into",
     /// A function that the catalogue or pgpilot's list says needs the primary.
     PrimaryFunction = "primary_function",
-    /// A function the catalogue does not know, or no catalogue is loaded.
+    /// A function, a type or an operator that the catalogue does not know, or no catalogue is loaded.
     UnknownFunction = "unknown_function",
     /// A relation that the catalogue does not have: a view made elsewhere, or a temporary table.
     UnknownRelation = "unknown_relation",

@@ -47,7 +47,7 @@ async fn what_stands_behind_names_is_found_in_the_catalogue() {
     let cluster = own_cluster().await;
     let mut session = Session::open(cluster.node("pg1").unwrap(), SUPERUSER, "postgres").await;
     assert_eq!(session.run(SCHEMA).await.error, None);
-    let judge = Judge::load(&mut session).await;
+    let mut judge = Judge::load(&mut session).await;
     for (text, intent) in [
         ("SELECT told()", Intent::Write),
         ("SELECT abs(plain(told()::int))", Intent::Write),
@@ -80,6 +80,16 @@ async fn what_stands_behind_names_is_found_in_the_catalogue() {
             assert_eq!(session.run(text).await.error, None, "{text}");
         }
         assert_eq!(judge.classify(text).statements[0].intent, intent, "{text}");
+    }
+    // Nothing is known of what has been made since; and then it is.
+    let made = "CREATE DOMAIN fresh AS int CHECK (VALUE > 0);
+                CREATE OPERATOR <<@ (LEFTARG = int, RIGHTARG = int, FUNCTION = step)";
+    assert_eq!(session.run(made).await.error, None);
+    for intent in [Intent::Write, Intent::Read] {
+        for text in ["SELECT 5::fresh", "SELECT CAST(5 AS public.fresh)", "SELECT a <<@ 3 FROM t"] {
+            assert_eq!(judge.classify(text).statements[0].intent, intent, "{text}");
+        }
+        judge.reload(&mut session).await;
     }
     let left = judge.classify("SELECT locked(1)").statements[0].effects;
     assert!(left.contains(Effects::PINS), "{left:?}");

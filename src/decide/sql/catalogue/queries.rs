@@ -273,12 +273,20 @@ SELECT session_user::text, 'asked', s.name, s.reset_val
 FROM pg_catalog.pg_settings s
 WHERE s.name = 'search_path'";
 
-/// schema, name: of every relation that a query can name, schema by schema.
+/// schema, name, kind: of every relation, type and operator that a query can name, schema by schema. Kinds: `relation`, `type`,
+/// `operator`.
 const NAMES: &str = r"
-SELECT n.nspname::text, c.relname::text
-FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_(temp|toast)'
+SELECT n.nspname::text, o.name::text, o.kind
+FROM (SELECT c.relnamespace, c.relname, 'relation'
+      FROM pg_catalog.pg_class c
+      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+      UNION ALL
+      SELECT t.typnamespace, t.typname, 'type' FROM pg_catalog.pg_type t
+      UNION ALL
+      SELECT DISTINCT p.oprnamespace, p.oprname, 'operator' FROM pg_catalog.pg_operator p
+     ) o (schema, name, kind)
+JOIN pg_catalog.pg_namespace n ON n.oid = o.schema
+WHERE n.nspname !~ '^pg_(temp|toast)'
 ORDER BY n.nspname";
 
 /// schema, name, text: what a write to a relation runs besides itself, one row each; without schema and name: what DDL runs.
