@@ -200,7 +200,11 @@ impl Session {
         }
         // A temporary object comes before all others of its name, and nobody else has it.
         let hides = [Pin::TemporaryObject, Pin::SessionMode].iter().any(|pin| self.pins.contains(pin));
-        if hides || (self.left.effects | effects).contains(Effects::PINS) {
+        // What has been made, and not been asked for yet, may be one.
+        let made = self.left.effects.intersects(Effects::PINS | Effects::UNPINS)
+            || effects.contains(Effects::PINS)
+            || effects.contains(Effects::DDL);
+        if hides || made {
             let _ = write!(context, "{}", self.number);
         }
         context

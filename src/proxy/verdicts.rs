@@ -372,7 +372,9 @@ mod tests {
     fn a_verdict_on_a_stranger_holds_until_further_relations_are_known() {
         let recipe = CatalogueRecipe::new(FunctionLists::default());
         let load = |names: &[&str], before: &Loaded| {
-            let row = |name: &&str| -> Box<TextRow> { [Some("public".to_owned()), Some((*name).to_owned())].into() };
+            let row = |name: &&str| -> Box<TextRow> {
+                ["public", *name, "relation"].map(|text| Some(text.to_owned())).into()
+            };
             let answer = |query| if query == CatalogueQuery::Names { names.iter().map(row).collect() } else { vec![] };
             recipe.build(&CatalogueQuery::ALL.map(answer), before).unwrap()
         };

@@ -106,6 +106,11 @@ impl Needs {
         if verdict.reason == Reason::Ddl && verdict.effects.contains(Effects::CATALOGUE) {
             self.effects |= Effects::DDL;
         }
+        if verdict.effects.contains(Effects::CATALOGUE) {
+            // Without the word TEMPORARY, what is made is temporary where the search_path begins with such a schema, be it
+            // by set_config() or a function's own SET.
+            self.effects |= Effects::UNPINS;
+        }
         self.names.extend(verdict.settings.iter().cloned());
         self.departs = self.departs.max(departure(verdict));
         match &verdict.intent {
@@ -336,6 +341,20 @@ mod tests {
                 needs.add(verdict, Defaults::default(), &|_| None);
             }
             assert_eq!(needs.departs, expected, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn after_whatever_makes_an_object_the_server_is_asked_whether_it_is_temporary() {
+        for (verdict, asks) in [
+            (Verdict::new(Intent::Write, Reason::Ddl).with(Effects::CATALOGUE), true),
+            (Verdict::new(Intent::Write, Reason::SelectInto).with(Effects::CATALOGUE), true),
+            (Verdict::new(Intent::Write, Reason::PrimaryFunction).with(Effects::CATALOGUE), true),
+            (Verdict::new(Intent::Write, Reason::Dml).with(Effects::WRITES), false),
+        ] {
+            let mut needs = Needs::default();
+            needs.add(&verdict, Defaults::default(), &|_| None);
+            assert_eq!(needs.effects.contains(Effects::UNPINS), asks, "{verdict:?}");
         }
     }
 

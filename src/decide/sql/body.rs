@@ -76,7 +76,10 @@ pub(super) fn left_by(text: &str, facts: &Facts<'_>) -> Option<Effects> {
         Effects::ANYTHING.union(Effects::LASTS).union(Effects::STRANGE_RELATION).difference(Effects::CATALOGUE);
     let tokens = (text.len() <= facts.max_parse).then(|| Lexer::new(text).collect::<Result<Vec<Token>, _>>().ok());
     let Some(tokens) = tokens.flatten() else { return Some(Effects::ANYTHING & LEFT) };
-    let left = left_by_scan(&scan_procedure(Tokens::new(text, &tokens), facts), facts) & LEFT;
+    let left = left_by_scan(&scan_procedure(Tokens::new(text, &tokens), facts), facts);
+    // What it makes may be temporary, though its text does not say so.
+    let made = if left.contains(Effects::CATALOGUE) { Effects::UNPINS } else { Effects::empty() };
+    let left = (left | made) & LEFT;
     (!left.is_empty()).then_some(left)
 }
 

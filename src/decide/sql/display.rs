@@ -30,6 +30,7 @@ impl fmt::Display for Because<'_> {
         match self.0.reason {
             Reason::PrimaryFunction if parenthesis.is_empty() => write!(f, "{object} needs the primary"),
             Reason::PrimaryFunction => write!(f, "function {object}() needs the primary"),
+            Reason::UnknownFunction if parenthesis.is_empty() => write!(f, "{object} is not known"),
             Reason::UnknownFunction => write!(f, "function {object}() is not known"),
             Reason::UnknownRelation => write!(f, "relation {object} is not known"),
             Reason::ListedFunction => write!(f, "function {object}() is listed in routing.primary_functions"),

@@ -181,6 +181,14 @@ pub(super) fn types_behind(word: &str) -> &'static [&'static str] {
     }
 }
 
+/// Whether a statement that changes definitions may begin with the word, or hold it: `SELECT .. INTO`.
+pub(super) fn begins_ddl(word: &str) -> bool {
+    matches!(
+        word,
+        "alter" | "comment" | "create" | "drop" | "grant" | "import" | "into" | "reassign" | "revoke" | "security"
+    )
+}
+
 /// What a word before a parenthesis is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grammatical {

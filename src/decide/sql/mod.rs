@@ -13,6 +13,7 @@ mod hints;
 mod keywords;
 mod lex;
 mod names;
+mod newcomers;
 mod oversized;
 mod parse;
 mod placeholders;

@@ -177,6 +177,9 @@ impl<'a> Scanner<'a, '_> {
             // `INSERT INTO name (columns)`, `AS name (columns)`, `WITH name (columns)`, `(..) name (columns)`: no calls.
             if !columns && !(alone && (after_as || opens || self.follows_group(start))) {
                 self.call(schema.as_deref(), &name, start, next);
+            } else if after_as {
+                // `CAST(.. AS name (modifiers))`
+                self.type_name(None, &name);
             }
         } else {
             self.mention(&parts, after_dot);

@@ -255,7 +255,7 @@ bitflags::bitflags! {
         const SETTINGS = 1;
         /// May leave state on the server connection that cannot be replayed: temporary objects, session advisory locks, WITH HOLD cursors, LISTEN.
         const PINS = 1 << 1;
-        /// May remove such state.
+        /// May remove such state, or have made it where the text does not show it: the server has to be asked.
         const UNPINS = 1 << 2;
         /// May change the catalogue: cached verdicts and the catalogue may be stale.
         const CATALOGUE = 1 << 3;
@@ -314,7 +314,7 @@ bitflags::bitflags! {
         const PARAMETERS = 1 << 1;
         /// The types of constants, or what they say: texts of one shape need not share them.
         const LITERALS = 1 << 2;
-        /// Which relations are known: one that it names is not among them.
+        /// Which relations, types and operators are known: one that it names is not among them.
         const STRANGERS = 1 << 3;
     }
 }
@@ -346,7 +346,7 @@ reasons! {
     SelectInto = "select_into",
     /// A function that the catalogue or pgpilot's list says needs the primary.
     PrimaryFunction = "primary_function",
-    /// A function the catalogue does not know, or no catalogue is loaded.
+    /// A function, a type or an operator that the catalogue does not know, or no catalogue is loaded.
     UnknownFunction = "unknown_function",
     /// A relation that the catalogue does not have: a view made elsewhere, or a temporary table.
     UnknownRelation = "unknown_relation",

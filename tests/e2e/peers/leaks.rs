@@ -228,3 +228,43 @@ async fn a_seed_gives_the_numbers_that_a_server_gives() {
         }
     }
 }
+
+/// The `search_path` makes what is made a temporary object, whoever has set it, and wherever.
+#[tokio::test]
+async fn what_is_temporary_without_the_word_is_the_sessions_own() {
+    let proxy = proxy_with(
+        &[
+            "CREATE TABLE made (n int)",
+            "CREATE FUNCTION making() RETURNS int LANGUAGE plpgsql SET search_path = pg_temp, public AS $$
+               BEGIN CREATE TABLE made (n int); RETURN 1; END $$",
+            "CREATE FUNCTION triggered() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_temp, public AS $$
+               BEGIN CREATE TABLE made (n int); RETURN new; END $$;
+           CREATE TABLE triggers (n int);
+           CREATE TRIGGER t BEFORE INSERT ON triggers FOR EACH ROW EXECUTE FUNCTION triggered()",
+        ],
+        "temporary_makers_are_known",
+    )
+    .await;
+    let begun_so = "options='-c search_path=pg_temp,public'";
+    for (options, statements) in [
+        ("", &["SET search_path = pg_temp, public", "CREATE TABLE made (n int)"][..]),
+        ("", &["SET search_path = nosuch, pg_temp, public", "SELECT 1 AS n INTO made"]),
+        ("", &["SELECT set_config('search_path', 'pg_temp, public', false)", "CREATE TABLE made AS SELECT 1 AS n"]),
+        ("", &["BEGIN", "SET LOCAL search_path = pg_temp, public", "CREATE VIEW made AS SELECT 1 AS n", "COMMIT"]),
+        ("", &["SELECT making()"]),
+        ("", &["INSERT INTO triggers VALUES (1)"]),
+        (begun_so, &["CREATE TABLE made AS SELECT 1 AS n"]),
+    ] {
+        let a = proxy.connect_with(options).await;
+        for statement in statements {
+            a.simple_query(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        }
+        assert_eq!(ask(&a, "SHOW pgpilot.pins").await, "temporary_object", "{statements:?}");
+        a.batch_execute("DISCARD ALL").await.unwrap();
+        // Whoever comes next writes to the table that is there for all.
+        let b = proxy.connect().await;
+        b.batch_execute("INSERT INTO made VALUES (7)").await.unwrap();
+    }
+    let rows = ask(&proxy.connect().await, "/* pgpilot: primary */ SELECT count(*)::text FROM public.made").await;
+    assert_eq!(rows, "7");
+}

@@ -29,6 +29,17 @@ CREATE AGGREGATE summed(int) (SFUNC = step, STYPE = int);
 CREATE EXTENSION IF NOT EXISTS tablefunc;
 CREATE DOMAIN elsewhere AS int CHECK (VALUE > 0 AND NOT pg_is_in_recovery());
 CREATE TABLE dt (d elsewhere);
+CREATE SEQUENCE s;
+CREATE FUNCTION next_of(regclass) RETURNS int8 STABLE STRICT LANGUAGE internal AS 'nextval_oid';
+CREATE FUNCTION recovers() RETURNS bool STABLE LANGUAGE internal AS 'pg_is_in_recovery';
+CREATE FUNCTION lowered(text) RETURNS text IMMUTABLE STRICT LANGUAGE internal AS 'lower';
+CREATE TYPE letter AS ENUM ('x');
+CREATE FUNCTION shown(letter) RETURNS json STABLE LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN 1::text; END';
+CREATE CAST (letter AS json) WITH FUNCTION shown(letter);
+CREATE TYPE letters AS (a int, l letter[]);
+CREATE TABLE lettered (l letter);
+CREATE TABLE deeper (a letters);
 ";
 
 #[tokio::test]
@@ -36,7 +47,7 @@ async fn what_stands_behind_names_is_found_in_the_catalogue() {
     let cluster = own_cluster().await;
     let mut session = Session::open(cluster.node("pg1").unwrap(), SUPERUSER, "postgres").await;
     assert_eq!(session.run(SCHEMA).await.error, None);
-    let judge = Judge::load(&mut session).await;
+    let mut judge = Judge::load(&mut session).await;
     for (text, intent) in [
         ("SELECT told()", Intent::Write),
         ("SELECT abs(plain(told()::int))", Intent::Write),
@@ -56,12 +67,29 @@ async fn what_stands_behind_names_is_found_in_the_catalogue() {
         ("SELECT * FROM crosstab('SELECT 1, 2, 3') AS c(a int, b int)", Intent::Write),
         ("SELECT json_populate_record(dt, '{}') FROM dt", Intent::Write),
         ("SELECT dt FROM dt", Intent::Read),
+        ("SELECT next_of('s')", Intent::Write),
+        ("SELECT recovers()", Intent::Write),
+        ("SELECT lowered('A')", Intent::Read),
+        ("SELECT to_json(l) FROM lettered", Intent::Write),
+        ("SELECT jsonb_agg(deeper) FROM deeper", Intent::Write),
+        ("SELECT to_jsonb('{x}'::letter[])", Intent::Write),
+        ("SELECT to_json(t) FROM t", Intent::Read),
     ] {
         // Where it can be called at all, the server says so.
         if intent == Intent::Write {
             assert_eq!(session.run(text).await.error, None, "{text}");
         }
         assert_eq!(judge.classify(text).statements[0].intent, intent, "{text}");
+    }
+    // Nothing is known of what has been made since; and then it is.
+    let made = "CREATE DOMAIN fresh AS int CHECK (VALUE > 0);
+                CREATE OPERATOR <<@ (LEFTARG = int, RIGHTARG = int, FUNCTION = step)";
+    assert_eq!(session.run(made).await.error, None);
+    for intent in [Intent::Write, Intent::Read] {
+        for text in ["SELECT 5::fresh", "SELECT CAST(5 AS public.fresh)", "SELECT a <<@ 3 FROM t"] {
+            assert_eq!(judge.classify(text).statements[0].intent, intent, "{text}");
+        }
+        judge.reload(&mut session).await;
     }
     let left = judge.classify("SELECT locked(1)").statements[0].effects;
     assert!(left.contains(Effects::PINS), "{left:?}");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::builtin::Builtin;
 use super::defaults::Scope;
 use super::definitions::{Definition, Definitions, Of, add_home};
+use super::known::Named;
 use super::path::Schema;
 use super::scalars::Category;
 use super::{BUILTIN_SCHEMA, Catalogue, CatalogueQuery, Function, FunctionLists, Hazard, Nature, Relation, Signature};
@@ -63,8 +64,9 @@ impl CatalogueBuilder {
             (CatalogueQuery::Writes, &[None, None, Some(text)]) => {
                 self.definitions.add(Definition::query(Of::Ddl, text));
             }
-            (CatalogueQuery::Names, &[Some(schema), Some(name)]) => {
-                self.catalogue.known.get_or_insert_default().add(schema, name);
+            (CatalogueQuery::Names, &[Some(schema), Some(name), Some(kind)]) => {
+                let what = Named::kind(kind).ok_or(BadRow(query))?;
+                self.catalogue.known.get_or_insert_default().add(what, schema, name);
             }
             (CatalogueQuery::Schemas, &[Some(name), Some(owner), Some(public)]) => {
                 let schema = Schema { owner: owner.into(), is_public: public == "true" };

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use super::{Catalogue, FunctionLists, Hazard, Homes, Nature};
 use crate::decide::sql::body::{self, Language, Promise};
 use crate::decide::sql::classify::Facts;
+use crate::decide::sql::keywords::{self, Lower};
 use crate::decide::sql::lex::{Lexer, Token};
 use crate::decide::sql::tokens::Tokens;
 use crate::decide::sql::types::Effects;
@@ -77,18 +78,14 @@ impl Definition {
             | Of::Type { name, .. }
             | Of::Row { name, .. }
             | Of::Write { name, .. } => name,
-            // Nobody speaks of it.
-            Of::Ddl => "",
+            Of::Ddl => DDL,
         }
     }
 
-    /// The names in its text, as the server understands them.
-    fn mentions(&self) -> impl Iterator<Item = String> {
-        let list: Vec<Token> = Lexer::new(&self.text).map_while(Result::ok).collect();
-        let tokens = Tokens::new(&self.text, &list);
-        let name = |i: usize| tokens.escaped_name(i).map_or_else(|| tokens.raw(i).to_owned(), Cow::into_owned);
-        let names: Vec<String> = (0..tokens.len()).map(name).collect();
-        names.into_iter().chain(self.types.iter().map(ToString::to_string))
+    /// What its verdict may depend on, by name.
+    fn mentions(&self, visit: &mut dyn FnMut(&str)) {
+        mentioned_in(&self.text, DEEPEST, visit);
+        self.types.iter().for_each(|name| visit(name));
     }
 
     /// What it leaves behind, if it needs the primary.
@@ -120,13 +117,13 @@ impl Definitions {
         let names: HashSet<&str> = self.all.iter().map(Definition::name).collect();
         let mut mentioned: HashMap<&str, Vec<usize>> = HashMap::new();
         for (index, definition) in self.all.iter().enumerate() {
-            for name in definition.mentions() {
-                let Some(name) = names.get(name.as_str()) else { continue };
+            definition.mentions(&mut |name| {
+                let Some(name) = names.get(name) else { return };
                 let by = mentioned.entry(name).or_default();
                 if by.last() != Some(&index) {
                     by.push(index);
                 }
-            }
+            });
         }
         let mut found: Vec<Option<Effects>> = vec![None; self.all.len()];
         let mut due: Vec<usize> = (0..self.all.len()).rev().collect();
@@ -150,6 +147,33 @@ impl Definitions {
             }
         }
         catalogue
+    }
+}
+
+/// In the place of a name: what DDL runs besides has none.
+const DDL: &str = "";
+
+/// How deep strings are looked into: statements that are put together, and a DO in one.
+const DEEPEST: usize = 2;
+
+/// The names in a text, as the server understands them, those that its words stand for, and all these of its strings.
+fn mentioned_in(text: &str, depth: usize, visit: &mut dyn FnMut(&str)) {
+    let list: Vec<Token> = Lexer::new(text).map_while(Result::ok).collect();
+    let tokens = Tokens::new(text, &list);
+    for i in 0..tokens.len() {
+        let name = tokens.escaped_name(i).unwrap_or(Cow::Borrowed(tokens.raw(i)));
+        visit(&name);
+        let lower = Lower::new(&name);
+        let behind = keywords::types_behind(lower.as_str()).iter().chain(keywords::operators_behind(lower.as_str()));
+        behind.for_each(|name| visit(name));
+        if keywords::begins_ddl(lower.as_str()) {
+            visit(DDL);
+        }
+        if depth > 0
+            && let Some(string) = tokens.string(i)
+        {
+            mentioned_in(&string, depth - 1, visit);
+        }
     }
 }
 

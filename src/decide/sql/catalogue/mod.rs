@@ -23,6 +23,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub use builder::{BadRow, CatalogueBuilder};
+pub(super) use known::Named;
 pub use lists::{FunctionLists, Listed};
 pub use path::SearchPath;
 pub use queries::CatalogueQuery;
@@ -219,10 +220,15 @@ impl Catalogue {
 
     /// Whether there is surely no relation of this name where the session looks for it: but for temporary ones.
     pub(super) fn is_strange(&self, schema: Option<&str>, name: &str, path: Option<&SearchPath>) -> bool {
-        self.known.as_ref().is_some_and(|known| !known.has(schema, name, path))
+        self.known.as_ref().is_some_and(|known| !known.has(Named::Relation, schema, name, path))
     }
 
-    /// Whether the same relations are known as in the other one.
+    /// Whether there is surely no type or operator of this name, wherever it is looked for.
+    pub(super) fn is_new(&self, what: Named, schema: Option<&str>, name: &str) -> bool {
+        self.known.as_ref().is_some_and(|known| !known.has(what, schema, name, None))
+    }
+
+    /// Whether the same relations, types and operators are known as in the other one.
     pub fn knows_the_same(&self, other: &Catalogue) -> bool {
         self.known == other.known
     }

@@ -52,7 +52,8 @@ impl CatalogueQuery {
 ///   VARIADIC array and of the types.
 /// - field: a function that takes a row as its only argument (the further ones have defaults), which can be called as
 ///   `row.name` (`ParseFuncOrColumn` in src/backend/parser/parse_func.c).
-/// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of.
+/// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of; of another
+///   name for a built-in function, calls of those that its source is the source of.
 /// - types: of its arguments and its result, those that are not built in, one a line: a domain may be checked on the way.
 /// - defaults: a query over what its arguments are where a call leaves them out.
 ///
@@ -74,6 +75,9 @@ SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname:
                 WHERE f.oid IN (g.aggtransfn, g.aggfinalfn, g.aggmtransfn, g.aggminvtransfn, g.aggmfinalfn,
                                 g.aggcombinefn, g.aggserialfn, g.aggdeserialfn))
             WHEN p.prosqlbody IS NOT NULL THEN pg_catalog.pg_get_function_sqlbody(p.oid)
+            WHEN l.lanname = 'internal' AND p.oid >= 16384 AND p.prokind <> 'a' THEN (
+                SELECT 'SELECT ' || string_agg('pg_catalog.' || pg_catalog.quote_ident(b.proname) || '()', ', ')
+                FROM pg_catalog.pg_proc b WHERE b.prolang = p.prolang AND b.prosrc = p.prosrc AND b.oid < 16384)
             WHEN l.lanname NOT IN ('c', 'internal') THEN p.prosrc END,
        CASE WHEN n.nspname <> 'pg_catalog' THEN (
                 SELECT string_agg(t.typname::text, E'\n') FROM pg_catalog.pg_type t
@@ -100,6 +104,9 @@ ORDER BY p.oid";
 /// node), `view` (its query), `policy` (an expression of a row-security policy; one row each), `cast` (a query that does what
 /// a cast does that happens by itself, of a column; one row each).
 ///
+/// A cast to json happens by itself in `to_json` and its kin, whatever its context, and for the parts of arrays and rows
+/// (`json_categorize_type` in src/backend/utils/adt/jsonfuncs.c).
+///
 /// A table is also what the tables are that inherit from it, and its partitions. Some foreign-data wrappers are known to ask
 /// the same server whichever node they run on; but not if that is one on the node itself (postgres_fdw's default).
 const RELATIONS: &str = r"
@@ -116,6 +123,22 @@ WITH RECURSIVE bound (relation, kind) AS (
             WHERE o.text ~ '^host(addr)?=' AND o.text !~ '^[a-z]+=(localhost|127[.]|::1|/|@|$)')
     UNION
     SELECT i.inhparent, b.kind FROM bound b JOIN pg_catalog.pg_inherits i ON i.inhrelid = b.relation
+), jsonable (type, function) AS (
+    SELECT k.castsource, k.castfunc
+    FROM pg_catalog.pg_cast k
+    WHERE k.casttarget = 'pg_catalog.json'::pg_catalog.regtype AND k.oid >= 16384
+    UNION
+    SELECT p.type, j.function
+    FROM jsonable j
+    JOIN (SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type t WHERE t.typbasetype <> 0
+          UNION ALL
+          SELECT t.oid, t.typelem FROM pg_catalog.pg_type t WHERE t.typelem <> 0
+          UNION ALL
+          SELECT c.reltype, a.atttypid
+          FROM pg_catalog.pg_attribute a
+          JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+          WHERE a.attnum > 0 AND NOT a.attisdropped AND c.reltype <> 0
+         ) p (type, part) ON p.part = j.type
 ), found (relation, kind, definition) AS (
     SELECT b.relation, b.kind, NULL FROM bound b
     UNION ALL
@@ -127,12 +150,17 @@ WITH RECURSIVE bound (relation, kind) AS (
     UNION
     SELECT a.attrelid, 'cast',
            'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
-    FROM pg_catalog.pg_cast k
-    JOIN pg_catalog.pg_proc p ON p.oid = k.castfunc
+    FROM (SELECT t.oid, c.castfunc
+          FROM pg_catalog.pg_cast c
+          JOIN pg_catalog.pg_type t ON c.castsource IN (t.oid, t.typbasetype)
+          WHERE c.castcontext = 'i' AND c.oid >= 16384
+          UNION
+          SELECT j.type, j.function FROM jsonable j
+         ) k (type, function)
+    JOIN pg_catalog.pg_proc p ON p.oid = k.function
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-    JOIN pg_catalog.pg_type t ON k.castsource IN (t.oid, t.typbasetype)
-    JOIN pg_catalog.pg_attribute a ON a.atttypid = t.oid
-    WHERE k.castcontext = 'i' AND k.oid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
+    JOIN pg_catalog.pg_attribute a ON a.atttypid = k.type
+    WHERE a.attnum > 0 AND NOT a.attisdropped
 )
 SELECT n.nspname::text, c.relname::text, f.kind, f.definition
 FROM found f
@@ -156,7 +184,7 @@ WHERE n.nspname <> 'pg_catalog' OR s.nspname <> 'pg_catalog'";
 /// that is not built in may be called, or a cast is not built in (its OID is that of a user's object).
 ///
 /// Kinds: `row` (a table's row type, whose name mostly means the table), `type` (any other). A cast that happens by itself
-/// counts for its source as well.
+/// counts for its source as well, and so does one to json.
 const TYPES: &str = r"
 WITH RECURSIVE own (type, query) AS (
     SELECT f.type, 'SELECT ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname) || '()'
@@ -164,7 +192,8 @@ WITH RECURSIVE own (type, query) AS (
           UNION ALL
           SELECT c.casttarget, c.castfunc, c.oid >= 16384 FROM pg_catalog.pg_cast c
           UNION ALL
-          SELECT c.castsource, c.castfunc, c.oid >= 16384 FROM pg_catalog.pg_cast c WHERE c.castcontext = 'i'
+          SELECT c.castsource, c.castfunc, c.oid >= 16384 FROM pg_catalog.pg_cast c
+          WHERE c.castcontext = 'i' OR c.casttarget = 'pg_catalog.json'::pg_catalog.regtype
          ) f (type, function, is_own)
     JOIN pg_catalog.pg_proc p ON p.oid = f.function
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -244,12 +273,20 @@ SELECT session_user::text, 'asked', s.name, s.reset_val
 FROM pg_catalog.pg_settings s
 WHERE s.name = 'search_path'";
 
-/// schema, name: of every relation that a query can name, schema by schema.
+/// schema, name, kind: of every relation, type and operator that a query can name, schema by schema. Kinds: `relation`, `type`,
+/// `operator`.
 const NAMES: &str = r"
-SELECT n.nspname::text, c.relname::text
-FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_(temp|toast)'
+SELECT n.nspname::text, o.name::text, o.kind
+FROM (SELECT c.relnamespace, c.relname, 'relation'
+      FROM pg_catalog.pg_class c
+      WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+      UNION ALL
+      SELECT t.typnamespace, t.typname, 'type' FROM pg_catalog.pg_type t
+      UNION ALL
+      SELECT DISTINCT p.oprnamespace, p.oprname, 'operator' FROM pg_catalog.pg_operator p
+     ) o (schema, name, kind)
+JOIN pg_catalog.pg_namespace n ON n.oid = o.schema
+WHERE n.nspname !~ '^pg_(temp|toast)'
 ORDER BY n.nspname";
 
 /// schema, name, text: what a write to a relation runs besides itself, one row each; without schema and name: what DDL runs.

@@ -1,6 +1,7 @@
 //! Queries, and what modifies rows.
 
 use crate::decide::sql::classify::Facts;
+use crate::decide::sql::newcomers::newcomer;
 use crate::decide::sql::parse;
 use crate::decide::sql::references::strangers;
 use crate::decide::sql::scan::{Cause, Doubt, Scan, scan};
@@ -13,7 +14,13 @@ pub(super) fn read(tokens: Tokens<'_>, facts: &Facts<'_>) -> Verdict {
     if cause.is_none() {
         doubts.extend(strangers(tokens, facts));
     }
-    let confirmed = parse::judge(tokens, &doubts, facts);
+    let mut confirmed = parse::judge(tokens, &doubts, facts);
+    if cause.is_none()
+        && let Some(newcomer) = newcomer(tokens, facts)
+    {
+        depends |= Depends::STRANGERS;
+        confirmed.push(newcomer);
+    }
     let effects = effects | confirmed.iter().fold(Effects::empty(), |all, cause| all | cause.effects);
     // What is known of says more than what is not.
     let is_guess =

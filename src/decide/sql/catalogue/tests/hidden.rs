@@ -37,6 +37,36 @@ fn what_arguments_are_by_default_is_run() {
     }
 }
 
+/// In a server's order what is older comes first, whatever it has come to mean since.
+#[test]
+fn what_came_later_is_seen_by_what_is_older() {
+    let stable = |body| ["false", "plpgsql", body, "false", ""];
+    let mut builder = Catalogue::builtin().rebuild();
+    for (name, body) in [
+        ("runs", "BEGIN EXECUTE 'SELECT app.late()'; END"),
+        ("casts", "BEGIN RETURN e::integer FROM t; END"),
+        ("declares", "DECLARE x int; BEGIN SELECT e INTO x FROM t; RETURN x; END"),
+        ("likes", "BEGIN RETURN e LIKE 5 FROM t; END"),
+        ("harmless", "BEGIN EXECUTE 'SELECT late FROM app.t'; RETURN e::bigint FROM t; END"),
+        ("late", "BEGIN PERFORM pg_advisory_xact_lock(1); END"),
+    ] {
+        add(&mut builder, name, stable(body));
+    }
+    add(&mut builder, "runs_block", ["true", "sql", "DO $$ BEGIN EXECUTE 'SELECT app.leaves()'; END $$", "false", ""]);
+    add(&mut builder, "makes", ["true", "sql", "CREATE INDEX ON t (a)", "false", ""]);
+    add(&mut builder, "leaves", ["true", "sql", "SELECT setseed(0)", "false", ""]);
+    let hazard = Some("SELECT app.late()");
+    builder.add(CatalogueQuery::Types, &[Some("pg_catalog"), Some("int4"), Some("type"), hazard]).unwrap();
+    builder.add(CatalogueQuery::Operators, &[Some("app"), Some("~~"), hazard]).unwrap();
+    builder.add(CatalogueQuery::Writes, &[None, None, Some("SELECT pg_advisory_lock(1)")]).unwrap();
+    let catalogue = builder.finish(&FunctionLists::default());
+    for name in ["runs", "casts", "declares", "likes"] {
+        assert_eq!(verdict(&catalogue, &format!("SELECT app.{name}()")).intent, Intent::Write, "{name}");
+    }
+    assert_eq!(verdict(&catalogue, "SELECT app.harmless()").intent, Intent::Read);
+    assert!(verdict(&catalogue, "SELECT app.makes()").effects.contains(Effects::PINS));
+}
+
 #[test]
 fn the_object_has_its_schema() {
     let mut builder = Catalogue::builtin().rebuild();

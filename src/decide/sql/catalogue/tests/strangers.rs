@@ -1,4 +1,4 @@
-//! Relations that the catalogue does not have.
+//! Relations, types and operators that the catalogue does not have.
 
 use super::*;
 use crate::decide::sql::types::{Depends, Reason};
@@ -6,7 +6,18 @@ use crate::decide::sql::types::{Depends, Reason};
 fn with(names: &[(&str, &str)]) -> Catalogue {
     let mut builder = Catalogue::builtin().rebuild();
     for (schema, name) in names {
-        builder.add(CatalogueQuery::Names, &[Some(schema), Some(name)]).unwrap();
+        builder.add(CatalogueQuery::Names, &[Some(schema), Some(name), Some("relation")]).unwrap();
+    }
+    for (schema, name, kind) in [
+        ("pg_catalog", "text", "type"),
+        ("pg_catalog", "char", "type"),
+        ("app", "color", "type"),
+        ("pg_catalog", "=", "operator"),
+        ("pg_catalog", "<>", "operator"),
+        ("pg_catalog", "*", "operator"),
+        ("app", "<~", "operator"),
+    ] {
+        builder.add(CatalogueQuery::Names, &[Some(schema), Some(name), Some(kind)]).unwrap();
     }
     builder.finish(&FunctionLists::default())
 }
@@ -51,6 +62,36 @@ fn what_is_not_known_is_no_read() {
         // Where no names have been told, none is missed.
         assert_eq!(verdict(&Catalogue::builtin(), text).intent, Intent::Read, "{text}");
     }
+}
+
+#[test]
+fn types_and_operators_that_are_not_known_are_no_read() {
+    let catalogue = with(&[("public", "t")]);
+    for (text, newcomer) in [
+        ("SELECT count(*), a::text, b::\"char\", c::app.color[], d :: color FROM t WHERE a <~ b AND b != c", None),
+        ("SELECT t.*, (a).*, public.t.* FROM t", None),
+        ("SELECT a::int, CAST(b AS character varying(3)), c::double precision FROM t", None),
+        ("SELECT CAST((SELECT a AS thing FROM t) AS text) AS thing, (a) AS thing FROM t", None),
+        ("SELECT a OPERATOR(app.<~) b FROM t", None),
+        ("SELECT '::thing', \"::thing\" FROM t -- ::thing", None),
+        ("SELECT a::thing FROM t", Some("type thing")),
+        ("SELECT '{}'::app.thing[] FROM t", Some("type app.thing")),
+        ("SELECT a::public.color FROM t", Some("type public.color")),
+        ("SELECT CAST((a) AS \"Text\") FROM t", Some("type Text")),
+        ("SELECT CAST(CAST(a AS text) AS thing(3)) FROM t", Some("type thing")),
+        ("SELECT a <<@ 3 FROM t", Some("operator <<@")),
+        ("SELECT a OPERATOR(public.<~) b FROM t", Some("operator public.<~")),
+    ] {
+        let found = verdict(&catalogue, text);
+        let (intent, reason) = match newcomer {
+            None => (Intent::Read, Reason::PlainRead),
+            Some(_) => (Intent::Write, Reason::UnknownFunction),
+        };
+        assert_eq!((found.intent, found.reason, found.object.as_deref()), (intent, reason, newcomer), "{text}");
+        assert_eq!(found.depends.contains(Depends::STRANGERS), newcomer.is_some(), "{text}");
+    }
+    let found = verdict(&catalogue, "SELECT a::thing FROM t");
+    assert_eq!(found.to_string(), "write: type thing is not known");
 }
 
 #[test]

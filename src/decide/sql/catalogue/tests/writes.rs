@@ -38,6 +38,7 @@ fn a_write_leaves_what_its_triggers_leave() {
             ("sets", "BEGIN PERFORM set_config('app.t', 'x', false); RETURN new; END"),
             ("puts", "BEGIN EXECUTE 'SET work_mem = 1'; RETURN new; END"),
             ("makes", "BEGIN CREATE TEMP TABLE IF NOT EXISTS x (a int); RETURN new; END"),
+            ("defines", "BEGIN DROP TABLE IF EXISTS x; RETURN new; END"),
             ("locks", "BEGIN PERFORM pg_advisory_lock(1); RETURN new; END"),
             (
                 "audits",
@@ -49,6 +50,7 @@ fn a_write_leaves_what_its_triggers_leave() {
             ("by_setting", "SELECT public.sets()"),
             ("by_dynamic", "SELECT public.puts()"),
             ("by_temp", "SELECT public.makes()"),
+            ("by_ddl", "SELECT public.defines()"),
             ("by_lock", "SELECT public.locks()"),
             ("audited", "SELECT public.audits()"),
             ("farther", "SELECT public.passes_on()"),
@@ -77,6 +79,8 @@ fn a_write_leaves_what_its_triggers_leave() {
         ("INSERT INTO by_dynamic VALUES (1)", SETTINGS),
         // Before the columns of a new table, its name looks like that of a function.
         ("INSERT INTO by_temp VALUES (1)", PINS | SETTINGS),
+        // The trigger of DDL locks.
+        ("INSERT INTO by_ddl VALUES (1)", PINS | Effects::UNPINS),
         ("INSERT INTO by_lock VALUES (1)", PINS),
         ("INSERT INTO farther VALUES (1)", SETTINGS),
         ("DELETE FROM parent", SETTINGS),
