@@ -269,6 +269,13 @@ impl Client {
                     demand.need = Need::Primary;
                     now = Instant::now();
                 }
+                // Another node may have room; once, or a read would wait on each of a full cluster.
+                Err(Denied::Fault(fault))
+                    if role == LinkRole::Replica && fault.is_want_of_room() && demand.avoid.is_none() =>
+                {
+                    demand.avoid = Some(node);
+                    now = Instant::now();
+                }
                 Err(denied) => return Err(denied),
             }
         }
@@ -281,7 +288,7 @@ impl Client {
 
     fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, now: Instant) -> Decision {
         let pools = &self.shared.pools;
-        let load = |node| pools.leased(node);
+        let load = |node| pools.load(node);
         let session = &mut self.session;
         let decision = route(demand, &mut session.freshness, snapshot, &session.policy, load, fastrand::u64(..), now);
         if let Some(loss) = session.freshness.take_loss() {

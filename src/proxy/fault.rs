@@ -102,6 +102,11 @@ impl Fault {
         }
     }
 
+    /// Whether the node had no connection to spare.
+    pub(super) fn is_want_of_room(&self) -> bool {
+        matches!(self, Self::Lease(LeaseError::Timeout | LeaseError::QueueFull))
+    }
+
     pub(super) fn report(&self) -> Report {
         match self {
             Self::Refused(refusal) => {

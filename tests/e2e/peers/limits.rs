@@ -45,6 +45,46 @@ async fn a_full_pool_makes_clients_wait_for_so_long_and_so_many() {
 }
 
 #[tokio::test]
+async fn reads_that_wait_are_spread_too_and_try_another_node_before_they_are_refused() {
+    let one = "[routing]\nconsistency = \"eventual\"\n[pool]\nmax_server_connections = 1\n";
+    let (patient, hasty) =
+        (format!("{one}checkout_timeout = \"10min\"\n"), format!("{one}checkout_timeout = \"200ms\"\n"));
+    let (patient, hasty) = tokio::join!(Proxy::shared(&patient), Proxy::shared(&hasty));
+    let node = |name: &str| patient.app.shared().cluster.find(name).unwrap();
+    let pools = &patient.app.shared().pools;
+    let loads = || [node("pg2"), node("pg3")].map(|node| pools.load(node));
+    let mut holders = Vec::new();
+    for count in 1..=2 {
+        let holder = patient.connect().await;
+        holder.batch_execute("BEGIN READ ONLY").await.unwrap();
+        ask(&holder, "SELECT 1").await;
+        assert_eq!(loads().iter().sum::<u32>(), count);
+        holders.push(holder);
+    }
+    let mut waiting = tokio::task::JoinSet::new();
+    for count in 1..=6 {
+        let client = patient.connect().await;
+        waiting.spawn(async move { ask(&client, "SELECT 2").await });
+        wait_for("one more to wait", LIMIT, async || loads().iter().sum::<u32>() == 2 + count).await;
+        let [a, b] = loads();
+        assert!(a.abs_diff(b) <= 1, "{a} and {b}");
+    }
+    for holder in holders {
+        holder.batch_execute("COMMIT").await.unwrap();
+    }
+    assert_eq!(waiting.join_all().await, ["2"; 6]);
+
+    let cluster = &hasty.app.shared().cluster;
+    cluster.drain(node("pg3"));
+    let (holder, reader) = (hasty.connect().await, hasty.connect().await);
+    holder.batch_execute("BEGIN READ ONLY").await.unwrap();
+    ask(&holder, "SELECT 1").await;
+    let (on_primary, _) = hasty.counts();
+    assert_eq!(ask(&reader, "SELECT 3").await, "3");
+    assert_eq!(hasty.counts().0, on_primary + 1);
+}
+
+#[tokio::test]
 async fn a_pgpilot_that_stops_lets_transactions_finish() {
     let proxy = Proxy::with("").await;
     let (busy, idle, reader) = (proxy.connect().await, proxy.connect().await, proxy.connect().await);
