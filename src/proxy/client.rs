@@ -137,9 +137,6 @@ impl Client {
         let text = self.text_to_remember(batch);
         let Some(link) = self.link.as_mut() else { return };
         link.resets.note_left(&self.session, link.dues.batches());
-        if !link.is_new {
-            link.started = Instant::now();
-        }
         assessed.executed.text = text;
         link.trace = self.ventures.trace();
         link.take_up(std::mem::take(&mut assessed.executed));
@@ -263,6 +260,9 @@ impl Client {
         self.side.input = input;
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
+            if !link.is_new {
+                link.started = Instant::now();
+            }
         }
         self.foresee_own_settings(&assessed);
         self.grant(batch, assessed);

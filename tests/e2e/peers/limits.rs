@@ -33,14 +33,22 @@ async fn a_full_pool_makes_clients_wait_for_so_long_and_so_many() {
     ask(&holder, sql).await;
     let pools = proxy.app.shared().pools.all();
     let queued = async || pools.iter().flat_map(|(_, pool)| pool.counts()).any(|(_, counts)| counts.waiting > 0);
+    let time_on_primary = || {
+        let latencies = proxy.app.telemetry().metrics().latencies();
+        latencies.iter().find(|(route, ..)| *route == "primary").unwrap().2
+    };
+    let before = time_on_primary();
     // Who waits and is served in time notices nothing; one more is refused meanwhile.
     let (served, ()) = tokio::join!(ask(&waiting, sql), async {
         wait_for("one to wait", LIMIT, queued).await;
         assert_eq!(code(&refused, sql).await.as_deref(), Some("53300"));
         assert!(queued().await);
+        ask(&holder, "SELECT pg_sleep(0.4)").await;
         holder.batch_execute("COMMIT").await.unwrap();
     });
     assert_eq!(served, "1");
+    // What one has waited for, the other one has waited for, too.
+    assert!(time_on_primary() - before >= Duration::from_millis(800), "{before:?}, {:?}", time_on_primary());
     assert_eq!(ask(&refused, sql).await, "1");
 }
 
