@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use pgpilot::telemetry::{Count, Side};
 use tokio_postgres::Client;
 
 use crate::support::proxy::{Proxy, ask, try_ask};
@@ -24,6 +25,8 @@ async fn a_full_pool_makes_clients_wait_for_so_long_and_so_many() {
     let begun = Instant::now();
     assert_eq!(code(&waiting, sql).await.as_deref(), Some("53300"));
     assert!(begun.elapsed() >= Duration::from_millis(700));
+    let errors = hasty.app.telemetry().metrics().total(Count::Error(Side::Operator));
+    assert_eq!(errors, 1, "a session's end is not the only error there is");
     holder.batch_execute("COMMIT").await.unwrap();
     assert_eq!(ask(&waiting, sql).await, "1");
 
