@@ -1,11 +1,12 @@
 //! EXPLAIN ROUTE: the verdict on each statement, and where the whole would go now.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::sources::{Explained, Sources};
 use super::table::{Column, Table, Value, integer, number, text};
 use super::views::{millis, node_name, takes_reads};
-use crate::config::{Consistency, RoutingMode, Transactions};
+use crate::config::{Config, Consistency, PoolMode, Routing, RoutingMode, Transactions};
 use crate::decide::route::{
     Decision, Demand, Freshness, Need, NodeId, Policy, Route, Snapshot, WaitFor, is_in_service, route,
 };
@@ -33,19 +34,30 @@ pub(super) const COLUMNS: &[Column] = &[
     text("user"),
     text("database"),
     text("search_path"),
+    // What the answer supposes that the question has not said.
+    text("note"),
 ];
 
-/// `database`: `None` is that of `[health]`.
+/// `database`: `None` is the one that is in use, if there is but one.
 pub(super) fn explain(sources: &dyn Sources, sql: &str, user: &str, database: Option<&str>) -> Table {
     let config = sources.config();
-    let database = database.unwrap_or(&config.health.database);
+    let supposed = database.is_none().then(|| the_one_in_use(sources, &config));
+    let own = config.health.database.as_str();
+    let (database, note) = match (database, &supposed) {
+        (Some(named), _) => (named, None),
+        (None, Some(Some(used))) => (&**used, None),
+        (None, _) => (own, Some(NOT_NAMED)),
+    };
     let Explained { classified: verdicts, search_path } = sources.classify(sql, user, database);
     let of_user = config.users.iter().find(|it| it.name == user);
     let of_database = config.databases.iter().find(|it| it.name == database);
     let policy = Policy::new(&config.routing, of_user, of_database);
     let snapshot = sources.snapshot();
-    let whole = whole(sources, &snapshot, &verdicts.statements, &policy);
-    let asker: [Value; 3] = [user.to_owned().into(), database.to_owned().into(), search_path.into()];
+    let mode = of_user.and_then(|user| user.pool_mode).or(of_database.and_then(|database| database.pool_mode));
+    let mode = mode.unwrap_or(config.pool.mode);
+    let whole = whole(sources, &snapshot, &verdicts.statements, &policy, mode);
+    let asker: [Value; 4] =
+        [user.to_owned().into(), database.to_owned().into(), search_path.into(), note.map(Value::from).into()];
     let whole: Vec<Value> = whole.into_iter().chain(asker).collect();
     let mut rows: Vec<Vec<Value>> = Vec::new();
     for (number, verdict) in verdicts.statements.iter().enumerate() {
@@ -65,12 +77,32 @@ pub(super) fn explain(sources: &dyn Sources, sql: &str, user: &str, database: Op
     Table { columns: COLUMNS, rows }
 }
 
-fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], policy: &Policy) -> [Value; 7] {
+const NOT_NAMED: &str = "no DATABASE was named, and not just one is in use: this is about the one of [health]";
+
+/// The database that all clients use; where there are none, the only one that has a section in the topology file.
+fn the_one_in_use(sources: &dyn Sources, config: &Config) -> Option<String> {
+    let (clients, pools) = (sources.clients(), sources.pools());
+    let used = clients.iter().map(|client| &*client.database).chain(pools.iter().map(|pool| &*pool.database));
+    let mut names: BTreeSet<&str> = used.collect();
+    if names.is_empty() {
+        names.extend(config.databases.iter().map(|database| database.name.as_str()));
+    }
+    let only = names.pop_first().filter(|_| names.is_empty());
+    only.map(str::to_owned)
+}
+
+fn whole(
+    sources: &dyn Sources,
+    snapshot: &Snapshot,
+    verdicts: &[Verdict],
+    policy: &Policy,
+    mode: PoolMode,
+) -> [Value; 7] {
     let mut needs = Needs::default();
     verdicts.iter().for_each(|verdict| needs.add(verdict, Defaults::default(), &|_| None));
     let promise = needs.promise.over(policy.consistency);
     let consistency = promise.unwrap_or(policy.consistency).name();
-    let Some((need, reason)) = needs.server else {
+    let Some((need, reason)) = wants(&sources.config().routing, verdicts, &needs, policy, mode) else {
         let consistency = consistency.into();
         let none = Value::Null;
         return [
@@ -83,19 +115,6 @@ fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], polic
             none,
         ];
     };
-    let ventures = sources.config().routing.transactions == Transactions::Optimistic
-        && matches!(policy.consistency, Consistency::Eventual | Consistency::Session)
-        && matches!(verdicts, [Verdict { intent: Intent::Begin(mode), .. }] if mode.is_plain());
-    let (need, reason) = if ventures && reason == Reason::ReadWriteTransaction {
-        (Need::Read, Reason::Optimistic)
-    } else {
-        (need, reason)
-    };
-    let outlasts = needs.opens.is_some_and(|mode| !mode.sees_one_snapshot());
-    let outlasts = outlasts && promise.unwrap_or(policy.consistency) == Consistency::Strong && need != Need::Primary;
-    let (need, reason) = if outlasts { (Need::Primary, Reason::Consistency) } else { (need, reason) };
-    let shadow = sources.config().routing.mode == RoutingMode::Shadow && need != Need::Primary;
-    let (need, reason) = if shadow { (Need::Primary, Reason::Shadow) } else { (need, reason) };
     let now = Instant::now();
     let demand = Demand { need, reason, promise, arrived: now, avoid: None };
     let load = |node| sources.node(node).outstanding;
@@ -118,6 +137,35 @@ fn whole(sources: &dyn Sources, snapshot: &Snapshot, verdicts: &[Verdict], polic
         consistency.into(),
         left_out(snapshot).into(),
     ]
+}
+
+/// What a session that has set nothing would make of what the statements need, as the client's loop does. `None`: no server.
+fn wants(
+    routing: &Routing,
+    verdicts: &[Verdict],
+    needs: &Needs,
+    policy: &Policy,
+    mode: PoolMode,
+) -> Option<(Need, Reason)> {
+    let (mut need, mut reason) = needs.server?;
+    let ventures = routing.transactions == Transactions::Optimistic
+        && matches!(policy.consistency, Consistency::Eventual | Consistency::Session)
+        && matches!(verdicts, [Verdict { intent: Intent::Begin(mode), .. }] if mode.is_plain());
+    if ventures && reason == Reason::ReadWriteTransaction {
+        (need, reason) = (Need::Read, Reason::Optimistic);
+    }
+    let promised = needs.promise.over(policy.consistency).unwrap_or(policy.consistency);
+    let outlasts = needs.opens.is_some_and(|mode| !mode.sees_one_snapshot()) && promised == Consistency::Strong;
+    if outlasts && need != Need::Primary {
+        (need, reason) = (Need::Primary, Reason::Consistency);
+    }
+    if mode == PoolMode::Session && need == Need::Read {
+        (need, reason) = (Need::Primary, Reason::Pinned);
+    }
+    if routing.mode == RoutingMode::Shadow && need != Need::Primary {
+        (need, reason) = (Need::Primary, Reason::Shadow);
+    }
+    Some((need, reason))
 }
 
 fn left_out(snapshot: &Snapshot) -> Option<String> {

@@ -63,7 +63,7 @@ impl Sources for Operations {
         NodeFacts {
             address: settings.map(|node| format!("{}:{}", node.host, node.port)).unwrap_or_default(),
             server_version: self.shared.cluster.answer(id).map(|answer| answer.server_version),
-            outstanding: pool.map_or(0, |pool| pool.leased()),
+            outstanding: pool.map_or(0, |pool| pool.load()),
             dials,
             dial_failures,
         }

@@ -77,7 +77,8 @@ pub(super) struct CheckArguments {
 /// How to reach a running pgpilot.
 #[derive(Debug, Args)]
 pub(super) struct Remote {
-    /// Its admin console, as postgresql://user:password@host:port [default: the admin.socket of the topology file]
+    /// Its admin console, as postgresql://user:password@host:port, with sslmode and sslrootcert as libpq knows them
+    /// [default: the admin.socket of the topology file]
     #[arg(long, env = "PGPILOT_URL", hide_env_values = true, value_name = "URL")]
     pub(super) url: Option<String>,
     #[command(flatten)]

@@ -35,6 +35,7 @@ pub(super) fn explain(arguments: &ExplainArguments) -> Result<Exit, Failure> {
                 "user",
                 "database",
                 "search_path",
+                "note",
             ]);
             whole.rows.truncate(1);
             format!("{statements}\n{}", whole.to_table())

@@ -157,7 +157,7 @@ fn welcome(servers: &LocalCluster, address: SocketAddr) -> String {
          1. Reads are spread, writes are not, and nobody reads stale data of their own:\n       \
          psql {database} -c 'CREATE TABLE IF NOT EXISTS t (n int)' -c 'INSERT INTO t VALUES (1)' -c 'SELECT count(*) FROM t'\n  \
          2. Ask why a statement goes where it goes:\n       \
-         psql {console} -c \"EXPLAIN ROUTE SELECT nextval('s')\"\n  \
+         psql {console} -c \"EXPLAIN ROUTE (DATABASE {APP}) SELECT nextval('s')\"\n  \
          {third}\n\nCtrl-C stops and removes everything.\n",
         direct.join(", ")
     )

@@ -11,6 +11,7 @@ mod file;
 mod load;
 mod order;
 mod output;
+mod place;
 mod remote;
 mod serve;
 mod status;

@@ -7,21 +7,19 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::timeout;
+use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row};
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Row};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::arguments::Remote;
 use super::exit::Failure;
-use super::file;
 use super::output::{self, Rows};
-use crate::config::ADMIN_DATABASE;
+use super::place::Place;
+use crate::net::Stream;
 
 /// To be logged in.
 const CONNECT: Duration = Duration::from_secs(5);
-
-/// What the console calls somebody who comes in by the Unix socket of `admin.socket`.
-const LOCAL_USER: &str = "pgpilot";
 
 /// A connection to an admin console.
 pub(super) struct Console {
@@ -35,11 +33,9 @@ impl Console {
     }
 
     pub(super) async fn connect_with(remote: &Remote, notices: Notices) -> Result<Self, Failure> {
-        let config = address(remote)?;
-        let connected = timeout(CONNECT, config.connect(NoTls)).await;
-        let (client, mut connection) = match connected {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(not_connected(&error)),
+        let place = Place::of(remote)?;
+        let (client, mut connection) = match timeout(CONNECT, log_in(&place)).await {
+            Ok(connected) => connected?,
             Err(_) => return Err(Failure::unreachable(anyhow::anyhow!("no answer within {CONNECT:?}"))),
         };
         let driver = tokio::spawn(async move {
@@ -104,30 +100,24 @@ impl Notes {
     }
 }
 
-/// Where the console is.
-fn address(remote: &Remote) -> Result<Config, Failure> {
-    let mut config = match &remote.url {
-        // The error shows the parameter that is wrong, not the password.
-        Some(url) => url.parse::<Config>().map_err(Failure::usage)?,
-        None => {
-            let path = file::find(&remote.file)?;
-            let settings = file::load(&path)?;
-            let Some(socket) = &settings.admin.socket else {
-                return Err(Failure::usage(anyhow::anyhow!(
-                    "{} sets no admin.socket; set it, or give --url or PGPILOT_URL",
-                    path.display()
-                )));
+/// To the first that answers, in the first way that it takes.
+async fn log_in(place: &Place) -> Result<(Client, Connection<Stream, NoTlsStream>), Failure> {
+    let mut failure = None;
+    for target in &place.targets {
+        for attempt in target.attempts() {
+            let opened = target.open_by(*attempt).await;
+            // The stream is encrypted already where it has to be.
+            let outcome = match opened {
+                Ok(secured) => place.login.connect_raw(secured.stream, NoTls).await.map_err(|e| not_connected(&e)),
+                Err(error) => Err(Failure::unreachable(error)),
             };
-            let mut config = Config::new();
-            config.host_path(socket).port(settings.socket_port());
-            config
+            match outcome {
+                Ok(connected) => return Ok(connected),
+                Err(error) => failure = Some(error),
+            }
         }
-    };
-    if config.get_user().is_none() {
-        config.user(LOCAL_USER);
     }
-    config.dbname(ADMIN_DATABASE).application_name("pgpilot");
-    Ok(config)
+    Err(failure.unwrap_or_else(|| Failure::unreachable(anyhow::anyhow!("nowhere to connect to"))))
 }
 
 /// A server that answers with an error refuses; all else is that nobody could be reached.
@@ -170,15 +160,6 @@ mod tests {
 
     fn remote(url: &str) -> Remote {
         Remote { url: Some(url.to_owned()), file: FileArguments { config: None } }
-    }
-
-    #[test]
-    fn a_url_needs_no_more_than_a_host() {
-        let config = address(&remote("postgresql://localhost:7000")).unwrap();
-        assert_eq!((config.get_user(), config.get_dbname()), (Some("pgpilot"), Some("pgpilot")));
-        let config = address(&remote("postgresql://olga:pw@localhost/other")).unwrap();
-        assert_eq!((config.get_user(), config.get_dbname()), (Some("olga"), Some("pgpilot")));
-        assert_eq!(address(&remote("nonsense=")).unwrap_err().exit, Exit::Usage);
     }
 
     #[tokio::test]

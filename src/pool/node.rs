@@ -30,8 +30,10 @@ pub struct NodePool {
     target: ArcSwap<Target>,
     settings: ArcSwap<config::Pool>,
     shelf: Mutex<Shelf>,
-    /// Leases out now: what balancing weighs.
+    /// Leases out now.
     leased: AtomicU32,
+    /// Clients that wait for one.
+    waiting: AtomicU32,
     /// Grows when what was opened before is not to be used again.
     generation: AtomicU64,
     connects: AtomicU64,
@@ -90,6 +92,7 @@ impl NodePool {
             settings: ArcSwap::from_pointee(settings),
             shelf: Mutex::new(Shelf { book, index: HashMap::new(), pools: Vec::new(), vacating: Vec::new() }),
             leased: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
             generation: AtomicU64::new(0),
             connects: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
@@ -126,6 +129,12 @@ impl NodePool {
     /// Connections out on lease.
     pub fn leased(&self) -> u32 {
         self.leased.load(Ordering::Relaxed)
+    }
+
+    /// What balancing weighs: statements under way, and those that wait for a connection. Who waits is on the node already: a
+    /// full one with a queue is busier than a full one without.
+    pub fn load(&self) -> u32 {
+        self.leased().saturating_add(self.waiting.load(Ordering::Relaxed))
     }
 
     /// Connections opened, and attempts that failed, since the start.
@@ -372,7 +381,7 @@ impl PoolHandle {
         ticket: Ticket,
         receiver: oneshot::Receiver<Result<Lease, LeaseError>>,
     ) -> Result<Lease, LeaseError> {
-        let _place = Place { handle: self, ticket };
+        let _place = Place::take(self, ticket);
         let limit = self.node.settings.load().checkout_timeout;
         match tokio::time::timeout(limit, receiver).await {
             Ok(Ok(granted)) => granted,
@@ -418,8 +427,16 @@ struct Place<'a> {
     ticket: Ticket,
 }
 
+impl<'a> Place<'a> {
+    fn take(handle: &'a PoolHandle, ticket: Ticket) -> Self {
+        handle.node.waiting.fetch_add(1, Ordering::Relaxed);
+        Self { handle, ticket }
+    }
+}
+
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        self.handle.node.waiting.fetch_sub(1, Ordering::Relaxed);
         self.handle.node.lock().book.give_up(self.ticket);
     }
 }

@@ -27,7 +27,7 @@ impl Client {
         for frame in frames(bytes) {
             if frame.tag != frontend::EXECUTE {
                 if let Err(report) = self.answer_frame(frame, None)? {
-                    report.put(&mut self.side.output);
+                    self.tell(&report);
                     break;
                 }
             } else if let Some(Ok(answer)) = self.run_own(&text, &verdict) {

@@ -11,7 +11,7 @@ use bytes::Buf;
 use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, keep_reply, poll_move};
-use super::fault::End;
+use super::fault::{End, at_fault};
 use super::hold::Pass;
 use super::link::{CopyIn, Grant, Link, LinkRole, Purpose};
 use super::registry::Registration;
@@ -24,6 +24,7 @@ use super::verdicts::Verdicts;
 use crate::cluster::Reader;
 use crate::decide::sql::Effects;
 use crate::pool::PoolHandle;
+use crate::telemetry::Count;
 use crate::wire::backend::{self, Report, TransactionStatus};
 use crate::wire::{Header, SqlState, frontend};
 
@@ -137,9 +138,6 @@ impl Client {
         let text = self.text_to_remember(batch);
         let Some(link) = self.link.as_mut() else { return };
         link.resets.note_left(&self.session, link.dues.batches());
-        if !link.is_new {
-            link.started = Instant::now();
-        }
         assessed.executed.text = text;
         link.trace = self.ventures.trace();
         link.take_up(std::mem::take(&mut assessed.executed));
@@ -263,6 +261,9 @@ impl Client {
         self.side.input = input;
         if let Some(link) = self.link.as_mut() {
             link.purpose = Purpose::Any;
+            if !link.is_new {
+                link.started = Instant::now();
+            }
         }
         self.foresee_own_settings(&assessed);
         self.grant(batch, assessed);
@@ -350,7 +351,7 @@ impl Client {
 
     /// As [`Self::refuse`], and nothing else changes.
     pub(super) fn reject(&mut self, batch: Batch, report: &Report) {
-        report.put(&mut self.side.output);
+        self.tell(report);
         let large = batch.large_simple(self.side.fresh());
         match large {
             Some(header) => self.drop_frame(header),
@@ -367,10 +368,16 @@ impl Client {
     /// An error of pgpilot's own in place of the reply to a whole batch that had been sent in vain.
     pub(super) fn refuse_sent(&mut self, length: usize, report: &Report) {
         self.lose_transaction();
-        report.put(&mut self.side.output);
+        self.tell(report);
         self.side.input.advance(length);
         let status = self.status();
         backend::put_ready(&mut self.side.output, status);
+    }
+
+    /// An error of pgpilot's own, at its place in the reply.
+    pub(super) fn tell(&mut self, report: &Report) {
+        report.put(&mut self.side.output);
+        self.shared.metrics.count(Count::Error(at_fault(report.code)));
     }
 
     /// The client is being told of an error: a transaction of its cannot go on.

@@ -9,6 +9,7 @@ use super::client::Client;
 use super::drain;
 use super::exchange::{CLIENT_INPUT_MAX, keep_reply};
 use super::fault::{End, Fault};
+use super::gate::Passage;
 use super::link::{Link, LinkRole, Purpose};
 use super::registry::{Quiet, Rest};
 use super::sequences::{AsksSequences, place};
@@ -38,6 +39,7 @@ impl Client {
     }
 
     async fn try_connect(&mut self, batch: Batch, assessed: &Assessed) -> Result<(), Denied> {
+        let started = Instant::now();
         let (need, reason) = self.wants(batch, assessed);
         if self.ventures.are_under_way() {
             self.venture_on(batch, assessed, (need, reason)).await?;
@@ -46,9 +48,13 @@ impl Client {
         if self.must_leave_replica(need) || self.has_outlived_its_route(promise, assessed) {
             self.leave_replica();
         }
-        if self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open) {
+        let mut arrived = started;
+        let begins = self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open);
+        if begins && self.shared.gate.state() == Passage::Closed {
             let shared = self.shared.clone();
             self.vigil().until(shared.gate.pass()).await?;
+            // The waits that routing may ask for begin when it may.
+            arrived = Instant::now();
         }
         let reads = need != Need::Primary && self.transaction.is_idle();
         let purpose = if reads { Purpose::Read } else { Purpose::Any };
@@ -61,12 +67,16 @@ impl Client {
                 // What has been sent so far was merely prepared.
                 (link.need, link.promise) = (need, promise);
             }
+            if !link.is_new {
+                link.started = started;
+            }
             self.registration.slot.set_rest(Rest::Working);
             return self.own_sequences_within(asks).await;
         }
-        let demand = Demand { need, reason, promise, arrived: Instant::now(), avoid: None };
+        let demand = Demand { need, reason, promise, arrived, avoid: None };
         let link = self.lease(demand, asks).await?;
-        let link = self.resume_venture(link).await?;
+        let mut link = self.resume_venture(link).await?;
+        link.started = started;
         if link.is_replica() {
             self.begin_venture(batch, assessed, reason);
         }
@@ -250,7 +260,8 @@ impl Client {
                 Ok((lease, waited)) => {
                     let link = self.attach(lease, role, decision.reason, now + waited).await?;
                     if link.membership.is_none() || self.is_primary(node) {
-                        return Ok(Link { promise: demand.promise, need: demand.need, ..link });
+                        let Demand { promise, need, arrived, .. } = demand;
+                        return Ok(Link { promise, need, started: arrived, ..link });
                     }
                     // A change of primary has begun, and may have missed this connection when it closed the others.
                     drop(link);
@@ -269,6 +280,13 @@ impl Client {
                     demand.need = Need::Primary;
                     now = Instant::now();
                 }
+                // Another node may have room; once, or a read would wait on each of a full cluster.
+                Err(Denied::Fault(fault))
+                    if role == LinkRole::Replica && fault.is_want_of_room() && demand.avoid.is_none() =>
+                {
+                    demand.avoid = Some(node);
+                    now = Instant::now();
+                }
                 Err(denied) => return Err(denied),
             }
         }
@@ -281,7 +299,7 @@ impl Client {
 
     fn decide(&mut self, demand: &Demand, snapshot: &Arc<Snapshot>, now: Instant) -> Decision {
         let pools = &self.shared.pools;
-        let load = |node| pools.leased(node);
+        let load = |node| pools.load(node);
         let session = &mut self.session;
         let decision = route(demand, &mut session.freshness, snapshot, &session.policy, load, fastrand::u64(..), now);
         if let Some(loss) = session.freshness.take_loss() {

@@ -35,10 +35,23 @@ impl End {
         match self {
             Self::Left | Self::ClientLost(_) => None,
             Self::Torn => Some(Side::Backend),
-            Self::Fatal(report) if report.code == SqlState::CONNECTION_FAILURE => Some(Side::Backend),
-            Self::Fatal(report) if report.code == SqlState::ADMIN_SHUTDOWN => Some(Side::Operator),
-            Self::Fatal(_) => Some(Side::Client),
+            Self::Fatal(report) => Some(at_fault(report.code)),
         }
+    }
+}
+
+/// Whose fault an error of pgpilot's own is.
+pub(super) fn at_fault(code: SqlState) -> Side {
+    match code {
+        // A server is lost, cannot be reached, or there is none to ask.
+        SqlState::CONNECTION_FAILURE
+        | SqlState::TRANSACTION_RESOLUTION_UNKNOWN
+        | SqlState::CANNOT_CONNECT_NOW
+        | SqlState::CRASH_SHUTDOWN => Side::Backend,
+        // Limits, and what is stopped or handed over.
+        SqlState::ADMIN_SHUTDOWN | SqlState::TOO_MANY_CONNECTIONS => Side::Operator,
+        SqlState::INTERNAL_ERROR => Side::Us,
+        _ => Side::Client,
     }
 }
 
@@ -100,6 +113,11 @@ impl Fault {
             Self::Prepare(QueryError::Server { .. }) => true,
             _ => false,
         }
+    }
+
+    /// Whether the node had no connection to spare.
+    pub(super) fn is_want_of_room(&self) -> bool {
+        matches!(self, Self::Lease(LeaseError::Timeout | LeaseError::QueueFull))
     }
 
     pub(super) fn report(&self) -> Report {

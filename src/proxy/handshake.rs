@@ -365,7 +365,7 @@ impl Request {
             backend::put_negotiate_protocol(reply, version.min(PROTOCOL_3_2), &unknown);
         }
         let value = |wanted: &str| parameters.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
-        let user = value("user").filter(|user| !user.is_empty());
+        let user = value("user").filter(|user| !user.is_empty()).map(as_name);
         let Some(user) = user else {
             let message = "no PostgreSQL user name specified in startup packet";
             return Err(End::fatal(SqlState::INVALID_AUTHORIZATION, message));
@@ -392,7 +392,7 @@ impl Request {
         for (name, _) in &mut settings {
             name.make_ascii_lowercase();
         }
-        let database = value("database").filter(|name| !name.is_empty()).unwrap_or(user);
+        let database = value("database").filter(|name| !name.is_empty()).map_or(user, as_name);
         Ok(Self { version: version.min(PROTOCOL_3_2), user: user.to_owned(), database: database.to_owned(), settings })
     }
 
@@ -402,10 +402,37 @@ impl Request {
     }
 }
 
+/// What a server takes for the name, also where it is longer than any name there (`ProcessStartupPacket` in
+/// src/backend/tcop/backend_startup.c). Names are cut between characters when something is made with them.
+fn as_name(text: &str) -> &str {
+    &text[..text.floor_char_boundary(NAME_MAX)]
+}
+
+/// `NAMEDATALEN` less the byte that ends it.
+const NAME_MAX: usize = 63;
+
 /// An error in place of a greeting.
 pub(super) async fn turn_away(mut stream: Stream, report: &Report) {
     let mut message = BytesMut::new();
     report.put(&mut message);
     while !message.is_empty() && stream.write_buf(&mut message).await.is_ok() {}
     let _ = stream.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_as_long_as_a_servers() {
+        let (long, cut) = (format!("{}\u{e9}\u{e9}", "n".repeat(62)), "n".repeat(62));
+        let read = |parameters: &[(&str, &str)]| {
+            let Ok(request) = Request::read(PROTOCOL_3_2, parameters, &mut BytesMut::new()) else { panic!() };
+            (request.user, request.database)
+        };
+        assert_eq!(read(&[("user", &long)]), (cut.clone(), cut.clone()));
+        assert_eq!(read(&[("user", "u"), ("database", &long)]), ("u".to_owned(), cut));
+        let longest = "n".repeat(63);
+        assert_eq!(read(&[("user", &longest)]), (longest.clone(), longest));
+    }
 }

@@ -53,6 +53,7 @@ pub(super) struct Link {
     pub preparing: Vec<Preparing>,
     /// The last Query was sent with a statement's name changed.
     pub renamed: Option<Renamed>,
+    /// When the batch under way came, before anything that it had to wait for.
     pub started: Instant,
     /// When the last batch had been answered.
     pub answered: Instant,

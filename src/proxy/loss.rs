@@ -9,7 +9,7 @@ use super::assess::{Frame, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::exchange::{Passing, keep_last_reply};
-use super::fault::End;
+use super::fault::{End, at_fault};
 use super::judged::Judged;
 use super::link::{Grant, Link, LinkRole};
 use super::listening::DEAF;
@@ -18,6 +18,7 @@ use super::session::Transaction;
 use super::shared::Handover;
 use crate::decide::session::Pin;
 use crate::decide::sql::{Intent, TransactionEnd, Verdict};
+use crate::telemetry::Count;
 use crate::wire::SqlState;
 use crate::wire::backend::{self, Report};
 use crate::wire::frontend::{self, BindHead, Parse, Target};
@@ -79,6 +80,8 @@ impl Client {
             self.transaction =
                 if link.ends_transaction { Transaction::Idle } else { Transaction::Lost { untold: None } };
         }
+        // One loss, however many batches it is told of.
+        self.shared.metrics.count(Count::Error(at_fault(report.code)));
         let status = self.status();
         let ends = link.dues.batches() + usize::from(link.resets.has_kept_ready());
         for _ in 0..ends {
@@ -142,6 +145,7 @@ impl Client {
         let failed = match (self.aim_of(batch), untold) {
             (Aim::End(TransactionEnd::Commit | TransactionEnd::Chain), Some(report)) => {
                 // As with a COMMIT that a server fails, there is no transaction any more.
+                self.shared.metrics.count(Count::Error(at_fault(report.code)));
                 report.put(&mut reply);
                 self.transaction = Transaction::Idle;
                 true
@@ -156,7 +160,9 @@ impl Client {
                 false
             }
             (Aim::Other, untold) => {
-                untold.map_or_else(aborted, |report| *report).put(&mut reply);
+                let report = untold.map_or_else(aborted, |report| *report);
+                self.shared.metrics.count(Count::Error(at_fault(report.code)));
+                report.put(&mut reply);
                 true
             }
         };

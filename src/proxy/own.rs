@@ -157,16 +157,16 @@ impl Client {
         let Some(result) = result else { return Ok(false) };
         // As any other Query does.
         self.session.names.set(b"", None);
-        let out = &mut self.side.output;
         match result {
             Ok(answer) => {
+                let out = &mut self.side.output;
                 if let Some((column, _)) = &answer.column {
                     backend::put_text_columns(out, &[column]);
                 }
                 answer.put(out);
             }
             Err(report) => {
-                report.put(out);
+                self.tell(&report);
                 self.fail_transaction();
             }
         }
@@ -288,7 +288,7 @@ impl Client {
                 current = Some(verdict);
             }
             if let Err(report) = self.answer_frame(frame, current.as_deref().map(|judged| &**judged))? {
-                report.put(&mut self.side.output);
+                self.tell(&report);
                 self.fail_transaction();
                 self.skipping = end == BatchEnd::Flush;
                 break;

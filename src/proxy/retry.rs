@@ -87,7 +87,7 @@ impl Client {
         self.shared.metrics.count(Count::Retry(why.cause()));
         let (from, mut kept) = (link.node(), std::mem::take(&mut link.kept));
         let (executed, behind) = (link.executed.take(), std::mem::take(&mut link.behind));
-        let (promise, purpose) = (link.promise, link.purpose);
+        let (promise, purpose, started) = (link.promise, link.purpose, link.started);
         if let Some(began) = link.began.take() {
             self.transaction = Transaction::Deferred(began);
         }
@@ -117,6 +117,7 @@ impl Client {
                 link.again = kept.lengths().collect();
                 link.grant = link.again.pop_front().map_or(Grant::NOTHING, Grant::Bytes);
                 link.trace = self.ventures.trace();
+                link.started = started;
                 (link.executed, link.behind) = (executed, behind);
                 link.is_new = false;
                 match why {

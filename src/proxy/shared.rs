@@ -313,10 +313,19 @@ impl Pools {
         }
     }
 
-    /// Connections of a node that are on lease: what balancing weighs.
+    /// Connections of a node that are on lease.
     pub fn leased(&self, node: NodeId) -> u32 {
+        self.of(node, NodePool::leased)
+    }
+
+    /// See [`NodePool::load`].
+    pub fn load(&self, node: NodeId) -> u32 {
+        self.of(node, NodePool::load)
+    }
+
+    fn of(&self, node: NodeId, number: impl Fn(&NodePool) -> u32) -> u32 {
         let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
-        nodes.get(usize::from(node.0)).and_then(Option::as_ref).map_or(0, |node| node.pool.leased())
+        nodes.get(usize::from(node.0)).and_then(Option::as_ref).map_or(0, |node| number(&node.pool))
     }
 
     /// Somebody is about to drop, rename or copy a database, which the server refuses to do while anybody is connected to it: idle

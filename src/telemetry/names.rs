@@ -52,7 +52,8 @@ metrics! {
         "Transactions that began on a replica in spite of being able to write: ended there (stayed), went on on the primary, \
          which had the same rows (moved), or were refused there since it had others (diverged)";
     ERRORS = "pgpilot_errors_total", Counter, Count, ["side"],
-        "Errors that pgpilot reported, by whose fault they are: client, backend, operator, or pgpilot itself (us)";
+        "Errors of pgpilot's own in place of a reply, and ends of sessions, by whose fault they are: client, backend, \
+         operator (a limit, a shutdown), or pgpilot itself (us)";
     UNPARSABLE = "pgpilot_unparsable_statements_total", Counter, Count, [],
         "Statements that were not understood, and so went to the primary";
     UNKNOWN_HINTS = "pgpilot_unknown_hints_total", Counter, Count, [],

@@ -8,7 +8,7 @@ use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 use super::*;
 use crate::admin::console::{ConsoleUser, Level, SERVER_VERSION, serve};
-use crate::admin::{Action, COMMANDS};
+use crate::admin::{Action, COMMANDS, PoolRow};
 use crate::decide::route::NodeId;
 use crate::decide::sql::Reason;
 use crate::telemetry::Served;
@@ -126,7 +126,7 @@ async fn secrets_are_not_shown() {
 
 #[tokio::test]
 async fn routes_are_explained() {
-    let (client, _fake, _notices) = connect(Level::Reader).await;
+    let (client, fake, _notices) = connect(Level::Reader).await;
     let one = |sql: String| {
         let client = &client;
         async move { client.query(&format!("EXPLAIN ROUTE {sql}"), &[]).await.unwrap() }
@@ -148,6 +148,15 @@ async fn routes_are_explained() {
     }
     let user = one("(user app, database db) SELECT 1".into()).await;
     assert_eq!(text(&user[0], "consistency"), "eventual");
+    let session = one("(user desk) SELECT 1".into()).await;
+    assert_eq!((text(&session[0], "route"), text(&session[0], "route_reason")), ("primary".into(), "pinned".into()));
+    // The only database in use is the one that is meant.
+    assert_eq!((text(&session[0], "database"), text(&session[0], "note")), ("db".into(), String::new()));
+    let another = PoolRow { database: "another".into(), ..fake.pools.lock().unwrap()[0].clone() };
+    fake.pools.lock().unwrap().push(another);
+    let which = one("SELECT 1".into()).await;
+    assert_eq!(text(&which[0], "database"), "postgres");
+    assert!(text(&which[0], "note").contains("DATABASE"));
     let own = one("SHOW pgpilot.lsn".into()).await;
     assert_eq!(text(&own[0], "route"), "own");
     let nothing = client.query("EXPLAIN ROUTE ; ;", &[]).await.unwrap();

@@ -22,6 +22,7 @@ pub(crate) struct Fake {
     pub(crate) service: Mutex<Service>,
     pub(crate) failover: Mutex<FailoverStatus>,
     pub(crate) actions: Mutex<Vec<Action>>,
+    pub(crate) pools: Mutex<Vec<PoolRow>>,
     /// PAUSE waits for it.
     pub(crate) quiet: Notify,
 }
@@ -60,6 +61,12 @@ impl Fake {
                 reason: None,
             }),
             actions: Mutex::default(),
+            pools: Mutex::new(vec![PoolRow {
+                node: NodeId(1),
+                user: "<app>".into(),
+                database: "db".into(),
+                counts: PoolCounts { idle: 3, leased: 1, connecting: 0, waiting: 4 },
+            }]),
             quiet: Notify::new(),
         })
     }
@@ -78,6 +85,9 @@ password = "do-not-show-1"
 name = "app"
 password = "do-not-show-2"
 consistency = "eventual"
+[[users]]
+name = "desk"
+pool_mode = "session"
 "#;
 
 impl Sources for Fake {
@@ -103,8 +113,7 @@ impl Sources for Fake {
     }
 
     fn pools(&self) -> Vec<PoolRow> {
-        let counts = PoolCounts { idle: 3, leased: 1, connecting: 0, waiting: 4 };
-        vec![PoolRow { node: NodeId(1), user: "<app>".into(), database: "db".into(), counts }]
+        self.pools.lock().unwrap().clone()
     }
 
     fn held(&self) -> usize {

@@ -107,6 +107,16 @@ struct Facts {
     apply_delay: i32,
     conforming: bool,
     streaming: bool,
+    /// When it was started, and where it listens: with the system identifier, what tells one server from another. Its name does
+    /// not: it may have several.
+    started: String,
+    port: i32,
+}
+
+impl Facts {
+    fn is_same_server(&self, other: &Self) -> bool {
+        (self.system, &self.started, self.port) == (other.system, &other.started, other.port)
+    }
 }
 
 const FACTS: &str = "
@@ -119,24 +129,23 @@ SELECT pg_is_in_recovery(),
        (SELECT setting::int4 FROM pg_settings WHERE name = 'wal_receiver_timeout'),
        (SELECT setting::int4 FROM pg_settings WHERE name = 'recovery_min_apply_delay'),
        current_setting('standard_conforming_strings') = 'on',
-       EXISTS (SELECT FROM pg_stat_wal_receiver)";
+       EXISTS (SELECT FROM pg_stat_wal_receiver),
+       extract(epoch FROM pg_postmaster_start_time())::text,
+       current_setting('port')::int4";
 
 async fn servers(config: &Config, findings: &mut Findings) {
-    let mut known: Vec<(&Node, Client, Facts)> = Vec::new();
-    let mut drivers = Vec::new();
+    let mut known: Vec<(&Node, Facts)> = Vec::new();
     for node in &config.nodes {
         let about = node.name.as_str();
         let limit = config.health.timeout.max(config.pool.connect_timeout);
         let asked = timeout(limit, async {
-            let (client, driver) = connect_control(node, &config.health, &config.health.database).await?;
-            let facts = ask(&client).await?;
-            Ok::<_, ControlError>((client, driver, facts))
+            let (client, _driver) = connect_control(node, &config.health, &config.health.database).await?;
+            Ok::<_, ControlError>(ask(&client).await?)
         });
         match asked.await {
-            Ok(Ok((client, driver, facts))) => {
+            Ok(Ok(facts)) => {
                 of_node(config, node, &facts, findings);
-                known.push((node, client, facts));
-                drivers.push(driver);
+                known.push((node, facts));
             }
             // The server has answered: it is there, and refuses.
             Ok(Err(ControlError::Server(error))) if error.as_db_error().is_some() => {
@@ -154,7 +163,7 @@ async fn servers(config: &Config, findings: &mut Findings) {
         coordination(settings, findings).await;
     }
     if let Some(query) = &config.auth.query {
-        let primary = known.iter().find(|(_, _, facts)| !facts.recovering).or(known.first());
+        let primary = known.iter().find(|(_, facts)| !facts.recovering).or(known.first());
         if let Some((node, ..)) = primary {
             auth_query(config, node, query, findings).await;
         }
@@ -192,6 +201,8 @@ async fn ask(client: &Client) -> Result<Facts, tokio_postgres::Error> {
         apply_delay: row.try_get(7)?,
         conforming: row.try_get(8)?,
         streaming: row.try_get(9)?,
+        started: row.try_get(10)?,
+        port: row.try_get(11)?,
     })
 }
 
@@ -237,9 +248,20 @@ fn of_node(config: &Config, node: &Node, facts: &Facts, findings: &mut Findings)
     }
 }
 
-fn of_cluster(config: &Config, known: &[(&Node, Client, Facts)], findings: &mut Findings) {
+fn of_cluster(config: &Config, known: &[(&Node, Facts)], findings: &mut Findings) {
     const ABOUT: &str = "cluster";
-    let primaries: Vec<_> = known.iter().filter(|(.., facts)| !facts.recovering).map(|(node, ..)| &node.name).collect();
+    let mut servers: Vec<&(&Node, Facts)> = Vec::new();
+    for one in known {
+        match servers.iter().find(|other| other.1.is_same_server(&one.1)) {
+            None => servers.push(one),
+            Some((first, _)) => {
+                let text = format!("{} and {} are one server, by two names: keep one of them", first.name, one.0.name);
+                findings.add(Grade::Bad, ABOUT, text);
+            }
+        }
+    }
+    let primaries = servers.iter().filter(|(_, facts)| !facts.recovering);
+    let primaries: Vec<_> = primaries.map(|(node, _)| &node.name).collect();
     match primaries[..] {
         // Somebody who does not answer may be it.
         [] if known.len() < config.nodes.len() => {}
@@ -300,7 +322,28 @@ mod tests {
             apply_delay: 0,
             conforming: true,
             streaming: true,
+            started: "1.5".into(),
+            port: 5432,
         }
+    }
+
+    #[test]
+    fn one_server_by_two_names_is_not_two_servers() {
+        let config = Config::parse(FILE, "f", &|_| None).unwrap();
+        let of = |a: Facts, b: Facts| {
+            let mut findings = Findings::default();
+            let [first, second] = &config.nodes[..] else { panic!("two nodes") };
+            of_cluster(&config, &[(first, a), (second, b)], &mut findings);
+            findings.0.into_iter().map(|finding| finding.text).collect::<Vec<_>>()
+        };
+        let primary = || Facts { recovering: false, ..facts() };
+        let twice = "a and b are one server, by two names: keep one of them";
+        assert_eq!(of(primary(), primary()), [twice]);
+        assert_eq!(of(facts(), facts()), [twice, "no node is a primary"]);
+        for other in [Facts { port: 5433, ..primary() }, Facts { started: "1.6".into(), ..primary() }] {
+            assert_eq!(of(primary(), other), ["several nodes are writable: a, b"]);
+        }
+        assert_eq!(of(primary(), Facts { port: 5433, ..facts() }), [""; 0]);
     }
 
     #[test]

@@ -41,13 +41,17 @@ section! {
         /// When a client's server connection goes back to the pool: after each "transaction", or at the end of the
         /// "session".
         mode: PoolMode, default "\"transaction\"";
-        /// Server connections for each node, all users and databases together.
+        /// Server connections for each node, all users and databases together. Lowered while pgpilot runs, what is idle above
+        /// it is closed within a second or two, and what is in use when it comes back.
         max_server_connections: Whole<1, 100_000>, default "50";
-        /// Idle connections kept for each node, user and database that has been used.
+        /// Idle connections kept at hand for each node, user and database that has been used, within the limits of each:
+        /// they are opened one by one, about one a second.
         min_idle: Whole<0, 100_000>, default "0";
-        /// How long a client may wait for a server connection; then it gets SQLSTATE 53300.
+        /// How long a client may wait for a server connection of one node; then it gets SQLSTATE 53300. A read that has
+        /// waited for a replica in vain tries one other node before that.
         checkout_timeout: Positive, default "\"5s\"";
-        /// Clients that may wait for a connection to one node. One more gets SQLSTATE 53300 at once.
+        /// Clients that may wait for a connection to one node. One more gets SQLSTATE 53300 at once (a read on a replica: if
+        /// one other node has no room for it either).
         max_waiting: Whole<0, 1_000_000>, default "1000";
         /// An idle connection above `min_idle` is closed after so long; "0": never.
         idle_timeout: Duration, default "\"10m\"";

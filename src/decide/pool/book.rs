@@ -1,7 +1,7 @@
 //! The books of one node: every pool (user, database) on it, its idle connections, and one queue of waiting clients.
 //!
-//! The queue is first come, first served. A connection belongs to one pool, so a released one goes to the first waiter of its own pool, unless the very
-//! first waiter's pool is starved: then the connection is closed to make room for one of that pool.
+//! The queue is first come, first served. A connection belongs to one pool, so a released one goes to the first waiter of its own pool, unless the
+//! first waiter that can be served at all is of another pool, and that is starved: then the connection is closed to make room for one of that pool.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub struct Limits {
     pub waiting: usize,
     /// Zero: idle connections are not closed for their age.
     pub idle_timeout: Duration,
-    /// Kept per pool once it has been used.
+    /// Kept idle per pool once it has been used, as far as the limits allow.
     pub min_idle: usize,
     /// How long the first waiter's pool may go without before another pool's connection is closed for it.
     pub steal_after: Duration,
@@ -138,11 +138,13 @@ impl<C, W> Book<C, W> {
         is_empty
     }
 
-    /// How many of the node's connections a pool may have from now on. Those that it has above that are not closed for it.
+    /// How many of the node's connections a pool may have from now on. The next tick closes what is idle above that, and what is leased is closed when it
+    /// comes back.
     pub fn set_limit(&mut self, pool: PoolIndex, limit: usize) {
         self.pools[pool.0].limit = limit;
     }
 
+    /// As [`Self::set_limit`], of the node.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
@@ -237,18 +239,20 @@ impl<C, W> Book<C, W> {
         actions
     }
 
-    /// Time passes: closes what is idle for too long or `expired`, and opens what `min_idle` asks for.
+    /// Time passes: closes what is idle for too long, `expired` or above a limit, and opens what `min_idle` asks for.
     pub fn tick(&mut self, now: Instant, expired: impl Fn(&C) -> bool) -> Actions<C, W> {
         let mut actions = Actions::default();
         let Limits { idle_timeout, min_idle, .. } = self.limits;
         for entry in &mut self.pools {
             let mut kept = VecDeque::with_capacity(entry.idle.len());
-            let mut spare = (entry.idle.len() + entry.leased).saturating_sub(min_idle);
+            let mut spare = entry.idle.len().saturating_sub(min_idle);
+            let mut surplus = entry.total().saturating_sub(entry.limit);
             // Least recently used first, so those go first.
             for idle in entry.idle.drain(..) {
                 let too_old = !idle_timeout.is_zero() && now.duration_since(idle.since) >= idle_timeout && spare > 0;
-                if too_old || expired(&idle.connection) {
+                if too_old || surplus > 0 || expired(&idle.connection) {
                     spare = spare.saturating_sub(1);
+                    surplus = surplus.saturating_sub(1);
                     self.total -= 1;
                     actions.closes.push(idle.connection);
                 } else {
@@ -257,13 +261,17 @@ impl<C, W> Book<C, W> {
             }
             entry.idle = kept;
         }
+        while self.total > self.limits.connections && self.evict_idle(None, &mut actions) {}
+        // Who waits goes before who may come.
+        self.dial_for_waiters(&mut actions);
         for pool in (0..self.pools.len()).map(PoolIndex) {
             let entry = &self.pools[pool.0];
-            if entry.used && entry.total() < min_idle && self.total < self.limits.connections {
+            let has_room = entry.total() < entry.limit && self.total < self.limits.connections;
+            let wants = entry.used && entry.idle.len() + entry.connecting < min_idle;
+            if wants && has_room && self.connecting < self.limits.connecting {
                 self.start_dial(pool, &mut actions);
             }
         }
-        self.dial_for_waiters(&mut actions);
         actions
     }
 
@@ -289,14 +297,17 @@ impl<C, W> Book<C, W> {
         self.queue.drain(..).map(|waiter| waiter.waiter).collect()
     }
 
-    /// A connection is free: to the first waiter it can serve, or to the idle ones.
+    /// A connection is free: to the first waiter it can serve, or to the idle ones; closed, if there are more than there may be.
     fn place(&mut self, pool: PoolIndex, connection: C, now: Instant) -> Actions<C, W> {
         let mut actions = Actions::default();
-        if self.queue.is_empty() {
-            self.pools[pool.0].idle.push_back(Idle { connection, since: now });
+        // It is in the total, and not in its pool's.
+        let entry = &mut self.pools[pool.0];
+        let is_surplus = self.total > self.limits.connections || entry.total() >= entry.limit;
+        if self.queue.is_empty() && !is_surplus {
+            entry.idle.push_back(Idle { connection, since: now });
             return actions;
         }
-        if self.first_waiter_is_starved(pool, now) {
+        if is_surplus || self.another_pool_is_starved(pool, now) {
             self.total -= 1;
             actions.closes.push(connection);
         } else if let Some(at) = self.queue.iter().position(|waiter| waiter.pool == pool) {
@@ -310,15 +321,19 @@ impl<C, W> Book<C, W> {
         actions
     }
 
-    /// Whether the first waiter is of another pool, which has no hope but the slot that `pool`'s connection holds.
-    fn first_waiter_is_starved(&self, pool: PoolIndex, now: Instant) -> bool {
-        let Some(first) = self.queue.front() else { return false };
-        let theirs = &self.pools[first.pool.0];
-        first.pool != pool
-            && self.total >= self.limits.connections
-            && theirs.connecting == 0
-            && theirs.total() < theirs.limit
-            && (theirs.total() == 0 || now.duration_since(first.since) >= self.limits.steal_after)
+    /// Whether the first waiter for whom something can be done is of another pool, which has no hope but the slot that `pool`'s
+    /// connection holds. Those that wait for connections of a pool that is at its own limit, or for one that is being opened, do not
+    /// stand in the way of those behind them.
+    fn another_pool_is_starved(&self, pool: PoolIndex, now: Instant) -> bool {
+        if self.total < self.limits.connections {
+            return false;
+        }
+        let may_grow = |entry: &Entry<C>| entry.connecting == 0 && entry.total() < entry.limit;
+        let first = self.queue.iter().find(|waiter| waiter.pool == pool || may_grow(&self.pools[waiter.pool.0]));
+        first.is_some_and(|first| {
+            let has_none = self.pools[first.pool.0].total() == 0;
+            first.pool != pool && (has_none || now.duration_since(first.since) >= self.limits.steal_after)
+        })
     }
 
     /// Opens connections for waiters that no connection being opened is meant for.
@@ -333,8 +348,10 @@ impl<C, W> Book<C, W> {
             if entry.connecting >= ahead || entry.total() >= entry.limit || self.connecting >= self.limits.connecting {
                 continue;
             }
-            if self.total >= self.limits.connections && !self.evict_idle(*pool, actions) {
-                return;
+            while self.total >= self.limits.connections {
+                if !self.evict_idle(Some(*pool), actions) {
+                    return;
+                }
             }
             self.start_dial(*pool, actions);
         }
@@ -347,13 +364,13 @@ impl<C, W> Book<C, W> {
         actions.dials.push(pool);
     }
 
-    /// Closes the idle connection that has been unused for longest, of any other pool.
-    fn evict_idle(&mut self, except: PoolIndex, actions: &mut Actions<C, W>) -> bool {
+    /// Closes the idle connection that has been unused for longest, of any pool but `except`.
+    fn evict_idle(&mut self, except: Option<PoolIndex>, actions: &mut Actions<C, W>) -> bool {
         let oldest = self
             .pools
             .iter()
             .enumerate()
-            .filter(|(index, _)| *index != except.0)
+            .filter(|(index, _)| except != Some(PoolIndex(*index)))
             .filter_map(|(index, entry)| Some((entry.idle.front()?.since, index)))
             .min();
         let Some((_, index)) = oldest else { return false };

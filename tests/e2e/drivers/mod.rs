@@ -41,7 +41,7 @@ impl Site {
         primary.sql(&format!("CREATE DATABASE {BY_SESSION} OWNER {USER}")).await.unwrap();
         servers.wait_caught_up(primary).await.unwrap();
         let more = format!(
-            "[tls]\ncertificate = {:?}\nkey = {:?}\n\
+            "[tls]\ncertificate = {:?}\nkey = {:?}\n[admin]\nreaders = [\"{USER}\"]\n\
              [[auth.rules]]\nusers = [\"old\"]\nmethod = \"md5\"\n\
              [[auth.rules]]\nmethod = \"scram-sha-256\"\n\
              [[databases]]\nname = \"{BY_SESSION}\"\npool_mode = \"session\"\n",

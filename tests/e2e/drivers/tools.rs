@@ -4,6 +4,7 @@ use pgpilot::demo::Version;
 use tokio::process::Command;
 
 use super::{BY_SESSION, BY_TRANSACTION, Site, ends, succeeds};
+use crate::support::proxy::{PASSWORD, USER};
 
 fn with(mut command: Command, arguments: &[&str]) -> Command {
     command.args(arguments);
@@ -117,4 +118,22 @@ async fn small_tools_work() {
     let output = ends(&mut with(site.through(site.tool("pg_receivewal"), BY_TRANSACTION), &["-D", ".", "-n"])).await;
     let complained = String::from_utf8_lossy(&output.stderr);
     assert!(complained.contains("pgpilot does not pass on replication connections"), "{complained}");
+}
+
+#[tokio::test]
+async fn pgpilot_asks_another_one_over_tls() {
+    let site = Site::start().await;
+    let status = async |query: &str| {
+        let url = format!("postgresql://{USER}:{PASSWORD}@localhost:{}/?{query}", site.proxy.port());
+        let mut command = site.through(env!("CARGO_BIN_EXE_pgpilot"), BY_TRANSACTION);
+        ends(command.args(["status", "--url", &url])).await
+    };
+    let ca = site.ca();
+    for query in
+        ["", "sslmode=require", "sslmode=disable", &format!("sslmode=verify-full&sslrootcert={}", ca.display())]
+    {
+        let output = status(query).await;
+        assert!(output.status.success(), "{query}: {output:?}");
+    }
+    assert_eq!(status("sslmode=verify-full").await.status.code(), Some(3), "the system trusts nobody of ours");
 }

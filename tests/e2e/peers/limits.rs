@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use pgpilot::telemetry::{Count, Side};
 use tokio_postgres::Client;
 
 use crate::support::proxy::{Proxy, ask, try_ask};
@@ -24,6 +25,8 @@ async fn a_full_pool_makes_clients_wait_for_so_long_and_so_many() {
     let begun = Instant::now();
     assert_eq!(code(&waiting, sql).await.as_deref(), Some("53300"));
     assert!(begun.elapsed() >= Duration::from_millis(700));
+    let errors = hasty.app.telemetry().metrics().total(Count::Error(Side::Operator));
+    assert_eq!(errors, 1, "a session's end is not the only error there is");
     holder.batch_execute("COMMIT").await.unwrap();
     assert_eq!(ask(&waiting, sql).await, "1");
 
@@ -33,15 +36,63 @@ async fn a_full_pool_makes_clients_wait_for_so_long_and_so_many() {
     ask(&holder, sql).await;
     let pools = proxy.app.shared().pools.all();
     let queued = async || pools.iter().flat_map(|(_, pool)| pool.counts()).any(|(_, counts)| counts.waiting > 0);
+    let time_on_primary = || {
+        let latencies = proxy.app.telemetry().metrics().latencies();
+        latencies.iter().find(|(route, ..)| *route == "primary").unwrap().2
+    };
+    let before = time_on_primary();
     // Who waits and is served in time notices nothing; one more is refused meanwhile.
     let (served, ()) = tokio::join!(ask(&waiting, sql), async {
         wait_for("one to wait", LIMIT, queued).await;
         assert_eq!(code(&refused, sql).await.as_deref(), Some("53300"));
         assert!(queued().await);
+        ask(&holder, "SELECT pg_sleep(0.4)").await;
         holder.batch_execute("COMMIT").await.unwrap();
     });
     assert_eq!(served, "1");
+    // What one has waited for, the other one has waited for, too.
+    assert!(time_on_primary() - before >= Duration::from_millis(800), "{before:?}, {:?}", time_on_primary());
     assert_eq!(ask(&refused, sql).await, "1");
+}
+
+#[tokio::test]
+async fn reads_that_wait_are_spread_too_and_try_another_node_before_they_are_refused() {
+    let one = "[routing]\nconsistency = \"eventual\"\n[pool]\nmax_server_connections = 1\n";
+    let (patient, hasty) =
+        (format!("{one}checkout_timeout = \"10min\"\n"), format!("{one}checkout_timeout = \"200ms\"\n"));
+    let (patient, hasty) = tokio::join!(Proxy::shared(&patient), Proxy::shared(&hasty));
+    let node = |name: &str| patient.app.shared().cluster.find(name).unwrap();
+    let pools = &patient.app.shared().pools;
+    let loads = || [node("pg2"), node("pg3")].map(|node| pools.load(node));
+    let mut holders = Vec::new();
+    for count in 1..=2 {
+        let holder = patient.connect().await;
+        holder.batch_execute("BEGIN READ ONLY").await.unwrap();
+        ask(&holder, "SELECT 1").await;
+        assert_eq!(loads().iter().sum::<u32>(), count);
+        holders.push(holder);
+    }
+    let mut waiting = tokio::task::JoinSet::new();
+    for count in 1..=6 {
+        let client = patient.connect().await;
+        waiting.spawn(async move { ask(&client, "SELECT 2").await });
+        wait_for("one more to wait", LIMIT, async || loads().iter().sum::<u32>() == 2 + count).await;
+        let [a, b] = loads();
+        assert!(a.abs_diff(b) <= 1, "{a} and {b}");
+    }
+    for holder in holders {
+        holder.batch_execute("COMMIT").await.unwrap();
+    }
+    assert_eq!(waiting.join_all().await, ["2"; 6]);
+
+    let cluster = &hasty.app.shared().cluster;
+    cluster.drain(node("pg3"));
+    let (holder, reader) = (hasty.connect().await, hasty.connect().await);
+    holder.batch_execute("BEGIN READ ONLY").await.unwrap();
+    ask(&holder, "SELECT 1").await;
+    let (on_primary, _) = hasty.counts();
+    assert_eq!(ask(&reader, "SELECT 3").await, "3");
+    assert_eq!(hasty.counts().0, on_primary + 1);
 }
 
 #[tokio::test]

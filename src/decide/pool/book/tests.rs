@@ -71,6 +71,75 @@ fn a_starved_pool_gets_the_next_slot_and_a_served_one_after_a_while() {
 }
 
 #[test]
+fn one_that_waits_for_its_own_pools_limit_holds_up_nobody_behind_it() {
+    let (now, mut book) = (Instant::now(), TestBook::new(LIMITS));
+    let (a, narrow, b) = (book.add_pool(9), book.add_pool(1), book.add_pool(9));
+    lease(&mut book, a, 1, now);
+    lease(&mut book, narrow, 2, now);
+    ask(&mut book, narrow, 'n', now);
+    ask(&mut book, b, 'b', now);
+    ask(&mut book, a, 'a', now);
+    let actions = book.release(a, 1, now);
+    assert_eq!((actions.closes, actions.dials, actions.grants), (vec![1], vec![b], vec![]), "b comes before a");
+    assert_eq!(
+        book.release(narrow, 2, now).grants,
+        [('n', 2)],
+        "and a is not as badly off as to be given this one's place"
+    );
+}
+
+#[test]
+fn so_many_are_kept_idle_beside_those_in_use() {
+    let (now, limits) = (Instant::now(), Limits { connections: 9, min_idle: 2, ..LIMITS });
+    let mut book = TestBook::new(limits);
+    let pool = book.add_pool(9);
+    assert_eq!(book.tick(now, |_| false).dials, [], "it has not been used yet");
+    lease(&mut book, pool, 1, now);
+    lease(&mut book, pool, 2, now);
+    for connection in [3, 4] {
+        assert_eq!(book.tick(now, |_| false).dials, [pool]);
+        book.dialed(pool, connection, now);
+    }
+    assert_eq!(book.tick(now, |_| false).dials, []);
+    book.release(pool, 1, now);
+    let late = now + LIMITS.idle_timeout;
+    assert_eq!(book.tick(late, |_| false).closes, [3], "it is one too many, and the one unused for longest");
+    assert_eq!(book.counts(pool), PoolCounts { idle: 2, leased: 1, ..PoolCounts::default() });
+}
+
+#[test]
+fn what_is_kept_idle_heeds_each_limit() {
+    let now = Instant::now();
+    let mut book = TestBook::new(Limits { connections: 9, connecting: 1, min_idle: 3, ..LIMITS });
+    let (narrow, other) = (book.add_pool(2), book.add_pool(9));
+    for (pool, connection) in [(narrow, 1), (other, 2)] {
+        lease(&mut book, pool, connection, now);
+    }
+    assert_eq!(book.tick(now, |_| false).dials, [narrow], "one is opened at a time");
+    book.dialed(narrow, 3, now);
+    assert_eq!(book.tick(now, |_| false).dials, [other], "the first one has as many as it may have");
+}
+
+#[test]
+fn a_lowered_limit_closes_what_is_idle_and_then_what_comes_back() {
+    let now = Instant::now();
+    let mut book = TestBook::new(Limits { connections: 4, ..LIMITS });
+    let (a, b) = (book.add_pool(9), book.add_pool(9));
+    for (pool, connection) in [(a, 1), (a, 2), (b, 3), (b, 4)] {
+        lease(&mut book, pool, connection, now);
+    }
+    book.release(a, 1, now);
+    book.set_limits(Limits { connections: 2, ..LIMITS });
+    assert_eq!(book.tick(now, |_| false).closes, [1]);
+    ask(&mut book, b, 'b', now);
+    let back = book.release(b, 3, now);
+    assert_eq!((back.closes, back.grants, back.dials), (vec![3], vec![], vec![]), "three were open still");
+    assert_eq!(book.release(b, 4, now).grants, [('b', 4)]);
+    book.set_limit(a, 0);
+    assert_eq!(book.release(a, 2, now).closes, [2], "nor may a pool keep what is above its own");
+}
+
+#[test]
 fn a_failed_dial_is_told_to_those_nobody_else_can_serve() {
     let (now, mut book) = (Instant::now(), TestBook::new(LIMITS));
     let pool = book.add_pool(9);
@@ -135,6 +204,8 @@ enum Step {
     Dialed(usize),
     Failed(usize),
     Tick(u64),
+    /// What the node may have, and each pool.
+    Limit(usize, usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -145,6 +216,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0..8usize).prop_map(Step::Dialed),
         1 => (0..8usize).prop_map(Step::Failed),
         1 => (0..90u64).prop_map(Step::Tick),
+        1 => (1..4usize, 1..3usize).prop_map(|(node, pool)| Step::Limit(node, pool)),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -159,6 +231,12 @@ struct World {
 }
 
 impl World {
+    /// Of the node and of each pool: what it has, and what it may have.
+    fn totals(&self) -> Vec<(usize, usize)> {
+        let pools = self.book.pools.iter().map(|entry| (entry.total(), entry.limit));
+        pools.chain([(self.book.total, self.book.limits.connections)]).collect()
+    }
+
     fn carry_out(&mut self, actions: Actions<u32, u32>, pool_of: &dyn Fn(u32) -> PoolIndex) {
         for (waiter, connection) in actions.grants {
             let at = self.waiting.iter().position(|w| *w == waiter).expect("only a waiter is served, once");
@@ -173,19 +251,23 @@ impl World {
 }
 
 proptest! {
-    /// Whatever happens, the limits hold, the order within a pool holds, and in the end everybody is served.
+    /// Whatever happens, nothing grows above its limit, the order within a pool holds, and in the end everybody is served.
     #[test]
     fn the_books_balance(steps in steps()) {
         let mut now = Instant::now();
-        let mut book = Book::new(LIMITS);
+        let mut book = Book::new(Limits { min_idle: 1, ..LIMITS });
         let pools: Vec<_> = (0..3).map(|_| book.add_pool(2)).collect();
         let mut world = World { book, leased: vec![], dialling: vec![], waiting: vec![], next: 0 };
         // A waiter's or connection's number tells its pool.
         let pool_of = |n: u32| pools[n as usize % 3];
         for step in steps {
+            let before = world.totals();
             apply(&mut world, &step, &mut now, &pool_of);
-            prop_assert!(world.book.total <= LIMITS.connections);
+            for ((total, limit), (before, _)) in world.totals().into_iter().zip(before) {
+                prop_assert!(total <= limit.max(before), "{step:?}");
+            }
             prop_assert!(world.book.queue.len() <= LIMITS.waiting);
+            prop_assert!(world.book.connecting <= LIMITS.connecting);
             prop_assert_eq!(world.book.connecting, world.dialling.len());
             prop_assert_eq!(world.book.queue.len(), world.waiting.len());
         }
@@ -196,6 +278,7 @@ proptest! {
             apply(&mut world, &Step::Tick(0), &mut now, &pool_of);
         }
         prop_assert_eq!(&world.waiting, &Vec::<u32>::new());
+        prop_assert!(world.totals().into_iter().all(|(total, limit)| total <= limit), "{:?}", world.totals());
     }
 }
 
@@ -244,6 +327,10 @@ fn apply(world: &mut World, step: &Step, now: &mut Instant, pool_of: &dyn Fn(u32
                 world.waiting.retain(|waiter| !failed.contains(waiter));
                 world.carry_out(actions, pool_of);
             }
+        }
+        Step::Limit(connections, each) => {
+            world.book.set_limits(Limits { connections, ..world.book.limits.clone() });
+            (0..3).for_each(|pool| world.book.set_limit(pool_of(pool), each));
         }
         Step::Tick(seconds) => {
             *now += Duration::from_secs(seconds);
