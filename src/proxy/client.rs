@@ -11,7 +11,7 @@ use bytes::Buf;
 use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, keep_reply, poll_move};
-use super::fault::End;
+use super::fault::{End, stopping};
 use super::hold::Pass;
 use super::link::{CopyIn, Grant, Link, LinkRole, Purpose};
 use super::registry::Registration;
@@ -279,7 +279,7 @@ impl Client {
                 .is_none_or(|link| link.is_quiet() && !link.batch_open && !matches!(side.rest, Passing::Forward(_)));
         let waiting = poll_fn(|cx| {
             if may_leave && Pin::new(&mut *shutdown).poll(cx).is_ready() {
-                return Poll::Ready(Err(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down")));
+                return Poll::Ready(Err(stopping()));
             }
             poll_move(side, link.as_mut(), &mut session.reported, Until::Input, cx).map(Ok)
         });
@@ -317,7 +317,7 @@ impl Client {
         (!limit.is_zero()).then_some((limit, code, message))
     }
 
-    async fn on_signal(&mut self, signal: Signal) -> Result<(), End> {
+    pub(super) async fn on_signal(&mut self, signal: Signal) -> Result<(), End> {
         match signal {
             Signal::Batch(status) => {
                 self.batch_answered(status);

@@ -10,7 +10,7 @@ use super::drain;
 use super::exchange::{CLIENT_INPUT_MAX, keep_reply};
 use super::fault::{End, Fault};
 use super::link::{Link, LinkRole, Purpose};
-use super::registry::{Quiet, Rest};
+use super::registry::Quiet;
 use super::sequences::{AsksSequences, place};
 use super::session::{Deferred, Transaction};
 use super::settle;
@@ -46,10 +46,7 @@ impl Client {
         if self.must_leave_replica(need) || self.has_outlived_its_route(promise, assessed) {
             self.leave_replica();
         }
-        if self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open) {
-            let shared = self.shared.clone();
-            self.vigil().until(shared.gate.pass()).await?;
-        }
+        self.wait_to_begin().await?;
         let reads = need != Need::Primary && self.transaction.is_idle();
         let purpose = if reads { Purpose::Read } else { Purpose::Any };
         let asks = AsksSequences::of(assessed.needs.effects);
@@ -61,7 +58,6 @@ impl Client {
                 // What has been sent so far was merely prepared.
                 (link.need, link.promise) = (need, promise);
             }
-            self.registration.slot.set_rest(Rest::Working);
             return self.own_sequences_within(asks).await;
         }
         let demand = Demand { need, reason, promise, arrived: Instant::now(), avoid: None };

@@ -50,6 +50,7 @@ mod shared;
 mod shutdown;
 mod slow;
 mod statements;
+mod threshold;
 mod trail;
 mod venture;
 mod verdicts;
