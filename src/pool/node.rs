@@ -32,6 +32,8 @@ pub struct NodePool {
     shelf: Mutex<Shelf>,
     /// Leases out now: what balancing weighs.
     leased: AtomicU32,
+    /// Clients that wait for one.
+    waiting: AtomicU32,
     /// Grows when what was opened before is not to be used again.
     generation: AtomicU64,
     connects: AtomicU64,
@@ -90,6 +92,7 @@ impl NodePool {
             settings: ArcSwap::from_pointee(settings),
             shelf: Mutex::new(Shelf { book, index: HashMap::new(), pools: Vec::new(), vacating: Vec::new() }),
             leased: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
             generation: AtomicU64::new(0),
             connects: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
@@ -372,6 +375,7 @@ impl PoolHandle {
         ticket: Ticket,
         receiver: oneshot::Receiver<Result<Lease, LeaseError>>,
     ) -> Result<Lease, LeaseError> {
+        self.node.waiting.fetch_add(1, Ordering::Relaxed);
         let _place = Place { handle: self, ticket };
         let limit = self.node.settings.load().checkout_timeout;
         match tokio::time::timeout(limit, receiver).await {
@@ -386,6 +390,10 @@ impl PoolHandle {
         lease.generation != self.node.generation.load(Ordering::Relaxed)
             || lease.expires_at.is_some_and(|at| now >= at)
             || lease.is_stale()
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        self.node.waiting.load(Ordering::Relaxed) > 0
     }
 
     pub(super) fn put_back(&self, connection: Connection, now: Instant) {
@@ -420,6 +428,7 @@ struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
+        self.handle.node.waiting.fetch_sub(1, Ordering::Relaxed);
         self.handle.node.lock().book.give_up(self.ticket);
     }
 }

@@ -245,7 +245,12 @@ impl Client {
             return Ok(false);
         }
         let (role, continues) = (link.role, link.batch_open);
+        // A batch has the same outcome as its beginning, unless that follows another batch.
+        let follows = !continues || link.dues.batches() > 0;
         let Gathered::Batch(batch) = gather(self.side.fresh())? else { return Ok(false) };
+        if !continues && self.transaction.is_idle() && self.makes_way() {
+            return Ok(false);
+        }
         let joins = match (role, batch.end) {
             (LinkRole::Replica, end) => end == BatchEnd::Sync && self.joins_replica(batch),
             (_, BatchEnd::Open) => false,
@@ -253,8 +258,6 @@ impl Client {
             (_, end) if continues => end != BatchEnd::Simple,
             _ => !self.may_answer(batch) && !self.transaction_may_end_lease(),
         };
-        // A batch has the same outcome as its beginning, unless that follows another batch.
-        let follows = !continues || link.dues.batches() > 0;
         if !joins || (follows && self.hangs_on_an_outcome(batch)) {
             return Ok(false);
         }

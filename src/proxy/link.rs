@@ -54,6 +54,7 @@ pub(super) struct Link {
     /// The last Query was sent with a statement's name changed.
     pub renamed: Option<Renamed>,
     pub started: Instant,
+    pub leased: Instant,
     /// When the last batch had been answered.
     pub answered: Instant,
     /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
@@ -162,6 +163,7 @@ impl Link {
             preparing: Vec::new(),
             renamed: None,
             started: now,
+            leased: now,
             answered: now,
             executing: false,
             purpose: Purpose::Any,

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::dispatch::SETTLE_DOWN;
@@ -14,6 +14,9 @@ use super::registry::Rest;
 use super::session::Transaction;
 use super::vigil::Denied;
 use crate::decide::route::{Refusal, Writes};
+
+/// While others wait for a connection, whoever always has something more under way before the last is answered has one for so long at a time.
+const TURN: Duration = Duration::from_millis(10);
 
 /// Why nothing may begin.
 enum Obstacle {
@@ -56,6 +59,15 @@ impl Client {
             }
             self.look_after_link().await?;
         }
+    }
+
+    /// Whether a client that has sent more already is to wait for the answer to what is under way, so that its connection comes free.
+    pub(super) fn makes_way(&mut self) -> bool {
+        let is_wanted = self.link.as_ref().is_some_and(|link| {
+            link.lease.is_awaited() && link.answered.saturating_duration_since(link.leased) >= TURN
+        });
+        // Who keeps it has nothing to give.
+        (is_wanted && self.session.pins.is_empty()) || self.obstacle().is_some()
     }
 
     fn obstacle(&mut self) -> Option<Obstacle> {
