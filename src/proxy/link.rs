@@ -271,6 +271,11 @@ impl Link {
             && self.reply.rest == Rest::None
     }
 
+    /// Whether the server reads COPY data for a statement that runs alone, and has not been sent their end: then there is nothing yet that it could commit.
+    pub(super) fn still_reads_copy(&self) -> bool {
+        self.copy_in == CopyIn::Active && self.executed.as_ref().is_some_and(Executed::is_one)
+    }
+
     /// Whether the server is going to answer without anything more from the client.
     pub(super) fn works(&self) -> bool {
         !self.dues.is_empty() && self.copy_in == CopyIn::No && self.grant != Grant::ToEndOfBatch
