@@ -51,17 +51,28 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Serves the client until it leaves.
+    /// Serves the client until it leaves, or nobody is waited for any more.
     pub(super) async fn run(mut self) {
-        let end = loop {
+        let cut_off = self.shared.shutdown.watch_cut_off();
+        let end = tokio::select! {
+            biased;
+            end = self.serve_to_its_end() => end,
+            () = cut_off => stopping(),
+        };
+        self.finish(end).await;
+    }
+
+    /// # Cancel safety
+    /// What the client has been told holds, and all that can be done then is to finish. A server connection that pgpilot was asking something is closed.
+    async fn serve_to_its_end(&mut self) -> End {
+        loop {
             if let Err(end) = self.step().await {
-                break end;
+                return end;
             }
             if self.pass.is_some() && self.transaction.is_idle() {
                 self.pass = None;
             }
-        };
-        self.finish(end).await;
+        }
     }
 
     async fn step(&mut self) -> Result<(), End> {

@@ -66,7 +66,7 @@ const MAX_GREETINGS: usize = 4096;
 pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
     // Operators get in however many clients there are.
     if client.request.is_for_console() {
-        return console(client, &shared).await;
+        return shared.tasks.track_future(console(client, &shared)).await;
     }
     let max = shared.config.load().clients.max;
     let Some(seat) = shared.registry.take_seat(max) else {

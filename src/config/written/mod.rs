@@ -52,7 +52,7 @@ section! {
         listen: OneOrMore<Listen>, default "\"127.0.0.1:6432\"";
         /// Worker threads. A change needs a restart.
         workers: Whole<1, 1024>, unset "one for each core", example "4";
-        /// After SIGTERM, clients in a transaction get this long to finish it.
+        /// After SIGTERM, clients in a transaction get this long to finish it; who has not then is told so (57P01).
         drain_timeout: Positive, default "\"30s\"";
         /// A file with passwords for the users below that have none of their own, in the format of libpq:
         /// `host:port:database:user:password`, where `*` matches anything. The database of a line only matters for
