@@ -30,6 +30,8 @@ use crate::wire::{Header, SqlState, frontend};
 pub(super) struct Client {
     pub shared: Arc<Shared>,
     pub who: Who,
+    /// The reload that it has heeded.
+    pub generation: u64,
     pub verdicts: Arc<Verdicts>,
     pub snapshots: Reader,
     pub side: Side,
@@ -101,6 +103,7 @@ impl Client {
         self.cancels_seen = self.registration.slot.unserved_cancels();
         self.begin_chained().await?;
         self.keep_order();
+        self.heed_reload();
         let assessed = {
             // Taken out for the time being, so that the frames can be read while the session changes.
             let input = std::mem::take(&mut self.side.input);

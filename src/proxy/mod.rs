@@ -37,6 +37,7 @@ mod own_settings;
 mod recent;
 mod recipe;
 mod registry;
+mod reloaded;
 mod reply;
 mod resets;
 mod retry;

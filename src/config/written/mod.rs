@@ -25,6 +25,7 @@ pub(super) use serving::{Clients, Log, Metrics, Pool, Routing};
 
 section! {
     /// The topology file of pgpilot. It is read at the start and on SIGHUP (or `RELOAD` on the admin console).
+    /// Sessions that are there heed it from their next transaction on, but for `pool.mode`, and what they have set themselves.
     ///
     /// Durations are a whole number with a unit: us, ms, s, m (or min), h, d; "0" needs none. Sizes are a whole number
     /// with a unit: B, KiB, MiB, GiB, TiB, or kB, MB, GB, TB in powers of ten. Relative paths start at the directory of
