@@ -1,6 +1,7 @@
 //! The admin console: one connection to the database `pgpilot`.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -48,7 +49,7 @@ pub enum ConsoleError {
     TooLong(usize),
 }
 
-/// Talks to one operator until it leaves. The greeting, up to ReadyForQuery, has been sent; `input` is what came behind
+/// Talks to one operator until it leaves, or until `closing` comes while it asks for nothing. The greeting, up to ReadyForQuery, has been sent; `input` is what came behind
 /// the start-up messages already.
 ///
 /// # Errors
@@ -61,12 +62,14 @@ pub async fn serve<S>(
     mut input: BytesMut,
     who: ConsoleUser,
     sources: Arc<dyn Sources>,
+    closing: impl Future<Output = ()>,
 ) -> Result<(), ConsoleError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut session = Session::new(who, &*sources);
     let mut out = BytesMut::new();
+    let mut closing = pin!(closing);
     loop {
         while let Some(frame) = next_frame(&mut input, &mut out).transpose() {
             let frame = match frame {
@@ -91,8 +94,15 @@ where
         stream.write_all(&out).await?;
         stream.flush().await?;
         out.clear();
-        if stream.read_buf(&mut input).await? == 0 {
-            return Ok(());
+        tokio::select! {
+            read = stream.read_buf(&mut input) => if read? == 0 {
+                return Ok(());
+            },
+            () = &mut closing => {
+                Report::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down").put(&mut out);
+                stream.write_all(&out).await?;
+                return Ok(stream.shutdown().await?);
+            }
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct App {
 
 /// How often idle connections are looked over.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Clients that are cut off get so long to hear of it.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 impl App {
     /// Binds the listeners and begins to serve. Nodes are discovered in the background: the first clients may wait for that.
@@ -149,7 +151,7 @@ impl App {
         &self.telemetry
     }
 
-    /// Stops in order: no new clients, idle clients are told to go, those in a transaction get `drain_timeout` to finish it.
+    /// Stops in order: no new clients, idle clients are told to go, those in a transaction get `drain_timeout` to finish it, and are cut off then.
     pub async fn shutdown(&self) {
         self.shared.shutdown.begin();
         self.shared.tasks.close();
@@ -159,6 +161,8 @@ impl App {
                 clients = self.shared.registry.len(),
                 "clients were still busy when the time to drain was over"
             );
+            self.shared.shutdown.cut_off();
+            let _ = tokio::time::timeout(GOODBYE, self.shared.tasks.wait()).await;
         }
         for (_, pool) in self.shared.pools.all() {
             pool.clear();

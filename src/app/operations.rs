@@ -346,7 +346,8 @@ impl Console for Door {
         };
         let who = ConsoleUser { name: user.into(), level };
         Box::pin(async move {
-            if let Err(error) = console::serve(stream, input, who, self.0.clone()).await {
+            let closing = self.0.shared.shutdown.begins();
+            if let Err(error) = console::serve(stream, input, who, self.0.clone(), closing).await {
                 tracing::info!(%error, "a console session ended");
             }
         })

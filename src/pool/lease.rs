@@ -33,6 +33,11 @@ impl Lease {
         Self { connection: Some(connection), pool }
     }
 
+    /// Whether somebody waits for a connection to this node. Costs next to nothing.
+    pub fn is_awaited(&self) -> bool {
+        self.pool.is_awaited()
+    }
+
     /// Gives the connection back. It must be idle: in sync, outside a transaction, its state known.
     pub fn release(mut self, now: Instant) {
         if let Some(mut connection) = self.connection.take() {

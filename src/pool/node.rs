@@ -397,6 +397,10 @@ impl PoolHandle {
             || lease.is_stale()
     }
 
+    pub(super) fn is_awaited(&self) -> bool {
+        self.node.waiting.load(Ordering::Relaxed) > 0
+    }
+
     pub(super) fn put_back(&self, connection: Connection, now: Instant) {
         self.node.leased.fetch_sub(1, Ordering::Relaxed);
         let outdated = connection.generation != self.node.generation.load(Ordering::Relaxed);

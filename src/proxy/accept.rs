@@ -32,7 +32,8 @@ pub async fn serve(listener: Listener, shared: Arc<Shared>) {
             Ok(arrival) => {
                 shared.metrics.count(Count::Connection);
                 let permit = shared.logins.enter();
-                drop(shared.tasks.spawn(handshake::welcome(arrival, permit, shared.clone())));
+                // Nobody waits for those who have not logged in, when pgpilot stops.
+                drop(tokio::spawn(handshake::welcome(arrival, permit, shared.clone())));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: those of clients that leave come back.

@@ -11,7 +11,7 @@ use bytes::Buf;
 use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd, Gathered, gather};
 use super::exchange::{Gone, Moved, Passing, SERVER_OUTPUT_MAX, Side, Until, keep_reply, poll_move};
-use super::fault::{End, at_fault};
+use super::fault::{End, at_fault, stopping};
 use super::hold::Pass;
 use super::link::{CopyIn, Grant, Link, LinkRole, Purpose};
 use super::registry::Registration;
@@ -31,6 +31,8 @@ use crate::wire::{Header, SqlState, frontend};
 pub(super) struct Client {
     pub shared: Arc<Shared>,
     pub who: Who,
+    /// The reload that it has heeded.
+    pub generation: u64,
     pub verdicts: Arc<Verdicts>,
     pub snapshots: Reader,
     pub side: Side,
@@ -52,17 +54,28 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Serves the client until it leaves.
+    /// Serves the client until it leaves, or nobody is waited for any more.
     pub(super) async fn run(mut self) {
-        let end = loop {
+        let cut_off = self.shared.shutdown.watch_cut_off();
+        let end = tokio::select! {
+            biased;
+            end = self.serve_to_its_end() => end,
+            () = cut_off => stopping(),
+        };
+        self.finish(end).await;
+    }
+
+    /// # Cancel safety
+    /// What the client has been told holds, and all that can be done then is to finish. A server connection that pgpilot was asking something is closed.
+    async fn serve_to_its_end(&mut self) -> End {
+        loop {
             if let Err(end) = self.step().await {
-                break end;
+                return end;
             }
             if self.pass.is_some() && self.transaction.is_idle() {
                 self.pass = None;
             }
-        };
-        self.finish(end).await;
+        }
     }
 
     async fn step(&mut self) -> Result<(), End> {
@@ -91,6 +104,7 @@ impl Client {
         self.cancels_seen = self.registration.slot.unserved_cancels();
         self.begin_chained().await?;
         self.keep_order();
+        self.heed_reload();
         let assessed = {
             // Taken out for the time being, so that the frames can be read while the session changes.
             let input = std::mem::take(&mut self.side.input);
@@ -243,7 +257,12 @@ impl Client {
             return Ok(false);
         }
         let (role, continues) = (link.role, link.batch_open);
+        // A batch has the same outcome as its beginning, unless that follows another batch.
+        let follows = !continues || link.dues.batches() > 0;
         let Gathered::Batch(batch) = gather(self.side.fresh())? else { return Ok(false) };
+        if !continues && self.transaction.is_idle() && self.makes_way() {
+            return Ok(false);
+        }
         let joins = match (role, batch.end) {
             (LinkRole::Replica, end) => end == BatchEnd::Sync && self.joins_replica(batch),
             (_, BatchEnd::Open) => false,
@@ -251,8 +270,6 @@ impl Client {
             (_, end) if continues => end != BatchEnd::Simple,
             _ => !self.may_answer(batch) && !self.transaction_may_end_lease(),
         };
-        // A batch has the same outcome as its beginning, unless that follows another batch.
-        let follows = !continues || link.dues.batches() > 0;
         if !joins || (follows && self.hangs_on_an_outcome(batch)) {
             return Ok(false);
         }
@@ -280,7 +297,7 @@ impl Client {
                 .is_none_or(|link| link.is_quiet() && !link.batch_open && !matches!(side.rest, Passing::Forward(_)));
         let waiting = poll_fn(|cx| {
             if may_leave && Pin::new(&mut *shutdown).poll(cx).is_ready() {
-                return Poll::Ready(Err(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down")));
+                return Poll::Ready(Err(stopping()));
             }
             poll_move(side, link.as_mut(), &mut session.reported, Until::Input, cx).map(Ok)
         });
@@ -318,7 +335,7 @@ impl Client {
         (!limit.is_zero()).then_some((limit, code, message))
     }
 
-    async fn on_signal(&mut self, signal: Signal) -> Result<(), End> {
+    pub(super) async fn on_signal(&mut self, signal: Signal) -> Result<(), End> {
         match signal {
             Signal::Batch(status) => {
                 self.batch_answered(status);

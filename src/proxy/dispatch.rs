@@ -9,9 +9,8 @@ use super::client::Client;
 use super::drain;
 use super::exchange::{CLIENT_INPUT_MAX, keep_reply};
 use super::fault::{End, Fault};
-use super::gate::Passage;
 use super::link::{Link, LinkRole, Purpose};
-use super::registry::{Quiet, Rest};
+use super::registry::Quiet;
 use super::sequences::{AsksSequences, place};
 use super::session::{Deferred, Transaction};
 use super::settle;
@@ -48,14 +47,7 @@ impl Client {
         if self.must_leave_replica(need) || self.has_outlived_its_route(promise, assessed) {
             self.leave_replica();
         }
-        let mut arrived = started;
-        let begins = self.transaction.is_idle() && !self.link.as_ref().is_some_and(|link| link.batch_open);
-        if begins && self.shared.gate.state() == Passage::Closed {
-            let shared = self.shared.clone();
-            self.vigil().until(shared.gate.pass()).await?;
-            // The waits that routing may ask for begin when it may.
-            arrived = Instant::now();
-        }
+        self.wait_to_begin().await?;
         let reads = need != Need::Primary && self.transaction.is_idle();
         let purpose = if reads { Purpose::Read } else { Purpose::Any };
         let asks = AsksSequences::of(assessed.needs.effects);
@@ -70,10 +62,10 @@ impl Client {
             if !link.is_new {
                 link.started = started;
             }
-            self.registration.slot.set_rest(Rest::Working);
             return self.own_sequences_within(asks).await;
         }
-        let demand = Demand { need, reason, promise, arrived, avoid: None };
+        // The waits that routing may ask for begin when it may.
+        let demand = Demand { need, reason, promise, arrived: Instant::now(), avoid: None };
         let link = self.lease(demand, asks).await?;
         let mut link = self.resume_venture(link).await?;
         link.started = started;

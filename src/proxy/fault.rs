@@ -55,6 +55,11 @@ pub(super) fn at_fault(code: SqlState) -> Side {
     }
 }
 
+/// pgpilot is told to stop.
+pub(super) fn stopping() -> End {
+    End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down")
+}
+
 impl From<WireError> for End {
     fn from(error: WireError) -> Self {
         Self::fatal(SqlState::PROTOCOL_VIOLATION, error.to_string())
@@ -70,6 +75,9 @@ pub(super) enum Fault {
     Lease(#[from] LeaseError),
     #[error(transparent)]
     Hold(#[from] HoldError),
+    /// What the session kept on a server was lost before the statement was sent there.
+    #[error("{}", .0.message)]
+    Lost(Box<Report>),
     /// A CancelRequest came while the statement waited for its turn.
     #[error("canceling statement due to user request")]
     Cancelled,
@@ -99,6 +107,7 @@ impl Fault {
             | Self::Lease(LeaseError::Timeout | LeaseError::QueueFull)
             | Self::Refused(_)
             | Self::Hold(_)
+            | Self::Lost(_)
             | Self::Diverged
             | Self::BoundToReplica
             | Self::Cancelled => false,
@@ -127,6 +136,7 @@ impl Fault {
                 Report::error(code, refusal.to_string())
             }
             Self::Hold(error) => Report::error(SqlState::CANNOT_CONNECT_NOW, error.to_string()),
+            Self::Lost(report) => Report::clone(report),
             Self::Cancelled => Report::error(SqlState::QUERY_CANCELED, self.to_string()),
             Self::Diverged => Report::error(SqlState::SERIALIZATION_FAILURE, self.to_string())
                 .hint("Nothing has been written. The transaction might succeed if retried."),

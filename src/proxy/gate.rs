@@ -1,9 +1,15 @@
 //! PAUSE and RESUME: no new statement gets a server connection while the gate is closed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::watch;
 
 /// Open, unless an operator has closed it.
-pub struct Gate(watch::Sender<Passage>);
+pub struct Gate {
+    passage: watch::Sender<Passage>,
+    /// The same, to be looked at for each statement.
+    closed: AtomicBool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passage {
@@ -13,28 +19,37 @@ pub enum Passage {
 
 impl Default for Gate {
     fn default() -> Self {
-        Self(watch::Sender::new(Passage::Open))
+        Self { passage: watch::Sender::new(Passage::Open), closed: AtomicBool::new(false) }
     }
 }
 
 impl Gate {
     /// Returns what it was before.
     pub fn set(&self, passage: Passage) -> Passage {
-        self.0.send_replace(passage)
+        let mut before = passage;
+        self.passage.send_modify(|now| {
+            before = std::mem::replace(now, passage);
+            self.closed.store(passage == Passage::Closed, Ordering::Relaxed);
+        });
+        before
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     pub fn state(&self) -> Passage {
-        *self.0.borrow()
+        *self.passage.borrow()
     }
 
-    /// Waits while it is closed. Costs next to nothing while it is open.
+    /// Waits while it is closed.
     ///
     /// # Cancel safety
     /// Safe.
     pub(super) async fn pass(&self) {
-        if self.state() == Passage::Closed {
+        if self.is_closed() {
             // The sender lives as long as this.
-            let _ = self.0.subscribe().wait_for(|passage| *passage == Passage::Open).await;
+            let _ = self.passage.subscribe().wait_for(|passage| *passage == Passage::Open).await;
         }
     }
 }

@@ -110,6 +110,12 @@ impl Executed {
         self.first.iter().chain(&self.more).any(|(judged, _)| judged.statements.iter().any(begins))
     }
 
+    /// Whether it is one statement. A Query has one verdict, of as many statements as it has.
+    pub(super) fn is_one(&self) -> bool {
+        let one = |(judged, count): &(Arc<Judged>, u32)| (judged.statements.len(), *count) == (1, 1);
+        self.more.is_empty() && self.first.as_ref().is_some_and(one)
+    }
+
     /// The batch has been answered.
     pub(super) fn ran(self, served: Served, reason: Reason, latency: Duration) {
         let all = || self.first.iter().chain(&self.more);

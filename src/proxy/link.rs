@@ -55,6 +55,7 @@ pub(super) struct Link {
     pub renamed: Option<Renamed>,
     /// When the batch under way came, before anything that it had to wait for.
     pub started: Instant,
+    pub leased: Instant,
     /// When the last batch had been answered.
     pub answered: Instant,
     /// Something that the client asked to be executed has been sent since the last ReadyForQuery.
@@ -163,6 +164,7 @@ impl Link {
             preparing: Vec::new(),
             renamed: None,
             started: now,
+            leased: now,
             answered: now,
             executing: false,
             purpose: Purpose::Any,
@@ -268,6 +270,11 @@ impl Link {
             && self.again.is_empty()
             && self.copy_in == CopyIn::No
             && self.reply.rest == Rest::None
+    }
+
+    /// Whether the server reads COPY data for a statement that runs alone, and has not been sent their end: then there is nothing yet that it could commit.
+    pub(super) fn still_reads_copy(&self) -> bool {
+        self.copy_in == CopyIn::Active && self.executed.as_ref().is_some_and(Executed::is_one)
     }
 
     /// Whether the server is going to answer without anything more from the client.

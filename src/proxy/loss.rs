@@ -263,7 +263,7 @@ pub(super) fn aborted() -> Report {
 }
 
 fn loss_report(link: &Link, in_transaction: bool, why: &str, pins: &[Pin], handover: Option<&Handover>) -> Report {
-    let unknown = link.role == LinkRole::Primary && link.may_commit && link.executing;
+    let unknown = link.role == LinkRole::Primary && link.may_commit && link.executing && !link.still_reads_copy();
     let report = if unknown {
         Report::error(
             SqlState::TRANSACTION_RESOLUTION_UNKNOWN,

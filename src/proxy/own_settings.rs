@@ -19,7 +19,8 @@ const MAX_SAVEPOINTS: usize = 64;
 /// Their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OwnSettings {
-    pub(super) consistency: Consistency,
+    /// `None`: as configured.
+    pub(super) consistency: Option<Consistency>,
     pub(super) hint: Option<Hint>,
     /// The token: reads see at least what was there then.
     pub(super) required: Option<Position>,
@@ -37,11 +38,12 @@ pub(super) struct Afterwards {
 
 impl Session {
     pub(super) fn own_settings(&self) -> OwnSettings {
-        OwnSettings { consistency: self.policy.consistency, hint: self.hint, required: self.freshness.required() }
+        OwnSettings { consistency: self.own_consistency, hint: self.hint, required: self.freshness.required() }
     }
 
     fn set_own_settings(&mut self, own: OwnSettings) {
-        self.policy.consistency = own.consistency;
+        self.own_consistency = own.consistency;
+        self.policy.consistency = own.consistency.unwrap_or(self.configured.consistency);
         self.hint = own.hint;
         match own.required {
             Some(position) => self.freshness.require(position),
@@ -73,7 +75,7 @@ impl Session {
         if hints != Hints::default() {
             self.change_own_settings_within(SetScope::Local, |own| {
                 own.hint = hints.route.or(own.hint);
-                own.consistency = hints.consistency.unwrap_or(own.consistency);
+                own.consistency = hints.consistency.or(own.consistency);
             });
         }
     }
@@ -129,11 +131,11 @@ impl Session {
 
     /// What setting one of them changes; `None` is its default.
     pub(super) fn change(&self, name: &str, value: Option<&str>) -> Result<impl Fn(&mut OwnSettings) + use<>, Report> {
-        let (configured, mut new) = (self.configured.consistency, self.own_settings());
+        let mut new = self.own_settings();
         let setting = match name {
             "consistency" => {
                 let given = value.map(|value| parse_consistency(value).ok_or_else(|| invalid(name, value)));
-                new.consistency = given.transpose()?.unwrap_or(configured);
+                new.consistency = given.transpose()?;
                 Setting::Consistency
             }
             "route" => {
@@ -234,8 +236,7 @@ impl Client {
                 Step::Set(OwnCommand::Show { .. }) => {}
                 Step::Savepoint(savepoint) => self.session.heed_savepoint(savepoint),
                 Step::Reset => {
-                    let consistency = self.session.configured.consistency;
-                    let default = OwnSettings { consistency, hint: None, required: None };
+                    let default = OwnSettings { consistency: None, hint: None, required: None };
                     self.session.change_own_settings_within(SetScope::Session, move |own| *own = default);
                 }
             }

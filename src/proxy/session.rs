@@ -12,6 +12,7 @@ use super::resets::Beginning;
 use super::sequences::Place;
 use super::shared::Shared;
 use crate::cluster::catalogue::Change;
+use crate::config::Consistency;
 use crate::decide::route::{Freshness, Policy};
 use crate::decide::session::{Defaults, Needs, ParameterMap, Pin, Settings, milliseconds};
 use crate::decide::sql::{Effects, Hint, TransactionMode};
@@ -39,6 +40,8 @@ pub(super) struct Session {
     pub policy: Policy,
     /// As configured, for `SET pgpilot.consistency TO DEFAULT`.
     pub configured: Policy,
+    /// What it has set itself.
+    pub own_consistency: Option<Consistency>,
     /// From `pgpilot.route`.
     pub hint: Option<Hint>,
     /// It has sent statements of pgpilot's own, maybe among others.
@@ -142,6 +145,7 @@ impl Session {
             has_run: false,
             configured: policy.clone(),
             policy,
+            own_consistency: None,
             hint: None,
             has_own: false,
             afterwards: None,

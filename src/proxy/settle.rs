@@ -387,7 +387,8 @@ impl Client {
         }
         if !link.is_quiet() || link.batch_open || matches!(self.side.rest, Passing::Forward(_)) {
             let key = link.lease.cancel_key.clone();
-            tokio::spawn(async move {
+            // Also when pgpilot is about to end.
+            self.shared.tasks.spawn(async move {
                 // Closing the connection alone would let the statement run on.
                 let _ = key.send().await;
                 drop(link);

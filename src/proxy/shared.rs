@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -39,6 +40,8 @@ use crate::telemetry::Metrics;
 /// Built once by the composition root.
 pub struct Shared {
     pub config: ArcSwap<Config>,
+    /// Grows with each reload.
+    pub(super) generation: AtomicU64,
     pub cluster: Arc<Cluster>,
     pub pools: Pools,
     pub registry: Arc<Registry>,
@@ -125,6 +128,7 @@ impl Shared {
             acceptor: ArcSwap::from_pointee(Acceptor::new(&config.tls)?),
             slow: SlowLog::new(config.log.slow_statement),
             config: ArcSwap::from_pointee(config),
+            generation: AtomicU64::new(0),
             cluster,
             pools,
             registry: Arc::default(),
@@ -228,6 +232,8 @@ impl Shared {
         self.load_catalogues();
         self.slow.set(config.log.slow_statement);
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        // Who sees this finds all of it changed.
+        self.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

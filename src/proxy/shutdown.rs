@@ -10,20 +10,31 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// Whether pgpilot is to stop.
 #[derive(Debug, Default)]
 pub struct Shutdown {
+    drain: Arc<Word>,
+    cut_off: Arc<Word>,
+}
+
+/// Something that everybody is told.
+#[derive(Debug, Default)]
+struct Word {
     /// Set before the token is: a token has a lock, for which all clients would queue.
-    begun: AtomicBool,
+    told: AtomicBool,
     token: CancellationToken,
 }
 
 impl Shutdown {
     /// From now on nobody is waited for who is not in a transaction.
     pub fn begin(&self) {
-        self.begun.store(true, Ordering::Release);
-        self.token.cancel();
+        self.drain.tell();
+    }
+
+    /// From now on nobody is waited for.
+    pub fn cut_off(&self) {
+        self.cut_off.tell();
     }
 
     pub fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Acquire)
+        self.drain.is_told()
     }
 
     /// Waits until it begins.
@@ -31,18 +42,38 @@ impl Shutdown {
     /// # Cancel safety
     /// Safe.
     pub async fn begins(&self) {
-        self.token.cancelled().await;
+        self.drain.token.cancelled().await;
     }
 
     /// The same for one task that asks again and again.
-    pub(super) fn watch(self: &Arc<Self>) -> Watch {
-        Watch { shutdown: self.clone(), told: Box::pin(self.token.clone().cancelled_owned()), waker: None }
+    pub(super) fn watch(&self) -> Watch {
+        self.drain.watch()
+    }
+
+    /// As [`Self::watch`], of the moment when nobody is waited for.
+    pub(super) fn watch_cut_off(&self) -> Watch {
+        self.cut_off.watch()
     }
 }
 
-/// A future that is ready when the shutdown begins, and cheap to poll again from the same task.
+impl Word {
+    fn tell(&self) {
+        self.told.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    fn is_told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
+    }
+
+    fn watch(self: &Arc<Self>) -> Watch {
+        Watch { word: self.clone(), told: Box::pin(self.token.clone().cancelled_owned()), waker: None }
+    }
+}
+
+/// A future that is ready when the word is out, and cheap to poll again from the same task.
 pub(super) struct Watch {
-    shutdown: Arc<Shutdown>,
+    word: Arc<Word>,
     told: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Who is going to be woken.
     waker: Option<Waker>,
@@ -52,7 +83,7 @@ impl Future for Watch {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.shutdown.has_begun() {
+        if self.word.is_told() {
             return Poll::Ready(());
         }
         if self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -70,7 +101,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_watches_is_woken_whichever_task_polled_before() {
-        let shutdown = Arc::new(Shutdown::default());
+        let shutdown = Shutdown::default();
         let mut watch = shutdown.watch();
         // Polled once by a task that is not going to wait.
         assert!(Pin::new(&mut watch).poll(&mut Context::from_waker(Waker::noop())).is_pending());

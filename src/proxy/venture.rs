@@ -137,13 +137,14 @@ impl Client {
     /// One of which nothing is known but that it is on a replica now.
     fn venture(&self, kind: Kind, assessed: &Assessed) -> Venture {
         let settings = self.session.own_settings();
-        let hinted = assessed.needs.promise.over(settings.consistency);
+        let consistency = self.session.policy.consistency;
+        let hinted = assessed.needs.promise.over(consistency);
         Venture {
             kind,
             begin: None,
             trail: Trail::Lost,
             settings,
-            promised: settings.consistency.max(hinted.unwrap_or(settings.consistency)),
+            promised: consistency.max(hinted.unwrap_or(consistency)),
             of_the_moment: false,
             chain: Chain::No,
         }
@@ -211,7 +212,8 @@ impl Client {
             return None;
         }
         let (then, now) = (&venture.settings, self.session.own_settings());
-        let promised = assessed.needs.promise.over(now.consistency).unwrap_or(now.consistency);
+        let consistency = self.session.policy.consistency;
+        let promised = assessed.needs.promise.over(consistency).unwrap_or(consistency);
         if promised > venture.promised {
             return Some(Reason::Consistency);
         }

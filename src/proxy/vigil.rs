@@ -6,10 +6,9 @@ use std::task::Poll;
 
 use super::client::Client;
 use super::exchange::{Gone, Side, poll_attend};
-use super::fault::{End, Fault};
+use super::fault::{End, Fault, stopping};
 use super::registry::Slot;
 use super::shutdown::Watch;
-use crate::wire::SqlState;
 
 /// What is watched while a client waits.
 pub(super) struct Vigil<'a> {
@@ -73,7 +72,7 @@ impl Vigil<'_> {
                 Gone::Client(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => End::ClientLost(error),
                 _ => End::Left,
             })),
-            () = stopped(shutdown) => Err(Denied::End(End::fatal(SqlState::ADMIN_SHUTDOWN, "pgpilot is shutting down"))),
+            () = stopped(shutdown) => Err(Denied::End(stopping())),
         }
     }
 }

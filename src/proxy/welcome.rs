@@ -1,6 +1,7 @@
 //! What an authenticated client is told before its first statement, and the session that begins with it.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,14 +67,14 @@ const MAX_GREETINGS: usize = 4096;
 pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
     // Operators get in however many clients there are.
     if client.request.is_for_console() {
-        return console(client, &shared).await;
+        return shared.tasks.track_future(console(client, &shared)).await;
     }
-    let max = shared.config.load().clients.max;
-    let Some(seat) = shared.registry.take_seat(max) else {
+    let Some(seat) = shared.registry.take_seat(shared.config.load().clients.max) else {
         shared.metrics.count(Count::Login(Login::Refused));
         let report = Report::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already");
         return turn_away(client.stream, &report).await;
     };
+    let generation = shared.generation.load(Ordering::Acquire);
     let who = who(&client, &shared);
     let Authenticated { mut stream, mut input, request, address, .. } = client;
     let session = tokio::select! {
@@ -120,6 +121,7 @@ pub(super) async fn begin(client: Authenticated, shared: Arc<Shared>) {
                 cancels_seen: 0,
                 ventures: Ventures::default(),
                 who,
+                generation,
                 shared: shared.clone(),
             };
             if let Err(report) = own.iter().try_for_each(|(name, value)| client.set_at_startup(name, value)) {

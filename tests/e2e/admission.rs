@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgpilot::config::{Config, SslMode};
+use pgpilot::config::{Config, Consistency, SslMode};
 use pgpilot::demo::Scope;
 use tokio_postgres::{Client, Error, NoTls};
 
@@ -106,6 +106,29 @@ async fn a_reload_that_fails_changes_nothing_and_one_that_need_not_closes_nothin
     })
     .unwrap();
     assert_eq!(ask(&client, PRIMARY).await, before, "the same connection");
+}
+
+#[tokio::test]
+async fn a_reload_reaches_sessions_that_are_there_but_not_what_they_have_set() {
+    let proxy = Proxy::shared("").await;
+    let (plain, own, same, within) =
+        (proxy.connect().await, proxy.connect().await, proxy.connect().await, proxy.connect().await);
+    own.batch_execute("SET pgpilot.consistency = 'eventual'").await.unwrap();
+    same.batch_execute("SET pgpilot.consistency = 'session'").await.unwrap();
+    within.batch_execute("BEGIN; SELECT 1").await.unwrap();
+    reload(&proxy, |config| config.routing.consistency = Consistency::Strong).unwrap();
+    let shown = "SHOW pgpilot.consistency";
+    for (client, expected) in [(&plain, "strong"), (&own, "eventual"), (&same, "session"), (&within, "session")] {
+        assert_eq!(ask(client, shown).await, expected);
+    }
+    within.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(ask(&within, shown).await, "strong");
+    own.batch_execute("RESET pgpilot.consistency").await.unwrap();
+    assert_eq!(ask(&own, shown).await, "strong");
+    // And the limits: it is idle from its next statement on.
+    reload(&proxy, |config| config.clients.idle_timeout = Duration::from_millis(50)).unwrap();
+    assert_eq!(ask(&plain, shown).await, "strong");
+    wait_for("the idle one to be disconnected", LIMIT, async || plain.is_closed()).await;
 }
 
 #[tokio::test]

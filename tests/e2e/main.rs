@@ -22,6 +22,7 @@ mod placing;
 mod protocol;
 mod proxying;
 mod routing;
+mod stopping;
 mod strangers;
 mod support;
 mod watching;

@@ -27,7 +27,7 @@ pub(crate) async fn console(level: Level, fake: std::sync::Arc<Fake>, mut server
     server.write_all(&greeting).await.unwrap();
     let who = ConsoleUser { name: "olga".into(), level };
     // How it ends is up to each test's client.
-    let _ = serve(server, BytesMut::new(), who, fake).await;
+    let _ = serve(server, BytesMut::new(), who, fake, std::future::pending()).await;
 }
 
 pub(super) async fn connect(

@@ -25,6 +25,7 @@ pub(super) use serving::{Clients, Log, Metrics, Pool, Routing};
 
 section! {
     /// The topology file of pgpilot. It is read at the start and on SIGHUP (or `RELOAD` on the admin console).
+    /// Sessions that are there heed it from their next transaction on, but for `pool.mode`, and what they have set themselves.
     ///
     /// Durations are a whole number with a unit: us, ms, s, m (or min), h, d; "0" needs none. Sizes are a whole number
     /// with a unit: B, KiB, MiB, GiB, TiB, or kB, MB, GB, TB in powers of ten. Relative paths start at the directory of
@@ -52,7 +53,7 @@ section! {
         listen: OneOrMore<Listen>, default "\"127.0.0.1:6432\"";
         /// Worker threads. A change needs a restart.
         workers: Whole<1, 1024>, unset "one for each core", example "4";
-        /// After SIGTERM, clients in a transaction get this long to finish it.
+        /// After SIGTERM, clients in a transaction get this long to finish it; who has not then is told so (57P01).
         drain_timeout: Positive, default "\"30s\"";
         /// A file with passwords for the users below that have none of their own, in the format of libpq:
         /// `host:port:database:user:password`, where `*` matches anything. The database of a line only matters for

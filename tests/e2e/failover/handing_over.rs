@@ -188,6 +188,43 @@ async fn what_sessions_lose_in_a_switchover_is_said_before_and_after() {
     }
 }
 
+/// Sessions that listen, and such as have a connection each: there is hardly a moment in which none of them runs anything.
+#[tokio::test]
+async fn sessions_that_keep_a_connection_wait_with_it() {
+    let more = "[[users]]\nname = \"other\"\npool_mode = \"session\"\n";
+    let proxy = without_hooks(plain(), more).await;
+    let client = table(&proxy).await;
+    client.batch_execute("GRANT INSERT ON t TO PUBLIC").await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for n in 0..10 {
+        let writer = if n % 2 == 0 {
+            let writer = proxy.connect().await;
+            writer.batch_execute("LISTEN news").await.unwrap();
+            writer
+        } else {
+            proxy.connect_with("user=other password=other-secret").await
+        };
+        let stop = stop.clone();
+        writers.push(tokio::spawn(async move {
+            let mut written = 0;
+            while !stop.load(Ordering::Relaxed) {
+                writer.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+                written += 1;
+            }
+            assert_eq!(ask(&writer, "SHOW pgpilot.pins").await, if n % 2 == 0 { "listen" } else { "session_mode" });
+            written
+        }));
+    }
+    hand_over(&proxy, "pg2").await;
+    stop.store(true, Ordering::Relaxed);
+    let mut total: u64 = 0;
+    for writer in writers {
+        total += writer.await.unwrap();
+    }
+    assert_eq!(ask(&client, "SELECT count(*) FROM t").await, total.to_string());
+}
+
 #[tokio::test]
 async fn a_transaction_that_does_not_end_in_time_calls_it_off() {
     let proxy = without_hooks(plain(), "switchover_timeout = \"300ms\"\n").await;

@@ -4,10 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use pgpilot::demo::{Scope, Stop};
+use pgpilot::proxy::Passage;
 use pgpilot::telemetry::{Count, RetryCause};
+use pgpilot::wire::backend::{COPY_IN_RESPONSE, ERROR_RESPONSE, READY_FOR_QUERY};
+use pgpilot::wire::frontend::{Parse, put_query, put_sync};
 
 use crate::support::proxy::{Proxy, ask};
+use crate::support::raw::Raw;
 use crate::support::{LIMIT, wait_for};
 
 #[tokio::test]
@@ -134,4 +139,67 @@ async fn state_that_was_lost_with_its_server_is_reported_once() {
     assert_eq!(ask(&plain, "SHOW pgpilot.pins").await, "temporary_object, listen");
     proxy.node("pg1").restart(Stop::Immediate).await.unwrap();
     wait_for("the listener to be disconnected", Duration::from_secs(2), async || plain.is_closed()).await;
+}
+
+#[tokio::test]
+async fn what_waits_in_a_pause_while_its_server_restarts_is_not_in_doubt() {
+    let proxy = Proxy::with("").await;
+    let look = proxy.connect().await;
+    look.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    let mut clients = Vec::new();
+    for first in ["LISTEN news", "CREATE TEMP TABLE mine (n int)", "BEGIN; LISTEN news; COMMIT"] {
+        let mut client = Raw::connect(proxy.port(), "shop").await;
+        client.query(first).await;
+        clients.push(client);
+    }
+    let gate = &proxy.app.shared().gate;
+    gate.set(Passage::Closed);
+    let mut insert = BytesMut::new();
+    put_query(&mut insert, b"INSERT INTO t VALUES (1)");
+    for client in &mut clients {
+        client.send_taken(&insert).await;
+    }
+    proxy.node("pg1").restart(Stop::Fast).await.unwrap();
+    gate.set(Passage::Open);
+    for (client, expected) in clients.iter_mut().zip([None, Some("08006"), None]) {
+        let told = client.until(READY_FOR_QUERY).await;
+        let error = told.iter().find(|frame| frame.tag == ERROR_RESPONSE);
+        assert_eq!(error.and_then(|error| error.field(b'C')), expected, "{told:?}");
+    }
+    assert_eq!(ask(&look, "/* pgpilot: primary */ SELECT count(*) FROM t").await, "2");
+    assert_eq!(clients[1].ask("SHOW pgpilot.pins").await, "");
+}
+
+#[tokio::test]
+async fn a_copy_without_its_end_is_not_in_doubt() {
+    let proxy = Proxy::with("").await;
+    let look = proxy.connect().await;
+    look.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    let copy = "COPY t FROM STDIN";
+    let mut query = BytesMut::new();
+    put_query(&mut query, copy.as_bytes());
+    let mut extended = BytesMut::new();
+    Parse { name: b"", query: copy.as_bytes(), types: &[0, 0] }.put(&mut extended);
+    extended.extend_from_slice(b"B\0\0\0\x0c\0\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0");
+    put_sync(&mut extended);
+    let mut clients = Vec::new();
+    for begin in [query, extended] {
+        let mut client = Raw::connect(proxy.port(), "shop").await;
+        client.send(&begin).await;
+        assert_eq!(client.until(COPY_IN_RESPONSE).await.last().map(|frame| frame.tag), Some(COPY_IN_RESPONSE));
+        client.send_taken(b"d\0\0\0\x061\n").await;
+        clients.push(client);
+    }
+    proxy.node("pg1").restart(Stop::Immediate).await.unwrap();
+    for client in &mut clients {
+        let told = client.until(ERROR_RESPONSE).await;
+        assert_eq!(told.last().and_then(|error| error.field(b'C')), Some("08006"), "{told:?}");
+    }
+    // What comes too late is dropped, and the session goes on; the extended one waits for its Sync.
+    clients[0].send(b"c\0\0\0\x04").await;
+    clients[1].send(b"c\0\0\0\x04S\0\0\0\x04").await;
+    for client in &mut clients {
+        client.until(READY_FOR_QUERY).await;
+        assert_eq!(client.ask("/* pgpilot: primary */ SELECT count(*) FROM t").await, "0");
+    }
 }

@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use pgpilot::proxy::Passage;
+use pgpilot::wire::backend::{ERROR_RESPONSE, READY_FOR_QUERY};
+
 use crate::support::plain::{Messages, Raw, TRUST, errors, tags, values};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, ask};
+use crate::support::{LIMIT, wait_for};
 
 const DEPTH: usize = 10_000;
 
@@ -157,4 +161,62 @@ async fn the_unnamed_statement_changes_within_a_batch() {
         assert_eq!(values(&other.query("SELECT 0").await), ["0"]);
         assert_eq!(values(&client.ask(Messages::new().bind("", &[]).execute().sync()).await), ["3"]);
     }
+}
+
+/// So many statements of a client are under way or waiting at any time.
+const AHEAD: usize = 8;
+
+fn steps(count: usize) -> Messages {
+    (0..count).fold(Messages::new(), |messages, _| messages.bind("s", &[]).execute().sync())
+}
+
+/// Its connection would never be idle if it had it to itself.
+#[tokio::test]
+async fn who_never_stops_gives_others_their_turn_and_stops_for_operators() {
+    let proxy = Proxy::shared(&format!("{TRUST}[pool]\nmax_server_connections = 1\n")).await;
+    proxy.connect().await.batch_execute("CREATE SEQUENCE steps").await.unwrap();
+    let cluster = &proxy.app.shared().cluster;
+    cluster.drain(cluster.find("pg3").unwrap());
+    for sql in ["SELECT pg_sleep(0.02), nextval('steps')", "/* pgpilot: replica */ SELECT pg_sleep(0.02)"] {
+        let mut client = Raw::connect(proxy.port()).await;
+        client.ask(Messages::new().parse("s", sql).sync()).await;
+        client.send(steps(AHEAD)).await;
+        let other = proxy.connect().await;
+        let mut served = tokio::spawn(async move { ask(&other, sql).await });
+        while !served.is_finished() {
+            client.send(steps(1)).await;
+            let replies = client.replies().await;
+            assert!(errors(&replies).is_empty(), "{sql}: {:?}", errors(&replies));
+        }
+        (&mut served).await.unwrap();
+        // A pause stops it between two statements.
+        let gate = &proxy.app.shared().gate;
+        gate.set(Passage::Closed);
+        client.send(steps(1)).await;
+        let at_rest = async || proxy.app.shared().registry.rows().iter().all(|row| !row.working);
+        wait_for("nobody to run anything", LIMIT, at_rest).await;
+        let before = proxy.counts();
+        gate.set(Passage::Open);
+        for _ in 0..=AHEAD {
+            assert!(errors(&client.replies().await).is_empty());
+        }
+        assert_ne!(proxy.counts(), before, "{sql}: nothing has waited");
+    }
+    // And so does pgpilot's end: what comes then is not run.
+    let mut client = Raw::connect(proxy.port()).await;
+    client.ask(Messages::new().parse("s", "SELECT pg_sleep(0.02), nextval('steps')").sync()).await;
+    client.send(steps(AHEAD)).await;
+    client.replies().await;
+    proxy.app.shared().shutdown.begin();
+    client.send(steps(1)).await;
+    let mut answered = 1;
+    let told = loop {
+        let reply = client.reply().await;
+        match reply.tag {
+            READY_FOR_QUERY => answered += 1,
+            ERROR_RESPONSE => break errors(&[reply]),
+            _ => {}
+        }
+    };
+    assert_eq!((told, answered <= AHEAD), (vec!["57P01".to_owned()], true), "{answered} answered");
 }
