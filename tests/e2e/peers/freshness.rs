@@ -71,9 +71,10 @@ async fn no_read_misses_the_sessions_own_write_while_a_replica_does_not_replay()
 #[tokio::test]
 async fn reads_between_writes_run_on_replicas_too() {
     let proxy = Proxy::shared("[routing]\nreplica_wait = \"2s\"\n").await;
-    let client = proxy.connect().await;
-    client.batch_execute("CREATE TABLE waited (n int); INSERT INTO waited VALUES (0)").await.unwrap();
+    let maker = proxy.connect().await;
+    maker.batch_execute("CREATE TABLE waited (n int); INSERT INTO waited VALUES (0)").await.unwrap();
     proxy.wait_for_read("SELECT n FROM waited").await;
+    let client = proxy.connect().await;
     let before = proxy.counts();
     for n in 1..=100 {
         client.batch_execute(&format!("UPDATE waited SET n = {n}")).await.unwrap();
