@@ -254,19 +254,23 @@ impl Session {
     }
 }
 
+/// Effects after which only the server knows what there is.
+const ASKED_FOR: Effects = Effects::SETTINGS.union(Effects::PINS).union(Effects::UNPINS).union(Effects::LASTS);
+
 impl Leftovers {
     /// Whether the server has to be asked what the session has left.
     pub(super) fn need_inventory(&self) -> bool {
-        const ASKED_FOR: Effects = Effects::SETTINGS.union(Effects::PINS).union(Effects::UNPINS).union(Effects::LASTS);
         !self.names.is_empty() || self.effects.intersects(ASKED_FOR)
     }
 
-    /// Whether the server is asked only because a relation was named that nothing is known of: one just made, most likely.
+    /// Whether the server is asked only to be sure: a relation was named that nothing is known of, one just made, most
+    /// likely; or something was made that may be temporary without being called that.
     pub(super) fn is_suspicion(&self) -> bool {
         let suspected = Effects::STRANGE_RELATION.union(Effects::SETTINGS);
-        self.effects.contains(suspected)
-            && !self.effects.intersects(Effects::PINS.union(Effects::LASTS))
-            && !self.resets
+        let is_strange =
+            self.effects.contains(suspected) && !self.effects.intersects(Effects::PINS.union(Effects::LASTS));
+        let is_new = self.effects & ASKED_FOR == Effects::UNPINS && self.names.is_empty();
+        (is_strange || is_new) && !self.resets
     }
 }
 

@@ -194,7 +194,7 @@ impl Client {
         let link = self.link.insert(link);
         let inventory = match asked {
             Ok(inventory) => inventory,
-            Err(error) if left.is_suspicion() && error.is_loss() => {
+            Err(error) if left.is_suspicion() && self.session.pins.is_empty() && error.is_loss() => {
                 // It very likely had left nothing.
                 self.drop_lost();
                 return Ok(());

@@ -25,6 +25,7 @@ async fn jdbc_works() {
         command.args(["-XX:TieredStopAtLevel=1", "-cp"]).arg(&path).arg("WithJdbc");
         succeeds(command).await;
         let reads = site.reads_since(before);
-        assert!(database == BY_SESSION || reads >= 100, "{reads} reads on replicas");
+        // Those right behind its own DDL run on the primary, until pgpilot has learnt of that.
+        assert!(database == BY_SESSION || reads >= 10, "{reads} reads on replicas");
     }
 }

@@ -25,6 +25,10 @@ async fn before_small_pools(pool: &str, routing: &str, clients: usize) -> (Proxy
     proxy.order(Order::Maintenance(Maintenance::On)).await.unwrap();
     proxy.node("pg1").kill9(Scope::Node).await.unwrap();
     wait_for("the loss", LIMIT, async || proxy.primary().is_none()).await;
+    wait_for("the replicas to notice it", LIMIT, async || {
+        proxy.order(Order::Failover { to: None, waived: Guards::empty(), run: Run::Dry }).await.is_ok()
+    })
+    .await;
     (proxy, client, waiting)
 }
 
