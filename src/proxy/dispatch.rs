@@ -43,7 +43,7 @@ impl Client {
         if self.ventures.are_under_way() {
             self.venture_on(batch, assessed, (need, reason)).await?;
         }
-        let promise = assessed.needs.promise.over(self.session.policy.consistency);
+        let promise = self.promise_of(assessed);
         if self.must_leave_replica(need) || self.has_outlived_its_route(promise, assessed) {
             self.leave_replica();
         }
@@ -124,6 +124,15 @@ impl Client {
         mode.is_some_and(|mode| self.may_venture(mode, batch, assessed))
     }
 
+    /// What a batch is promised, if that is not what the session is. In a transaction, what a statement says of itself can make that more, and not less: the
+    /// server that is chosen for it has to do for the others, too.
+    pub(super) fn promise_of(&self, assessed: &Assessed) -> Option<Consistency> {
+        let session = self.session.policy.consistency;
+        let hinted = assessed.needs.promise.over(session)?;
+        let alone = self.transaction.is_idle() && assessed.needs.opens.is_none();
+        Some(if alone { hinted } else { hinted.max(session) })
+    }
+
     /// At READ COMMITTED each statement has to show what was acknowledged before it: a replica that can do so for a transaction's first one may not be able
     /// to for the others.
     fn is_promised_more_than_a_replica_keeps(&self, assessed: &Assessed) -> bool {
@@ -133,7 +142,7 @@ impl Client {
             Transaction::Open | Transaction::Failed | Transaction::Lost { .. } => None,
         };
         let session = self.session.policy.consistency;
-        let promised = assessed.needs.promise.over(session).unwrap_or(session);
+        let promised = self.promise_of(assessed).unwrap_or(session);
         promised == Consistency::Strong && opened.is_some_and(|mode| !mode.sees_one_snapshot())
     }
 
@@ -216,6 +225,10 @@ impl Client {
 
     /// Routes until there is a connection or a reason why there is none.
     pub(super) async fn lease(&mut self, mut demand: Demand, asks: AsksSequences) -> Result<Link, Denied> {
+        if let Some(promised) = self.ventures.promised() {
+            // A transaction that goes on elsewhere is promised what it was where it has been.
+            demand.promise = demand.promise.unwrap_or(self.session.policy.consistency).max(promised).into();
+        }
         let mut now = demand.arrived;
         let mut place = None;
         loop {

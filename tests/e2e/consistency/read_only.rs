@@ -187,6 +187,53 @@ async fn what_the_session_is_promised_holds_for_each_statement() {
     assert!(proxy.count_of(Reason::NotCaughtUp) > 0);
 }
 
+/// The server of the first statement is that of the others.
+#[tokio::test]
+async fn a_weaker_hint_on_the_first_statement_does_not_lower_what_the_others_are_promised() {
+    let proxy = proxy().await;
+    for replica in ["pg2", "pg3"] {
+        proxy.node(replica).pause_replay().await.unwrap();
+    }
+    let hinted = format!("/* pgpilot: consistency=eventual */ {FIRST}");
+    for (mode, begin) in [("session", BEGIN[0]), ("session", BEGIN[1]), ("strong", BEGIN[0]), ("primary", BEGIN[1])] {
+        let client = proxy.connect_with(&format!("options='-c pgpilot.consistency={mode}'")).await;
+        client.batch_execute("UPDATE t SET s = 'new' WHERE id = 2").await.unwrap();
+        let before = proxy.counts().1;
+        ask(&client, &hinted).await;
+        assert_eq!(proxy.counts().1, before + 1, "by itself, it is read on a replica");
+        for first in [vec![begin.to_owned(), hinted.clone()], vec![format!("{begin}; {hinted}")]] {
+            for statement in &first {
+                client.batch_execute(statement).await.unwrap();
+            }
+            assert_eq!(ask(&client, SECOND).await, "new", "{mode}: {first:?}");
+            client.batch_execute("COMMIT").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_has_lost_its_replica_is_promised_no_less_on_the_next() {
+    let proxy = proxy().await;
+    let client = proxy.connect().await;
+    proxy.node("pg3").pause_replay().await.unwrap();
+    client.batch_execute("UPDATE t SET s = 'new' WHERE id = 2").await.unwrap();
+    let before = proxy.counts().1;
+    wait_for("a replica that has it", LIMIT, async || {
+        assert_eq!(ask(&client, SECOND).await, "new");
+        proxy.counts().1 > before
+    })
+    .await;
+    client.batch_execute(BEGIN[0]).await.unwrap();
+    reads_on_a_replica(&proxy, &client).await;
+    let cluster = &proxy.app.shared().cluster;
+    cluster.drain(cluster.find("pg2").unwrap());
+    let session = proxy.node("pg2").connect().await.unwrap();
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'";
+    session.batch_execute(sql).await.unwrap();
+    assert_eq!(ask(&client, &format!("/* pgpilot: consistency=eventual */ {FIRST}")).await, "old");
+    assert_eq!(ask(&client, SECOND).await, "new");
+}
+
 #[tokio::test]
 async fn what_is_left_on_a_replica_all_the_same_is_taken_away() {
     let proxy = proxy().await;
