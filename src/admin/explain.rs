@@ -155,7 +155,10 @@ fn wants(
         (need, reason) = (Need::Read, Reason::Optimistic);
     }
     let promised = needs.promise.over(policy.consistency).unwrap_or(policy.consistency);
-    let outlasts = needs.opens.is_some_and(|mode| !mode.sees_one_snapshot()) && promised == Consistency::Strong;
+    // A BEGIN alone waits for what takes the snapshot.
+    let takes_snapshot = needs.promise.reads() || verdicts.len() == 1;
+    let outlasts = needs.opens.is_some_and(|mode| !(mode.sees_one_snapshot() && takes_snapshot));
+    let outlasts = outlasts && promised == Consistency::Strong;
     if outlasts && need != Need::Primary {
         (need, reason) = (Need::Primary, Reason::Consistency);
     }

@@ -20,7 +20,7 @@ use crate::decide::route::{
     Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, WaitFor, route,
 };
 use crate::decide::session::{Due, Fate, Kind, Needs};
-use crate::decide::sql::{Effects, Hint, Reason};
+use crate::decide::sql::{Effects, Hint, Reason, TransactionMode};
 use crate::pool::{Lease, LeaseError, ServerConnection};
 use crate::wire::frontend;
 
@@ -133,8 +133,8 @@ impl Client {
         Some(if alone { hinted } else { hinted.max(session) })
     }
 
-    /// At READ COMMITTED each statement has to show what was acknowledged before it: a replica that can do so for a transaction's first one may not be able
-    /// to for the others.
+    /// Each statement has to show what was acknowledged before its snapshot was taken: at READ COMMITTED, a replica that can do so for a transaction's first
+    /// one may not be able to for the others; nor may one, at other levels, if the first does not take the snapshot.
     fn is_promised_more_than_a_replica_keeps(&self, assessed: &Assessed) -> bool {
         let opened = match &self.transaction {
             Transaction::Idle => assessed.needs.opens,
@@ -143,7 +143,9 @@ impl Client {
         };
         let session = self.session.policy.consistency;
         let promised = self.promise_of(assessed).unwrap_or(session);
-        promised == Consistency::Strong && opened.is_some_and(|mode| !mode.sees_one_snapshot())
+        let takes_snapshot = assessed.executes && assessed.needs.promise.reads();
+        let outlasts = |mode: TransactionMode| !(mode.sees_one_snapshot() && takes_snapshot);
+        promised == Consistency::Strong && opened.is_some_and(outlasts)
     }
 
     /// A part of a batch whose continuation is not known may go to a replica only if it leaves nothing there but prepared statements.

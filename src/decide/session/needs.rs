@@ -53,7 +53,7 @@ impl Promise {
         Some(if self.unhinted == 0 { hinted } else { hinted.max(session) })
     }
 
-    /// Whether there are any.
+    /// Whether there are any: then a snapshot is taken.
     pub fn reads(self) -> bool {
         self.hinted.is_some() || self.unhinted > 0
     }
@@ -165,7 +165,10 @@ impl Needs {
     }
 
     fn read(&mut self, reason: Reason, hints: Hints, defaults: Defaults) {
-        self.promise.read(hints.consistency);
+        // What shows a setting takes no snapshot.
+        if reason != Reason::Show {
+            self.promise.read(hints.consistency);
+        }
         match hints.route {
             Some(Hint::Primary) => {
                 self.want(Need::Primary, Reason::Hint);

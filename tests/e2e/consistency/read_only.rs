@@ -234,6 +234,31 @@ async fn one_that_has_lost_its_replica_is_promised_no_less_on_the_next() {
     assert_eq!(ask(&client, SECOND).await, "new");
 }
 
+/// A strong one at REPEATABLE READ reads on a replica that has everything when its snapshot is taken, which is not its beginning.
+#[tokio::test]
+async fn a_replica_is_as_new_as_the_snapshot() {
+    let proxy = proxy().await;
+    let writer = proxy.connect().await;
+    let client = proxy.connect_with("options='-c pgpilot.consistency=strong'").await;
+    client.batch_execute(BEGIN[1]).await.unwrap();
+    reads_on_a_replica(&proxy, &client).await;
+    client.batch_execute("COMMIT").await.unwrap();
+    for (n, first) in ["SHOW transaction_isolation", ";"].into_iter().enumerate() {
+        client.batch_execute(BEGIN[1]).await.unwrap();
+        client.batch_execute(first).await.unwrap();
+        for replica in ["pg2", "pg3"] {
+            proxy.node(replica).pause_replay().await.unwrap();
+        }
+        writer.batch_execute(&format!("UPDATE t SET s = '{n}' WHERE id = 2")).await.unwrap();
+        assert_eq!(ask(&client, SECOND).await, n.to_string(), "{first}");
+        client.batch_execute("COMMIT").await.unwrap();
+        for replica in ["pg2", "pg3"] {
+            proxy.node(replica).resume_replay().await.unwrap();
+        }
+        proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_is_left_on_a_replica_all_the_same_is_taken_away() {
     let proxy = proxy().await;
