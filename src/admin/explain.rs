@@ -148,6 +148,9 @@ fn wants(
     mode: PoolMode,
 ) -> Option<(Need, Reason)> {
     let (mut need, mut reason) = needs.server?;
+    if need == Need::Primary && needs.opens.is_some_and(|mode| needs.may_begin(mode, Defaults::default())) {
+        (need, reason) = (Need::Read, Reason::ReadOnlyTransaction);
+    }
     let ventures = routing.transactions == Transactions::Optimistic
         && matches!(policy.consistency, Consistency::Eventual | Consistency::Session)
         && matches!(verdicts, [Verdict { intent: Intent::Begin(mode), .. }] if mode.is_plain());

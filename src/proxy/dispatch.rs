@@ -79,6 +79,11 @@ impl Client {
     /// What the batch needs, and why.
     fn wants(&mut self, batch: Batch, assessed: &Assessed) -> (Need, Reason) {
         let (mut need, mut reason) = assessed.needs.server.unwrap_or((Need::Read, Reason::Empty));
+        let defaults = self.session.defaults;
+        if need == Need::Primary && self.begun_by(assessed).is_some_and(|mode| assessed.needs.may_begin(mode, defaults))
+        {
+            (need, reason) = (Need::Read, Reason::ReadOnlyTransaction);
+        }
         if need != Need::Primary
             && matches!(batch.end, BatchEnd::Open | BatchEnd::Flush)
             && self.is_undecided(batch, assessed)
@@ -136,16 +141,20 @@ impl Client {
     /// Each statement has to show what was acknowledged before its snapshot was taken: at READ COMMITTED, a replica that can do so for a transaction's first
     /// one may not be able to for the others; nor may one, at other levels, if the first does not take the snapshot.
     fn is_promised_more_than_a_replica_keeps(&self, assessed: &Assessed) -> bool {
-        let opened = match &self.transaction {
-            Transaction::Idle => assessed.needs.opens,
-            Transaction::Deferred(deferred) => Some(deferred.mode),
-            Transaction::Open | Transaction::Failed | Transaction::Lost { .. } => None,
-        };
         let session = self.session.policy.consistency;
         let promised = self.promise_of(assessed).unwrap_or(session);
         let takes_snapshot = assessed.executes && assessed.needs.promise.reads();
         let outlasts = |mode: TransactionMode| !(mode.sees_one_snapshot() && takes_snapshot);
-        promised == Consistency::Strong && opened.is_some_and(outlasts)
+        promised == Consistency::Strong && self.begun_by(assessed).is_some_and(outlasts)
+    }
+
+    /// The transaction that begins with a batch.
+    fn begun_by(&self, assessed: &Assessed) -> Option<TransactionMode> {
+        match &self.transaction {
+            Transaction::Idle => assessed.needs.opens,
+            Transaction::Deferred(deferred) => Some(deferred.mode),
+            Transaction::Open | Transaction::Failed | Transaction::Lost { .. } => None,
+        }
     }
 
     /// A part of a batch whose continuation is not known may go to a replica only if it leaves nothing there but prepared statements.

@@ -243,7 +243,7 @@ async fn a_replica_is_as_new_as_the_snapshot() {
     client.batch_execute(BEGIN[1]).await.unwrap();
     reads_on_a_replica(&proxy, &client).await;
     client.batch_execute("COMMIT").await.unwrap();
-    for (n, first) in ["SHOW transaction_isolation", ";"].into_iter().enumerate() {
+    for (n, first) in ["SHOW transaction_isolation", ";", "SAVEPOINT s"].into_iter().enumerate() {
         client.batch_execute(BEGIN[1]).await.unwrap();
         client.batch_execute(first).await.unwrap();
         for replica in ["pg2", "pg3"] {
@@ -256,6 +256,43 @@ async fn a_replica_is_as_new_as_the_snapshot() {
             proxy.node(replica).resume_replay().await.unwrap();
         }
         proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_only_lives_within_it_can_be_the_first_that_it_does_on_a_replica() {
+    let proxy = proxy().await;
+    let client = proxy.connect().await;
+    for (begin, first) in [
+        (BEGIN[0], "DECLARE c CURSOR FOR SELECT s FROM t WHERE id = 1; FETCH c"),
+        (BEGIN[1], "DECLARE c CURSOR FOR SELECT s FROM t WHERE id = 1; FETCH c"),
+        (BEGIN[0], "SAVEPOINT s"),
+        (BEGIN[0], "SET LOCAL work_mem = '1MB'"),
+        (BEGIN[0], "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"),
+    ] {
+        let before = proxy.counts();
+        client.batch_execute(begin).await.unwrap();
+        let statements: Vec<_> = first.split("; ").collect();
+        for statement in &statements {
+            client.batch_execute(statement).await.unwrap();
+        }
+        assert_eq!(ask(&client, FIRST).await, "old");
+        client.batch_execute("COMMIT").await.unwrap();
+        let ran = u64::try_from(statements.len()).unwrap() + 2;
+        assert_eq!(proxy.counts(), (before.0, before.1 + ran), "{begin}; {first}");
+    }
+    for elsewhere in [
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "DECLARE c CURSOR FOR SELECT pg_advisory_lock(9)",
+        "/* pgpilot: primary */ DECLARE c CURSOR FOR SELECT s FROM t",
+        "SET TRANSACTION READ WRITE",
+    ] {
+        let client = proxy.connect().await;
+        client.batch_execute(BEGIN[0]).await.unwrap();
+        let before = proxy.counts();
+        client.batch_execute(elsewhere).await.unwrap();
+        assert_eq!(proxy.counts(), (before.0 + 1, before.1), "{elsewhere}");
+        client.batch_execute("COMMIT").await.unwrap();
     }
 }
 
