@@ -148,6 +148,9 @@ fn wants(
     mode: PoolMode,
 ) -> Option<(Need, Reason)> {
     let (mut need, mut reason) = needs.server?;
+    if need == Need::Primary && needs.opens.is_some_and(|mode| needs.may_begin(mode, Defaults::default())) {
+        (need, reason) = (Need::Read, Reason::ReadOnlyTransaction);
+    }
     let ventures = routing.transactions == Transactions::Optimistic
         && matches!(policy.consistency, Consistency::Eventual | Consistency::Session)
         && matches!(verdicts, [Verdict { intent: Intent::Begin(mode), .. }] if mode.is_plain());
@@ -155,7 +158,10 @@ fn wants(
         (need, reason) = (Need::Read, Reason::Optimistic);
     }
     let promised = needs.promise.over(policy.consistency).unwrap_or(policy.consistency);
-    let outlasts = needs.opens.is_some_and(|mode| !mode.sees_one_snapshot()) && promised == Consistency::Strong;
+    // A BEGIN alone waits for what takes the snapshot.
+    let takes_snapshot = needs.promise.reads() || verdicts.len() == 1;
+    let outlasts = needs.opens.is_some_and(|mode| !(mode.sees_one_snapshot() && takes_snapshot));
+    let outlasts = outlasts && promised == Consistency::Strong;
     if outlasts && need != Need::Primary {
         (need, reason) = (Need::Primary, Reason::Consistency);
     }

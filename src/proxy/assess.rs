@@ -170,7 +170,7 @@ impl Client {
     /// Whoever has changed what names mean is not judged by what they meant before.
     fn heed_own_change(&mut self, assessed: &mut Assessed) {
         self.session.changed = self.session.changed.filter(|change| !self.verdicts.covers(*change));
-        if self.session.changed.is_some() && matches!(assessed.needs.server, Some((Need::Read, _))) {
+        if self.session.changed.is_some() && matches!(assessed.needs.server, Some((Need::Read | Need::Primary, _))) {
             assessed.needs.want(Need::Primary, Reason::CatalogueChanged);
         }
     }

@@ -20,7 +20,7 @@ use crate::decide::route::{
     Ask, Decision, Demand, Need, NodeId, NodeView, Role, Route, Snapshot, State, WaitFor, route,
 };
 use crate::decide::session::{Due, Fate, Kind, Needs};
-use crate::decide::sql::{Effects, Hint, Reason};
+use crate::decide::sql::{Effects, Hint, Reason, TransactionMode};
 use crate::pool::{Lease, LeaseError, ServerConnection};
 use crate::wire::frontend;
 
@@ -43,7 +43,7 @@ impl Client {
         if self.ventures.are_under_way() {
             self.venture_on(batch, assessed, (need, reason)).await?;
         }
-        let promise = assessed.needs.promise.over(self.session.policy.consistency);
+        let promise = self.promise_of(assessed);
         if self.must_leave_replica(need) || self.has_outlived_its_route(promise, assessed) {
             self.leave_replica();
         }
@@ -79,6 +79,11 @@ impl Client {
     /// What the batch needs, and why.
     fn wants(&mut self, batch: Batch, assessed: &Assessed) -> (Need, Reason) {
         let (mut need, mut reason) = assessed.needs.server.unwrap_or((Need::Read, Reason::Empty));
+        let defaults = self.session.defaults;
+        if need == Need::Primary && self.begun_by(assessed).is_some_and(|mode| assessed.needs.may_begin(mode, defaults))
+        {
+            (need, reason) = (Need::Read, Reason::ReadOnlyTransaction);
+        }
         if need != Need::Primary
             && matches!(batch.end, BatchEnd::Open | BatchEnd::Flush)
             && self.is_undecided(batch, assessed)
@@ -124,17 +129,32 @@ impl Client {
         mode.is_some_and(|mode| self.may_venture(mode, batch, assessed))
     }
 
-    /// At READ COMMITTED each statement has to show what was acknowledged before it: a replica that can do so for a transaction's first one may not be able
-    /// to for the others.
+    /// What a batch is promised, if that is not what the session is. In a transaction, what a statement says of itself can make that more, and not less: the
+    /// server that is chosen for it has to do for the others, too.
+    pub(super) fn promise_of(&self, assessed: &Assessed) -> Option<Consistency> {
+        let session = self.session.policy.consistency;
+        let hinted = assessed.needs.promise.over(session)?;
+        let alone = self.transaction.is_idle() && assessed.needs.opens.is_none();
+        Some(if alone { hinted } else { hinted.max(session) })
+    }
+
+    /// Each statement has to show what was acknowledged before its snapshot was taken: at READ COMMITTED, a replica that can do so for a transaction's first
+    /// one may not be able to for the others; nor may one, at other levels, if the first does not take the snapshot.
     fn is_promised_more_than_a_replica_keeps(&self, assessed: &Assessed) -> bool {
-        let opened = match &self.transaction {
+        let session = self.session.policy.consistency;
+        let promised = self.promise_of(assessed).unwrap_or(session);
+        let takes_snapshot = assessed.executes && assessed.needs.promise.reads();
+        let outlasts = |mode: TransactionMode| !(mode.sees_one_snapshot() && takes_snapshot);
+        promised == Consistency::Strong && self.begun_by(assessed).is_some_and(outlasts)
+    }
+
+    /// The transaction that begins with a batch.
+    fn begun_by(&self, assessed: &Assessed) -> Option<TransactionMode> {
+        match &self.transaction {
             Transaction::Idle => assessed.needs.opens,
             Transaction::Deferred(deferred) => Some(deferred.mode),
             Transaction::Open | Transaction::Failed | Transaction::Lost { .. } => None,
-        };
-        let session = self.session.policy.consistency;
-        let promised = assessed.needs.promise.over(session).unwrap_or(session);
-        promised == Consistency::Strong && opened.is_some_and(|mode| !mode.sees_one_snapshot())
+        }
     }
 
     /// A part of a batch whose continuation is not known may go to a replica only if it leaves nothing there but prepared statements.
@@ -216,6 +236,10 @@ impl Client {
 
     /// Routes until there is a connection or a reason why there is none.
     pub(super) async fn lease(&mut self, mut demand: Demand, asks: AsksSequences) -> Result<Link, Denied> {
+        if let Some(promised) = self.ventures.promised() {
+            // A transaction that goes on elsewhere is promised what it was where it has been.
+            demand.promise = demand.promise.unwrap_or(self.session.policy.consistency).max(promised).into();
+        }
         let mut now = demand.arrived;
         let mut place = None;
         loop {

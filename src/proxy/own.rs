@@ -267,6 +267,7 @@ impl Client {
     pub(super) fn set_at_startup(&mut self, name: &str, value: &str) -> Result<(), Report> {
         let change = self.session.change(name, Some(value))?;
         self.session.change_own_settings(change);
+        self.session.own_at_start = self.session.own_settings();
         Ok(())
     }
 

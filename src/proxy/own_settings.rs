@@ -1,5 +1,5 @@
 //! pgpilot's own settings of a session, which end where a server's would: `SET` is undone by a rollback, `SET LOCAL` ends
-//! with its transaction, and `DISCARD ALL` leaves what was configured.
+//! with its transaction, and `DISCARD ALL` leaves what the session began with.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::wire::backend::Report;
 const MAX_SAVEPOINTS: usize = 64;
 
 /// Their values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct OwnSettings {
     /// `None`: as configured.
     pub(super) consistency: Option<Consistency>,
@@ -129,18 +129,21 @@ impl Session {
         }
     }
 
-    /// What setting one of them changes; `None` is its default.
+    /// What setting one of them changes; `None` is its default: what the session began with.
     pub(super) fn change(&self, name: &str, value: Option<&str>) -> Result<impl Fn(&mut OwnSettings) + use<>, Report> {
         let mut new = self.own_settings();
         let setting = match name {
             "consistency" => {
-                let given = value.map(|value| parse_consistency(value).ok_or_else(|| invalid(name, value)));
-                new.consistency = given.transpose()?;
+                new.consistency = match value {
+                    None => self.own_at_start.consistency,
+                    Some(value) => Some(parse_consistency(value).ok_or_else(|| invalid(name, value))?),
+                };
                 Setting::Consistency
             }
             "route" => {
                 new.hint = match value {
-                    None | Some("auto" | "") => None,
+                    None => self.own_at_start.hint,
+                    Some("auto" | "") => None,
                     Some("primary") => Some(Hint::Primary),
                     Some("replica") => Some(Hint::Replica),
                     Some(value) => return Err(invalid(name, value)),
@@ -148,8 +151,11 @@ impl Session {
                 Setting::Route
             }
             "min_lsn" => {
-                let given = value.filter(|value| !value.is_empty());
-                new.required = given.map(|value| value.parse().map_err(|_| invalid(name, value))).transpose()?;
+                new.required = match value {
+                    None => self.own_at_start.required,
+                    Some("") => None,
+                    Some(value) => Some(value.parse().map_err(|_| invalid(name, value))?),
+                };
                 Setting::MinLsn
             }
             _ => return Err(unknown(name)),
@@ -236,7 +242,7 @@ impl Client {
                 Step::Set(OwnCommand::Show { .. }) => {}
                 Step::Savepoint(savepoint) => self.session.heed_savepoint(savepoint),
                 Step::Reset => {
-                    let default = OwnSettings { consistency: None, hint: None, required: None };
+                    let default = self.session.own_at_start;
                     self.session.change_own_settings_within(SetScope::Session, move |own| *own = default);
                 }
             }

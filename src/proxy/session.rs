@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::link::Link;
 use super::names::{Names, SessionStatement};
-use super::own_settings::Afterwards;
+use super::own_settings::{Afterwards, OwnSettings};
 use super::resets::Beginning;
 use super::sequences::Place;
 use super::shared::Shared;
@@ -40,6 +40,8 @@ pub(super) struct Session {
     pub policy: Policy,
     /// As configured, for `SET pgpilot.consistency TO DEFAULT`.
     pub configured: Policy,
+    /// pgpilot's own settings that it was started with, which RESET goes back to.
+    pub(super) own_at_start: OwnSettings,
     /// What it has set itself.
     pub own_consistency: Option<Consistency>,
     /// From `pgpilot.route`.
@@ -145,6 +147,7 @@ impl Session {
             has_run: false,
             configured: policy.clone(),
             policy,
+            own_at_start: OwnSettings::default(),
             own_consistency: None,
             hint: None,
             has_own: false,

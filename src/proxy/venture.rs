@@ -43,8 +43,9 @@ struct Venture {
     /// The BEGIN that pgpilot has answered. `None`: it is the first thing in the trail.
     begin: Option<Deferred>,
     trail: Trail,
-    /// What the session was promised when the replica was chosen, and what the transaction is.
+    /// What was set when the replica was chosen ..
     settings: OwnSettings,
+    /// .. and what the transaction was promised.
     promised: Consistency,
     /// Something on the trail would be answered otherwise though no row were different.
     of_the_moment: bool,
@@ -72,6 +73,11 @@ const FAILURES_MAX: u32 = 10;
 impl Ventures {
     pub(super) fn are_under_way(&self) -> bool {
         self.current.is_some()
+    }
+
+    /// What the replica of the one at hand was chosen for.
+    pub(super) fn promised(&self) -> Option<Consistency> {
+        self.current.as_ref().map(|venture| venture.promised)
     }
 
     /// Whether the one at hand can go on on another server.
@@ -137,17 +143,8 @@ impl Client {
     /// One of which nothing is known but that it is on a replica now.
     fn venture(&self, kind: Kind, assessed: &Assessed) -> Venture {
         let settings = self.session.own_settings();
-        let consistency = self.session.policy.consistency;
-        let hinted = assessed.needs.promise.over(consistency);
-        Venture {
-            kind,
-            begin: None,
-            trail: Trail::Lost,
-            settings,
-            promised: consistency.max(hinted.unwrap_or(consistency)),
-            of_the_moment: false,
-            chain: Chain::No,
-        }
+        let promised = self.promise_of(assessed).unwrap_or(self.session.policy.consistency);
+        Venture { kind, begin: None, trail: Trail::Lost, settings, promised, of_the_moment: false, chain: Chain::No }
     }
 
     /// A batch of a transaction on a replica: it stays there, or moves to the primary first.
@@ -184,7 +181,7 @@ impl Client {
         let (departure, reason) = departure.unwrap_or((Departure::Certain, wanted.1));
         match departure {
             _ if self.ventures.can_move() => {
-                let promise = assessed.needs.promise.over(self.session.policy.consistency);
+                let promise = self.promise_of(assessed);
                 let demand = Demand { need: Need::Primary, reason, promise, arrived: Instant::now(), avoid: None };
                 self.move_venture(demand, AsksSequences::of(assessed.needs.effects)).await
             }

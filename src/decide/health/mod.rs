@@ -51,7 +51,7 @@ pub struct Health {
     epoch: u64,
     /// Held: nobody is followed anew.
     writes: Writes,
-    forks: Vec<Fork>,
+    forks: Arc<[Fork]>,
     /// The newest epoch that a primary of this cluster has had written down.
     marked: u64,
     /// This instance's own: without a lease it may not write, whatever the nodes do.
@@ -77,7 +77,7 @@ impl Health {
             contested: Vec::new(),
             epoch: 0,
             writes: Writes::Open,
-            forks: Vec::new(),
+            forks: Arc::default(),
             marked: 0,
             permission: Writes::Open,
             bound: None,
@@ -127,6 +127,7 @@ impl Health {
             nodes: self.views.clone(),
             marks: self.primary_marks(),
             recovered: primary.and_then(|id| self.answer(id)).and_then(|answer| answer.recovered),
+            forks: Arc::clone(&self.forks),
             ended: Arc::clone(&self.ended),
         }
     }
@@ -159,7 +160,7 @@ impl Health {
             Event::Undrained { node } => self.known(node)?.drained = false,
             Event::Held => self.writes = Writes::Held,
             Event::Released => self.writes = Writes::Open,
-            Event::Forked(forks) => self.forks = forks,
+            Event::Forked(forks) => self.forks = forks.into(),
             Event::Marked(epoch) => self.marked = epoch,
             Event::Appointed { node, epoch, timeline } => {
                 self.known(node)?;

@@ -266,8 +266,10 @@ fn end_before(position: Position, snapshot: &Snapshot) -> Option<Lsn> {
         return None;
     }
     let logs = snapshot.ended.iter().filter(left_since).filter_map(|log| log.kept);
+    let forks = snapshot.forks.iter().filter(|fork| fork.timeline > position.timeline);
+    let forks = forks.filter(|fork| fork.timeline <= snapshot.timeline).map(|fork| fork.at);
     // Later timelines begin at or behind it.
-    logs.chain(snapshot.recovered).find(|kept| *kept < position.lsn)
+    logs.chain(forks).chain(snapshot.recovered).find(|kept| *kept < position.lsn)
 }
 
 /// The first mark that covers all that was acknowledged before `at`.
@@ -298,6 +300,7 @@ mod tests {
     use super::super::snapshot::{PrimaryMark, Sample};
     use super::*;
     use crate::config::NodeName;
+    use crate::decide::position::Fork;
 
     struct World {
         start: Instant,
@@ -428,6 +431,21 @@ mod tests {
             let second = Snapshot { ended: Arc::default(), recovered: Some(Lsn(200)), ..world.second(None) };
             world.session.follow(&second);
             assert_eq!(world.session.take_loss().is_some(), lost, "{token}");
+        }
+        // Be that one started again since then, after which it tells of another recovery, or of none.
+        for (token, recovered, lost) in [
+            (first(201), None, true),
+            (first(201), Some(Lsn(300)), true),
+            (first(200), Some(Lsn(300)), false),
+            (Position { timeline: Timeline(2), ..first(201) }, None, false),
+        ] {
+            let mut world = World::new();
+            world.session.require(token);
+            let forks = [(2, 200), (3, 100)].map(|(timeline, at)| Fork { timeline: Timeline(timeline), at: Lsn(at) });
+            let second = Snapshot { ended: Arc::default(), recovered, forks: Arc::new(forks), ..world.second(None) };
+            world.session.follow(&second);
+            let loss = lost.then_some(Loss::Token { position: token, kept: Lsn(200) });
+            assert_eq!(world.session.take_loss(), loss, "{token} {recovered:?}");
         }
         // A third primary left the second one's history: the first one's was left before.
         let mut world = World::new();

@@ -28,8 +28,10 @@ pub struct Snapshot {
     /// What the primary of this epoch said of its log, newest last, bounded.
     pub marks: Vec<PrimaryMark>,
     /// Where the recovery ended of the node that is the primary now: what earlier timelines have behind it was left. For
-    /// those who did not see it happen.
+    /// those who did not see it happen; a primary that has been started again since then does not know any more.
     pub recovered: Option<Lsn>,
+    /// Where later timelines began, by the record of those changes of primary that pgpilot has carried out.
+    pub forks: Arc<[Fork]>,
     /// Logs of earlier primaries, the last ones, newest last.
     pub ended: Arc<[EndedLog]>,
 }

@@ -25,6 +25,8 @@ pub struct Needs {
     pub opens: Option<TransactionMode>,
     /// Why it must not run in a transaction on a replica, were that as READ ONLY as can be.
     pub departs: Option<(Departure, Reason)>,
+    /// The primary is wanted for more than what lives in a transaction, and nowhere else.
+    beyond: bool,
 }
 
 /// How much a statement in a transaction on a replica asks for the primary.
@@ -53,7 +55,7 @@ impl Promise {
         Some(if self.unhinted == 0 { hinted } else { hinted.max(session) })
     }
 
-    /// Whether there are any.
+    /// Whether there are any: then a snapshot is taken.
     pub fn reads(self) -> bool {
         self.hinted.is_some() || self.unhinted > 0
     }
@@ -129,7 +131,17 @@ impl Needs {
                 self.opens = None;
                 self.want(Need::Read, verdict.reason);
             }
-            Intent::WithinTransaction | Intent::Savepoint(_) => self.want(Need::Primary, verdict.reason),
+            Intent::WithinTransaction if is_declare(verdict) => {
+                // What its cursor reads is what is there now.
+                self.promise.read(hints.consistency);
+                if hints.route == Some(Hint::Primary) {
+                    self.depart(Departure::Certain, Reason::Hint);
+                }
+                self.want_within(Reason::Utility);
+            }
+            Intent::WithinTransaction
+            | Intent::Savepoint(_)
+            | Intent::Session(SessionCommand::Set { scope: SetScope::Local, .. }) => self.want_within(verdict.reason),
             Intent::Session(command) => {
                 self.session(command);
                 self.want(Need::Primary, verdict.reason);
@@ -154,6 +166,7 @@ impl Needs {
 
     /// Something that only the primary may get.
     pub fn want(&mut self, need: Need, reason: Reason) {
+        self.beyond |= need == Need::Primary;
         let stronger = match self.server {
             None => true,
             Some((Need::Primary, _)) => false,
@@ -164,8 +177,25 @@ impl Needs {
         }
     }
 
+    /// Something that goes where its transaction is.
+    fn want_within(&mut self, reason: Reason) {
+        let beyond = self.beyond;
+        self.want(Need::Primary, reason);
+        self.beyond = beyond;
+    }
+
+    /// Whether it wants the primary only if the transaction does that begins with it, and that one reads only.
+    pub fn may_begin(&self, mode: TransactionMode, defaults: Defaults) -> bool {
+        let mut begun = Self::default();
+        begun.add_begin(mode, defaults);
+        !begun.beyond && !self.beyond && self.departs.is_none()
+    }
+
     fn read(&mut self, reason: Reason, hints: Hints, defaults: Defaults) {
-        self.promise.read(hints.consistency);
+        // What shows a setting takes no snapshot.
+        if reason != Reason::Show {
+            self.promise.read(hints.consistency);
+        }
         match hints.route {
             Some(Hint::Primary) => {
                 self.want(Need::Primary, Reason::Hint);
@@ -199,8 +229,9 @@ impl Needs {
 
     fn session(&mut self, command: &SessionCommand) {
         match command {
-            SessionCommand::Set { names, scope: SetScope::Session } => self.names.extend(names.iter().cloned()),
-            SessionCommand::Set { scope: SetScope::Local, .. } => {}
+            SessionCommand::Set { names, scope } => {
+                self.names.extend(names.iter().filter(|_| *scope == SetScope::Session).cloned());
+            }
             SessionCommand::Reset { name, scope } => {
                 self.names.extend((*scope == SetScope::Session).then(|| name.clone()));
                 self.resets = true;
@@ -217,6 +248,11 @@ impl Needs {
             SessionCommand::DiscardSome => self.effects |= Effects::UNPINS,
         }
     }
+}
+
+/// Whether what is within a transaction is DECLARE: then the reason is that of its query.
+fn is_declare(verdict: &Verdict) -> bool {
+    !matches!(verdict.reason, Reason::Utility | Reason::TransactionControl)
 }
 
 /// Why a statement must not run in a READ ONLY transaction on a replica. What such a transaction refuses everywhere is
@@ -315,6 +351,48 @@ mod tests {
         assert_eq!(needs(&[begin(read_only, Some(Isolation::Serializable))], plain), primary);
         assert_eq!(needs(&[begin(None, None)], Defaults { read_only: true, serializable: false }), replica);
         assert_eq!(needs(&[begin(read_only, None)], Defaults { read_only: false, serializable: true }), primary);
+    }
+
+    #[test]
+    fn what_only_lives_within_a_transaction_begins_where_that_does() {
+        let declare = Verdict::new(Intent::WithinTransaction, Reason::PlainRead);
+        let hinted = Verdict { hints: Hints { route: Some(Hint::Primary), consistency: None }, ..declare.clone() };
+        let set = |scope| {
+            let names = Box::from([Box::from("work_mem")]);
+            Verdict::new(Intent::Session(SessionCommand::Set { names, scope }), Reason::SessionState)
+        };
+        let savepoint = Verdict::new(Intent::Savepoint(Savepoint::Set("s".into())), Reason::TransactionControl);
+        let read_only = TransactionMode { access: Some(Access::ReadOnly), ..TransactionMode::default() };
+        let serializable = TransactionMode { isolation: Some(Isolation::Serializable), ..read_only };
+        for (batch, may) in [
+            (vec![declare.clone()], true),
+            (vec![set(SetScope::Local), savepoint, declare.clone(), read()], true),
+            (vec![begin(Some(Access::ReadOnly), None), declare.clone()], true),
+            (vec![hinted], false),
+            (vec![set(SetScope::Session)], false),
+            (vec![Verdict::new(Intent::Write, Reason::Dml), declare.clone()], false),
+            (vec![declare.clone().with(Effects::SEED)], false),
+        ] {
+            let mut needs = Needs::default();
+            batch.iter().for_each(|verdict| needs.add(verdict, Defaults::default(), &|_| None));
+            assert_eq!(needs.may_begin(read_only, Defaults::default()), may, "{batch:?}");
+            assert!(!needs.may_begin(serializable, Defaults::default()));
+            assert!(!needs.may_begin(TransactionMode::default(), Defaults::default()));
+        }
+        // By itself it says why it is on the primary; and what it reads is promised what a read is.
+        assert_eq!(needs(std::slice::from_ref(&declare), Defaults::default()), Some((Need::Primary, Reason::Utility)));
+        let mut needs = Needs::default();
+        needs.add(&declare, Defaults::default(), &|_| None);
+        assert!(needs.promise.reads());
+    }
+
+    #[test]
+    fn what_shows_a_setting_takes_no_snapshot() {
+        let mut needs = Needs::default();
+        needs.add(&Verdict::new(Intent::Read, Reason::Show), Defaults::default(), &|_| None);
+        assert!(!needs.promise.reads());
+        needs.add(&read(), Defaults::default(), &|_| None);
+        assert!(needs.promise.reads());
     }
 
     #[test]

@@ -187,6 +187,115 @@ async fn what_the_session_is_promised_holds_for_each_statement() {
     assert!(proxy.count_of(Reason::NotCaughtUp) > 0);
 }
 
+/// The server of the first statement is that of the others.
+#[tokio::test]
+async fn a_weaker_hint_on_the_first_statement_does_not_lower_what_the_others_are_promised() {
+    let proxy = proxy().await;
+    for replica in ["pg2", "pg3"] {
+        proxy.node(replica).pause_replay().await.unwrap();
+    }
+    let hinted = format!("/* pgpilot: consistency=eventual */ {FIRST}");
+    for (mode, begin) in [("session", BEGIN[0]), ("session", BEGIN[1]), ("strong", BEGIN[0]), ("primary", BEGIN[1])] {
+        let client = proxy.connect_with(&format!("options='-c pgpilot.consistency={mode}'")).await;
+        client.batch_execute("UPDATE t SET s = 'new' WHERE id = 2").await.unwrap();
+        let before = proxy.counts().1;
+        ask(&client, &hinted).await;
+        assert_eq!(proxy.counts().1, before + 1, "by itself, it is read on a replica");
+        for first in [vec![begin.to_owned(), hinted.clone()], vec![format!("{begin}; {hinted}")]] {
+            for statement in &first {
+                client.batch_execute(statement).await.unwrap();
+            }
+            assert_eq!(ask(&client, SECOND).await, "new", "{mode}: {first:?}");
+            client.batch_execute("COMMIT").await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_has_lost_its_replica_is_promised_no_less_on_the_next() {
+    let proxy = proxy().await;
+    let client = proxy.connect().await;
+    proxy.node("pg3").pause_replay().await.unwrap();
+    client.batch_execute("UPDATE t SET s = 'new' WHERE id = 2").await.unwrap();
+    let before = proxy.counts().1;
+    wait_for("a replica that has it", LIMIT, async || {
+        assert_eq!(ask(&client, SECOND).await, "new");
+        proxy.counts().1 > before
+    })
+    .await;
+    client.batch_execute(BEGIN[0]).await.unwrap();
+    reads_on_a_replica(&proxy, &client).await;
+    let cluster = &proxy.app.shared().cluster;
+    cluster.drain(cluster.find("pg2").unwrap());
+    let session = proxy.node("pg2").connect().await.unwrap();
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'";
+    session.batch_execute(sql).await.unwrap();
+    assert_eq!(ask(&client, &format!("/* pgpilot: consistency=eventual */ {FIRST}")).await, "old");
+    assert_eq!(ask(&client, SECOND).await, "new");
+}
+
+/// A strong one at REPEATABLE READ reads on a replica that has everything when its snapshot is taken, which is not its beginning.
+#[tokio::test]
+async fn a_replica_is_as_new_as_the_snapshot() {
+    let proxy = proxy().await;
+    let writer = proxy.connect().await;
+    let client = proxy.connect_with("options='-c pgpilot.consistency=strong'").await;
+    client.batch_execute(BEGIN[1]).await.unwrap();
+    reads_on_a_replica(&proxy, &client).await;
+    client.batch_execute("COMMIT").await.unwrap();
+    for (n, first) in ["SHOW transaction_isolation", ";", "SAVEPOINT s"].into_iter().enumerate() {
+        client.batch_execute(BEGIN[1]).await.unwrap();
+        client.batch_execute(first).await.unwrap();
+        for replica in ["pg2", "pg3"] {
+            proxy.node(replica).pause_replay().await.unwrap();
+        }
+        writer.batch_execute(&format!("UPDATE t SET s = '{n}' WHERE id = 2")).await.unwrap();
+        assert_eq!(ask(&client, SECOND).await, n.to_string(), "{first}");
+        client.batch_execute("COMMIT").await.unwrap();
+        for replica in ["pg2", "pg3"] {
+            proxy.node(replica).resume_replay().await.unwrap();
+        }
+        proxy.servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_only_lives_within_it_can_be_the_first_that_it_does_on_a_replica() {
+    let proxy = proxy().await;
+    let client = proxy.connect().await;
+    for (begin, first) in [
+        (BEGIN[0], "DECLARE c CURSOR FOR SELECT s FROM t WHERE id = 1; FETCH c"),
+        (BEGIN[1], "DECLARE c CURSOR FOR SELECT s FROM t WHERE id = 1; FETCH c"),
+        (BEGIN[0], "SAVEPOINT s"),
+        (BEGIN[0], "SET LOCAL work_mem = '1MB'"),
+        (BEGIN[0], "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"),
+    ] {
+        let before = proxy.counts();
+        client.batch_execute(begin).await.unwrap();
+        let statements: Vec<_> = first.split("; ").collect();
+        for statement in &statements {
+            client.batch_execute(statement).await.unwrap();
+        }
+        assert_eq!(ask(&client, FIRST).await, "old");
+        client.batch_execute("COMMIT").await.unwrap();
+        let ran = u64::try_from(statements.len()).unwrap() + 2;
+        assert_eq!(proxy.counts(), (before.0, before.1 + ran), "{begin}; {first}");
+    }
+    for elsewhere in [
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "DECLARE c CURSOR FOR SELECT pg_advisory_lock(9)",
+        "/* pgpilot: primary */ DECLARE c CURSOR FOR SELECT s FROM t",
+        "SET TRANSACTION READ WRITE",
+    ] {
+        let client = proxy.connect().await;
+        client.batch_execute(BEGIN[0]).await.unwrap();
+        let before = proxy.counts();
+        client.batch_execute(elsewhere).await.unwrap();
+        assert_eq!(proxy.counts(), (before.0 + 1, before.1), "{elsewhere}");
+        client.batch_execute("COMMIT").await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_is_left_on_a_replica_all_the_same_is_taken_away() {
     let proxy = proxy().await;

@@ -70,3 +70,30 @@ async fn own_settings_are_undone_by_a_rollback_and_by_discard_all() {
     client.batch_execute("RESET ALL").await.unwrap();
     assert_eq!(now().await, before, "RESET ALL");
 }
+
+/// As RESET does on a server, which pools of clients send whenever a connection comes back to them.
+#[tokio::test]
+async fn a_reset_goes_back_to_what_the_connection_was_started_with() {
+    let proxy = Proxy::shared("").await;
+    let all = "-c pgpilot.consistency=strong -c pgpilot.route=primary -c pgpilot.min_lsn=1:0/1";
+    let client = proxy.connect_with(&format!("options='{all}'")).await;
+    let now = async || {
+        let mode = ask(&client, "SHOW pgpilot.consistency").await;
+        format!("{mode} {} {}", ask(&client, "SHOW pgpilot.route").await, ask(&client, "SHOW pgpilot.min_lsn").await)
+    };
+    let each = |before: &str, behind: &str| {
+        ["consistency", "route", "min_lsn"].map(|name| format!("{before} pgpilot.{name} {behind}")).join("; ")
+    };
+    let (reset, default) = (each("RESET", ""), each("SET", "TO DEFAULT"));
+    for back in ["RESET ALL", "DISCARD ALL", reset.as_str(), &default] {
+        let set = "SET pgpilot.consistency = 'eventual'; SET pgpilot.route = 'auto'; SET pgpilot.min_lsn = ''";
+        for statement in set.split("; ") {
+            client.batch_execute(statement).await.unwrap();
+        }
+        assert_eq!(now().await, "eventual auto ");
+        for statement in back.split("; ") {
+            client.batch_execute(statement).await.unwrap();
+        }
+        assert_eq!(now().await, "strong primary 1:0/1", "{back}");
+    }
+}
