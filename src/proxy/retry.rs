@@ -11,6 +11,7 @@ use super::dispatch::SETTLE_DOWN;
 use super::drain;
 use super::exchange::CLIENT_INPUT_MAX;
 use super::fault::{End, Fault};
+use super::judged::Executed;
 use super::kept::{Content, Kept};
 use super::lessons::is_about_recovery;
 use super::link::{Grant, Link, LinkRole};
@@ -230,11 +231,15 @@ impl Client {
             // It is this session's fault, and would be on another server: a time limit, for instance.
             link.kept.give_up();
         }
+        // pg_terminate_backend() of one's own, which a server that is stopped would answer so, too.
+        let asked_for_it =
+            code == SqlState::ADMIN_SHUTDOWN && link.executed.as_ref().is_some_and(Executed::acts_on_node);
         let message = link.drop_error(len);
         let Ok(view) = backend::ErrorView::parse(&message[crate::wire::HEADER_LEN..]) else {
             return self.server_lost("unknown").await;
         };
-        if is_about_the_session(code) && (!self.transaction.is_idle() || !self.session.pins.is_empty()) {
+        let ends_session = is_about_the_session(code) && (!self.transaction.is_idle() || !self.session.pins.is_empty());
+        if asked_for_it || ends_session {
             // As on the server: the session is over, and is told why.
             return Err(End::Fatal(Box::new(Report { severity: Severity::Fatal, ..said(&view) })));
         }
