@@ -113,9 +113,7 @@ impl Client {
             assessed
         };
         self.flush_output().await?;
-        if self.transaction.is_idle() && self.link.as_ref().is_none_or(|link| !link.batch_open) {
-            self.session.settle_own_settings();
-        }
+        self.settle_own();
         if let Some(report) = self.session.untold.take() {
             return self.refuse(batch, &report);
         }
@@ -249,7 +247,7 @@ impl Client {
             return Ok(link.grant != Grant::NOTHING);
         }
         let Some(link) = self.link.as_ref() else { return Ok(false) };
-        if self.session.afterwards.is_some() && self.transaction.is_idle() {
+        if self.session.afterwards.is_some() && (self.transaction.is_idle() || self.session.is_chaining()) {
             // What becomes of pgpilot's own settings is known when what is under way has been answered.
             return Ok(false);
         }
