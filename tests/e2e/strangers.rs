@@ -145,7 +145,7 @@ async fn what_is_prepared_again_after_unseen_ddl_works() {
     }
     // A transaction that has failed cannot go on: there it works at the second time.
     let text = "/* pgpilot: primary */ SELECT t.* FROM t";
-    a.prepare(text).await.unwrap();
+    let _held = a.prepare(text).await.unwrap();
     unseen.batch_execute("ALTER TABLE t ADD m int").await.unwrap();
     b.batch_execute("BEGIN; SELECT 1").await.unwrap();
     assert_eq!(b.prepare(text).await.unwrap_err().code().map(|code| code.code()), Some("0A000"));
