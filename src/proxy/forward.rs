@@ -78,29 +78,7 @@ impl Client {
                 forward_bind(link, session, head, body.len() - head.rest_at);
                 link.lease.output.extend_from_slice(&body[head.rest_at..]);
             }
-            frontend::DESCRIBE => match frontend::target(frame.tag, frame.body())? {
-                (Target::Statement, name) if adopt::may_be_there(session, Effects::empty(), name) => {
-                    forward_plain(link, frame, Kind::Describe);
-                }
-                (Target::Statement, name) => {
-                    if let Some(name) = known_name(link, session, name) {
-                        frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, name.as_bytes());
-                        link.dues.push(Kind::Describe, Fate::Client);
-                    }
-                }
-                (Target::Portal, _) => forward_plain(link, frame, Kind::Describe),
-            },
-            frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
-                (Target::Statement, name) if adopt::may_be_there(session, Effects::empty(), name) => {
-                    forward_plain(link, frame, Kind::Close(None));
-                }
-                (Target::Statement, name) => {
-                    // The server may go on knowing it: others use it, too.
-                    let number = own(link, backend::CLOSE_COMPLETE);
-                    session.names.change(number, name, None);
-                }
-                (Target::Portal, _) => forward_plain(link, frame, Kind::Close(None)),
-            },
+            frontend::DESCRIBE | frontend::CLOSE => forward_target(link, session, frame)?,
             frontend::EXECUTE => {
                 link.executing = true;
                 let number = pass(link, frame, Kind::Execute);
@@ -240,6 +218,26 @@ fn forward_query(
 
 fn forward_plain(link: &mut Link, frame: Frame<'_>, kind: Kind) {
     pass(link, frame, kind);
+}
+
+/// A Describe or a Close.
+fn forward_target(link: &mut Link, session: &mut Session, frame: Frame<'_>) -> Result<(), WireError> {
+    let closes = frame.tag == frontend::CLOSE;
+    match frontend::target(frame.tag, frame.body())? {
+        (Target::Statement, name) if !adopt::may_be_there(session, Effects::empty(), name) => {
+            if closes {
+                // The server may go on knowing it: others use it, too.
+                let number = own(link, backend::CLOSE_COMPLETE);
+                session.names.change(number, name, None);
+            } else if let Some(name) = known_name(link, session, name) {
+                frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, name.as_bytes());
+                link.dues.push(Kind::Describe, Fate::Client);
+            }
+        }
+        // A portal, or what the server knows by this name.
+        _ => forward_plain(link, frame, if closes { Kind::Close(None) } else { Kind::Describe }),
+    }
+    Ok(())
 }
 
 /// Sends a frame as it is. Returns its number.
