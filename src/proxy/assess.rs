@@ -43,7 +43,7 @@ pub(super) struct Assessed {
     /// The verdicts on the statements that it executes.
     pub executed: Executed,
     /// What its names mean at the point up to which it has been looked at, where that is not what they mean before it.
-    names: NamesWithin,
+    pub names: NamesWithin,
 }
 
 /// How far a batch goes beyond reads, which is what others would have to do to repeat it.
@@ -95,7 +95,7 @@ fn reach(verdict: &Verdict) -> Reach {
 
 /// What a batch makes of the session's names, before any of it is sent.
 #[derive(Default)]
-struct NamesWithin {
+pub(super) struct NamesWithin {
     /// The outer `None`: as before the batch.
     unnamed: Option<Option<SessionStatement>>,
     named: HashMap<Box<[u8]>, Option<SessionStatement>, foldhash::fast::RandomState>,
@@ -110,7 +110,7 @@ impl NamesWithin {
     }
 
     /// The outer `None`: as before the batch.
-    fn find(&self, name: &[u8]) -> Option<Option<&SessionStatement>> {
+    pub(super) fn find(&self, name: &[u8]) -> Option<Option<&SessionStatement>> {
         let here = match name {
             b"" => self.unnamed.as_ref(),
             // Most batches prepare nothing.
@@ -251,6 +251,7 @@ impl Client {
             frontend::QUERY => {
                 let text = frontend::query(frame.body())?;
                 let verdict = self.verdict_within(text, &[], assessed);
+                self.renew_executed(&verdict, assessed);
                 assessed.executes = true;
                 self.add(&verdict, Protocol::Simple, assessed);
                 assessed.among = (Among::default(), Some(Among::default()));
@@ -279,7 +280,12 @@ impl Client {
                 }
             }
             frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
-                (Target::Statement, name) => assessed.names.set(name, None),
+                (Target::Statement, name) => {
+                    if self.is_known_there(name, assessed) {
+                        assessed.needs.effects |= Effects::UNPINS;
+                    }
+                    assessed.names.set(name, None);
+                }
                 (Target::Portal, _) if assessed.needs.server.is_none() => {
                     assessed.needs.want(Need::Read, Reason::Empty);
                 }
@@ -327,7 +333,7 @@ impl Client {
     }
 
     /// The verdict on a text of this session's that comes behind what has been assessed. `types`: of its parameters.
-    fn verdict_within(&self, text: &[u8], types: &[u8], assessed: &Assessed) -> Arc<Judged> {
+    pub(super) fn verdict_within(&self, text: &[u8], types: &[u8], assessed: &Assessed) -> Arc<Judged> {
         let (session, user) = (&self.session, &*self.who.user);
         if !session.texts.reads(text) {
             return self.verdict_on(text);
@@ -392,33 +398,7 @@ impl Client {
         }
     }
 
-    /// A Bind or Describe of something prepared earlier: the verdict on that.
-    fn add_statement(&mut self, name: &[u8], assessed: &mut Assessed) -> Option<Arc<Judged>> {
-        let within = assessed.names.find(name);
-        let Some(known) = within.unwrap_or_else(|| self.session.names.find(name)) else {
-            // It fails wherever it goes.
-            assessed.needs.want(Need::Read, Reason::Prepared);
-            return None;
-        };
-        let (verdict, stamp) = (known.verdict.clone(), self.verdicts.stamp());
-        let holds = known.stamp == stamp || within.is_some();
-        if holds && verdict.depends().is_empty() {
-            self.add(&verdict, Protocol::Extended, assessed);
-            return Some(verdict);
-        }
-        // What is known of functions has changed since, or what names mean: judge it anew.
-        let verdict = match &known.statement.origin {
-            Origin::Parse { query, types } => self.verdict_within(query, types, assessed),
-            Origin::Sql { .. } | Origin::Large => verdict,
-        };
-        if within.is_none() {
-            self.session.names.renew(name, verdict.clone(), stamp);
-        }
-        self.add(&verdict, Protocol::Extended, assessed);
-        Some(verdict)
-    }
-
-    fn add(&self, classified: &Classified, protocol: Protocol, assessed: &mut Assessed) {
+    pub(super) fn add(&self, classified: &Classified, protocol: Protocol, assessed: &mut Assessed) {
         let session = &self.session;
         let is_tracked = protocol == Protocol::Simple && classified.statements.len() == 1;
         let prepared = |name: &str| session.names.find(name.as_bytes())?.verdict.statements.first();

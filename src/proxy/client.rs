@@ -113,9 +113,7 @@ impl Client {
             assessed
         };
         self.flush_output().await?;
-        if self.transaction.is_idle() && self.link.as_ref().is_none_or(|link| !link.batch_open) {
-            self.session.settle_own_settings();
-        }
+        self.settle_own();
         if let Some(report) = self.session.untold.take() {
             return self.refuse(batch, &report);
         }
@@ -249,7 +247,7 @@ impl Client {
             return Ok(link.grant != Grant::NOTHING);
         }
         let Some(link) = self.link.as_ref() else { return Ok(false) };
-        if self.session.afterwards.is_some() && self.transaction.is_idle() {
+        if self.session.afterwards.is_some() && (self.transaction.is_idle() || self.session.is_chaining()) {
             // What becomes of pgpilot's own settings is known when what is under way has been answered.
             return Ok(false);
         }
@@ -260,7 +258,7 @@ impl Client {
         // A batch has the same outcome as its beginning, unless that follows another batch.
         let follows = !continues || link.dues.batches() > 0;
         let Gathered::Batch(batch) = gather(self.side.fresh())? else { return Ok(false) };
-        if !continues && self.transaction.is_idle() && self.makes_way() {
+        if !continues && self.transaction.is_idle() && (is_far_ahead(link) || self.makes_way()) {
             return Ok(false);
         }
         let joins = match (role, batch.end) {
@@ -447,3 +445,12 @@ fn shorter(configured: Duration, own: Option<Duration>) -> Duration {
 
 /// Replies due from one server at once, at most: a client that sends more without reading waits.
 const MAX_PIPELINE: usize = 4096;
+
+/// Whether a server has been sent enough batches that are transactions of their own: what it has been sent cannot be taken
+/// back when an operator, or somebody who waits for the connection, wants it to stop. They are filled up by halves, many at
+/// a time.
+fn is_far_ahead(link: &Link) -> bool {
+    const MAX_AHEAD: usize = 256;
+    let room = if link.lease.output.is_empty() { MAX_AHEAD / 2 } else { MAX_AHEAD };
+    link.behind.len() >= room
+}

@@ -70,7 +70,7 @@ impl Client {
                 let head = BindHead::parse(body)?;
                 deallocate::note_bind(link, session, head);
                 resets::note_bind(link, session, head);
-                if session.names.have_sql()
+                if adopt::may_adopt(session)
                     && let Some(verdict) = session.names.find(head.statement).map(|known| known.verdict.clone())
                 {
                     adopt::adopt(link, session, &shared.statements, &verdict);
@@ -78,23 +78,7 @@ impl Client {
                 forward_bind(link, session, head, body.len() - head.rest_at);
                 link.lease.output.extend_from_slice(&body[head.rest_at..]);
             }
-            frontend::DESCRIBE => match frontend::target(frame.tag, frame.body())? {
-                (Target::Statement, name) => {
-                    if let Some(name) = known_name(link, session, name) {
-                        frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, name.as_bytes());
-                        link.dues.push(Kind::Describe, Fate::Client);
-                    }
-                }
-                (Target::Portal, _) => forward_plain(link, frame, Kind::Describe),
-            },
-            frontend::CLOSE => match frontend::target(frame.tag, frame.body())? {
-                (Target::Statement, name) => {
-                    // The server may go on knowing it: others use it, too.
-                    let number = own(link, backend::CLOSE_COMPLETE);
-                    session.names.change(number, name, None);
-                }
-                (Target::Portal, _) => forward_plain(link, frame, Kind::Close(None)),
-            },
+            frontend::DESCRIBE | frontend::CLOSE => forward_target(link, session, frame)?,
             frontend::EXECUTE => {
                 link.executing = true;
                 let number = pass(link, frame, Kind::Execute);
@@ -215,11 +199,11 @@ fn forward_query(
     if is_legible
         && may_name_a_statement(text)
         && let [verdict] = &*verdicts.of(text).statements
-        && forward_sql_prepared(link, session, statements, text, &verdict.intent)
+        && forward_sql_prepared(link, session, statements, text, (&verdict.intent, verdicts.stamp()))
     {
         return None;
     }
-    let counts = session.names.have_sql() || session.left.forgets_statements || session.left.resets;
+    let counts = adopt::may_adopt(session) || session.left.forgets_statements || session.left.resets;
     let verdict = (is_legible && counts).then(|| verdicts.of(text));
     if let Some(verdict) = &verdict {
         adopt::adopt(link, session, statements, verdict);
@@ -234,6 +218,26 @@ fn forward_query(
 
 fn forward_plain(link: &mut Link, frame: Frame<'_>, kind: Kind) {
     pass(link, frame, kind);
+}
+
+/// A Describe or a Close.
+fn forward_target(link: &mut Link, session: &mut Session, frame: Frame<'_>) -> Result<(), WireError> {
+    let closes = frame.tag == frontend::CLOSE;
+    match frontend::target(frame.tag, frame.body())? {
+        (Target::Statement, name) if !adopt::may_be_there(session, Effects::empty(), name) => {
+            if closes {
+                // The server may go on knowing it: others use it, too.
+                let number = own(link, backend::CLOSE_COMPLETE);
+                session.names.change(number, name, None);
+            } else if let Some(name) = known_name(link, session, name) {
+                frontend::put_statement_target(&mut link.lease.output, frontend::DESCRIBE, name.as_bytes());
+                link.dues.push(Kind::Describe, Fate::Client);
+            }
+        }
+        // A portal, or what the server knows by this name.
+        _ => forward_plain(link, frame, if closes { Kind::Close(None) } else { Kind::Describe }),
+    }
+    Ok(())
 }
 
 /// Sends a frame as it is. Returns its number.
@@ -362,6 +366,11 @@ fn is_refused(classified: &Classified) -> bool {
 
 /// Sends the beginning of a Bind; its formats and parameters follow.
 pub(super) fn forward_bind(link: &mut Link, session: &Session, head: BindHead<'_>, rest: usize) {
+    if adopt::may_be_there(session, Effects::empty(), head.statement) {
+        BindHead::put(&mut link.lease.output, head.portal, head.statement, rest);
+        link.dues.push(Kind::Bind, Fate::Client);
+        return;
+    }
     match known_name(link, session, head.statement) {
         Some(name) => {
             BindHead::put(&mut link.lease.output, head.portal, name.as_bytes(), rest);
@@ -401,7 +410,7 @@ fn forward_sql_prepared(
     session: &mut Session,
     statements: &Statements,
     text: &[u8],
-    intent: &Intent,
+    (intent, stamp): (&Intent, u64),
 ) -> bool {
     let Ok(text) = std::str::from_utf8(text) else { return false };
     match intent {
@@ -417,7 +426,7 @@ fn forward_sql_prepared(
             let origin = Origin::Sql { before: before.into(), after: after.into() };
             let statement = statements.intern(origin, &session.naming_context(Effects::empty()));
             let verdict = Classified { statements: Box::new([(**verdict).clone()]) };
-            let entry = SessionStatement { statement: statement.clone(), verdict: Arc::new(verdict.into()), stamp: 0 };
+            let entry = SessionStatement { statement: statement.clone(), verdict: Arc::new(verdict.into()), stamp };
             // The server would say that the name is taken; so it prepares it anew.
             let superseded = link.lease.statements.touch(statement.id).then_some(statement.id);
             if let Some(gone) = superseded.or_else(|| link.lease.statements.insert(statement.id)) {

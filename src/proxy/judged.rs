@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::decide::sql::{Classified, Depends, Intent, Reason, Verdict};
+use crate::decide::sql::{Classified, Depends, Effects, Intent, Reason, Verdict};
 use crate::telemetry::Served;
 
 /// The verdict on a text, or on all texts of one shape.
@@ -108,6 +108,12 @@ impl Executed {
     pub(super) fn begins(&self) -> bool {
         let begins = |verdict: &Verdict| matches!(verdict.intent, Intent::Begin(_));
         self.first.iter().chain(&self.more).any(|(judged, _)| judged.statements.iter().any(begins))
+    }
+
+    /// Whether there is a statement among them that acts on the node itself.
+    pub(super) fn acts_on_node(&self) -> bool {
+        let acts = |verdict: &Verdict| verdict.effects.contains(Effects::NODE);
+        self.first.iter().chain(&self.more).any(|(judged, _)| judged.statements.iter().any(acts))
     }
 
     /// Whether it is one statement. A Query has one verdict, of as many statements as it has.

@@ -13,6 +13,8 @@ pub(super) struct Kept {
     losses: u8,
     /// Replicas whose recovery has cancelled them.
     conflicts: u8,
+    /// They have been sent again because what they prepare was known as something else.
+    renewed: bool,
 }
 
 /// What the batches ask for.
@@ -54,8 +56,8 @@ impl Kept {
             }
             return;
         }
-        *self =
-            Self { first: Some(length), content, losses: 0, conflicts: 0, behind: std::mem::take(&mut self.behind) };
+        let behind = std::mem::take(&mut self.behind);
+        *self = Self { first: Some(length), content, behind, ..Self::default() };
     }
 
     /// The first one has been answered. Returns its length.
@@ -91,6 +93,11 @@ impl Kept {
     /// Whether another replica is sent them when a replica's recovery cancels them.
     pub(super) fn outlive_conflict(&self) -> bool {
         self.conflicts + 1 < CONFLICTS_MAX
+    }
+
+    /// What they prepare is known as something else. Returns whether it has not been prepared anew for them yet.
+    pub(super) fn renew(&mut self) -> bool {
+        !std::mem::replace(&mut self.renewed, true)
     }
 
     /// They end with the server that has them.
@@ -132,6 +139,16 @@ mod tests {
         assert!(kept.outlive_loss());
         kept.give_up();
         assert!(!kept.outlive_loss());
+    }
+
+    #[test]
+    fn what_is_prepared_is_prepared_anew_but_once() {
+        let mut kept = Kept::default();
+        for _ in 0..2 {
+            kept.push(1, Content::Reads);
+            assert_eq!([kept.renew(), kept.renew()], [true, false]);
+            kept.pop();
+        }
     }
 
     #[test]

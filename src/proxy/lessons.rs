@@ -56,7 +56,7 @@ impl Client {
 }
 
 /// What prepares the statement, under this name.
-fn text_of(statement: &Statement, name: &[u8]) -> Option<Box<[u8]>> {
+pub(super) fn text_of(statement: &Statement, name: &[u8]) -> Option<Box<[u8]>> {
     match &statement.origin {
         Origin::Parse { query, .. } => Some(query.clone()),
         Origin::Sql { before, after } => Some([before.as_bytes(), name, after.as_bytes()].concat().into()),
@@ -87,7 +87,7 @@ impl Lesson {
 }
 
 /// The verdict on what a PREPARE prepares; that on any other text is its own.
-fn prepared_by(judged: Arc<Judged>) -> Arc<Judged> {
+pub(super) fn prepared_by(judged: Arc<Judged>) -> Arc<Judged> {
     match &*judged.statements {
         [only] if let Intent::Prepare { statement, .. } = &only.intent => {
             Arc::new(Classified { statements: Box::new([(**statement).clone()]) }.into())

@@ -199,7 +199,7 @@ impl Link {
     }
 
     pub(super) fn note_end(&mut self, assessed: &Assessed, transaction: &Transaction) {
-        let commits = matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Chain));
+        let commits = assessed.ends.is_some_and(TransactionEnd::commits);
         self.may_commit |= commits || (assessed.writes && transaction.is_idle());
         self.has_written |= assessed.writes;
         self.ends_transaction |= matches!(assessed.ends, Some(TransactionEnd::Commit | TransactionEnd::Rollback));

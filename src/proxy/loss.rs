@@ -143,7 +143,7 @@ impl Client {
     pub(super) fn answer_lost(&mut self, batch: Batch, untold: Option<Box<Report>>) {
         let mut reply = BytesMut::new();
         let failed = match (self.aim_of(batch), untold) {
-            (Aim::End(TransactionEnd::Commit | TransactionEnd::Chain), Some(report)) => {
+            (Aim::End(end), Some(report)) if end.commits() => {
                 // As with a COMMIT that a server fails, there is no transaction any more.
                 self.shared.metrics.count(Count::Error(at_fault(report.code)));
                 report.put(&mut reply);

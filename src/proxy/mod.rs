@@ -24,6 +24,7 @@ mod handshake;
 mod hold;
 mod judged;
 mod kept;
+mod known;
 mod large;
 mod lessons;
 mod link;

@@ -43,6 +43,9 @@ pub(super) const MAX_STATEMENTS: usize = 10_000;
 /// nor may their texts take more bytes: any server that the session comes to may have to be taught them.
 pub(super) const MAX_BYTES: usize = 64 << 20;
 
+/// The stamp of a verdict that does not hold.
+const NEVER: u64 = u64::MAX;
+
 /// With more changes under way, nobody looks for a name among them.
 const MAX_LOOKED_AT: usize = 64;
 
@@ -123,6 +126,13 @@ impl Names {
         if let Some(known) = known {
             (known.verdict, known.stamp) = (verdict, stamp);
         }
+    }
+
+    /// None of the verdicts holds any more.
+    pub(super) fn outdate(&mut self) {
+        let under_way = self.changes.iter_mut().filter_map(|change| change.before.as_mut());
+        let now = self.named.values_mut().chain(&mut self.unnamed);
+        now.chain(under_way).for_each(|known| known.stamp = NEVER);
     }
 
     /// The message of this number takes every name away: as [`Self::clear`], but it may be skipped.
@@ -265,6 +275,20 @@ mod tests {
         assert_eq!(names.name_of(StatementId(NonZeroU64::MIN)), Some(&b"a"[..]));
         names.take_back_from(0);
         assert_eq!((number(&names, b"a"), number(&names, b"b")), (1, 0));
+    }
+
+    #[test]
+    fn what_is_outdated_is_so_also_where_it_is_put_back() {
+        let mut names = Names::default();
+        names.change(0, b"a", Some(statement(1)));
+        names.change(1, b"", Some(statement(2)));
+        names.decided(2);
+        names.change(2, b"a", None);
+        names.outdate();
+        names.take_back_from(2);
+        for name in [&b"a"[..], b""] {
+            assert_eq!(names.find(name).unwrap().stamp, NEVER);
+        }
     }
 
     #[test]

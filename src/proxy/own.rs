@@ -13,7 +13,7 @@ use super::own_settings::unknown;
 use super::session::{Deferred, Transaction};
 use super::vigil::Denied;
 use crate::decide::position::Position;
-use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, SetScope, TransactionEnd, Verdict};
+use crate::decide::sql::{Classified, Hint, Intent, OwnCommand, SetScope, Verdict};
 use crate::pool::QueryError;
 use crate::wire::SqlState;
 use crate::wire::backend::{self, Report, TransactionStatus};
@@ -186,18 +186,15 @@ impl Client {
                 done(if starts { "START TRANSACTION" } else { "BEGIN" })
             }
             (Intent::End(end), Transaction::Deferred(_)) => {
-                if *end != TransactionEnd::Chain {
-                    self.session.will_end(*end);
+                self.session.will_end(*end);
+                if !end.chains() {
                     self.transaction = Transaction::Idle;
                 }
-                let commit = *end == TransactionEnd::Commit
-                    || (*end == TransactionEnd::Chain && words(text).first().is_some_and(|b| b"cCeE".contains(b)));
-                done(if commit { "COMMIT" } else { "ROLLBACK" })
+                done(if end.commits() { "COMMIT" } else { "ROLLBACK" })
             }
-            (Intent::End(end), Transaction::Idle) if self.link.is_none() && *end != TransactionEnd::Chain => {
+            (Intent::End(end), Transaction::Idle) if self.link.is_none() && !end.chains() => {
                 Report::warning(SqlState::NO_ACTIVE_SQL_TRANSACTION, NO_TRANSACTION).put(&mut self.side.output);
-                let rolls_back = words(text).first().is_some_and(|b| b"rRaA".contains(b));
-                done(if rolls_back { "ROLLBACK" } else { "COMMIT" })
+                done(if end.commits() { "COMMIT" } else { "ROLLBACK" })
             }
             (Intent::Own(command), _) => Some(self.run_command(command)),
             (Intent::Deallocate { name: Some(name) }, _) => {

@@ -31,7 +31,8 @@ pub(super) struct OwnSettings {
 pub(super) struct Afterwards {
     rolled_back: OwnSettings,
     committed: OwnSettings,
-    commits: bool,
+    /// What has been sent to end it.
+    end: Option<TransactionEnd>,
     /// Those that have been set since the first change, and what the settings were then, now and at a commit.
     savepoints: Vec<(Box<str>, OwnSettings, OwnSettings)>,
 }
@@ -61,8 +62,7 @@ impl Session {
     /// Within a transaction.
     pub(super) fn change_own_settings_within(&mut self, scope: SetScope, change: impl Fn(&mut OwnSettings)) {
         let own = self.own_settings();
-        let after =
-            || Box::new(Afterwards { rolled_back: own, committed: own, commits: false, savepoints: Vec::new() });
+        let after = || Box::new(Afterwards { rolled_back: own, committed: own, end: None, savepoints: Vec::new() });
         let after = self.afterwards.get_or_insert_with(after);
         if scope == SetScope::Session {
             change(&mut after.committed);
@@ -118,14 +118,27 @@ impl Session {
     /// A statement is about to end the transaction.
     pub(super) fn will_end(&mut self, end: TransactionEnd) {
         if let Some(after) = &mut self.afterwards {
-            after.commits = end == TransactionEnd::Commit;
+            after.end = Some(end);
         }
     }
 
-    /// There is no transaction.
+    /// What has been sent ends the transaction in which they have been changed, and begins another one.
+    pub(super) fn is_chaining(&self) -> bool {
+        self.afterwards.as_ref().is_some_and(|after| after.end.is_some_and(TransactionEnd::chains))
+    }
+
+    /// The transaction in which they have been changed is over.
     pub(super) fn settle_own_settings(&mut self) {
         if let Some(after) = self.afterwards.take() {
-            self.set_own_settings(if after.commits { after.committed } else { after.rolled_back });
+            let commits = after.end.is_some_and(TransactionEnd::commits);
+            self.set_own_settings(if commits { after.committed } else { after.rolled_back });
+        }
+    }
+
+    /// The transaction goes on: something has failed before it came to its end.
+    fn does_not_end(&mut self) {
+        if let Some(after) = &mut self.afterwards {
+            after.end = None;
         }
     }
 
@@ -229,6 +242,20 @@ impl Step {
 }
 
 impl Client {
+    /// Everything that came before the batch at hand has been answered.
+    pub(super) fn settle_own(&mut self) {
+        if self.session.afterwards.is_none() || self.link.as_ref().is_some_and(|link| link.batch_open) {
+            return;
+        }
+        match self.transaction {
+            Transaction::Idle => self.session.settle_own_settings(),
+            _ if !self.session.is_chaining() => {}
+            // If this is not the next one, it would have failed.
+            Transaction::Open | Transaction::Deferred(_) => self.session.settle_own_settings(),
+            Transaction::Failed | Transaction::Lost { .. } => self.session.does_not_end(),
+        }
+    }
+
     /// What a batch is going to do to them. A batch outside of a transaction is one by itself, and what it has done is
     /// undone if it fails.
     pub(super) fn foresee_own_settings(&mut self, batch: &Assessed) {
@@ -249,7 +276,12 @@ impl Client {
         }
         if let Some(end) = batch.ends {
             let failed = matches!(self.transaction, Transaction::Failed | Transaction::Lost { .. });
-            self.session.will_end(if failed { TransactionEnd::Rollback } else { end });
+            let end = match end {
+                TransactionEnd::Commit if failed => TransactionEnd::Rollback,
+                TransactionEnd::CommitAndChain if failed => TransactionEnd::RollbackAndChain,
+                end => end,
+            };
+            self.session.will_end(end);
         } else if self.session.afterwards.is_some() && self.transaction.is_idle() && !batch.executed.begins() {
             self.session.will_end(TransactionEnd::Commit);
         }

@@ -16,9 +16,17 @@ impl Client {
             self.generation = generation;
             self.session.reconfigure(self.shared.policy(&self.who));
             self.who.limits = self.shared.config.load().clients.clone();
+            self.verdicts = self.shared.verdicts(&self.who.database);
+            self.session.names.outdate();
             // A node may have gone and come back.
             self.pools.clear();
         }
+    }
+
+    /// Whether the file has changed since what is under way was sent: what begins from now on goes by the new one.
+    #[inline]
+    pub(super) fn is_outdated(&self) -> bool {
+        self.shared.generation.load(Ordering::Relaxed) != self.generation
     }
 }
 

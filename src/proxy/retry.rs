@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use bytes::Buf;
 
-use super::assess::Assessed;
+use super::assess::{Assessed, frames};
 use super::batch::{Batch, BatchEnd};
 use super::client::Client;
 use super::dispatch::SETTLE_DOWN;
 use super::drain;
 use super::exchange::CLIENT_INPUT_MAX;
 use super::fault::{End, Fault};
+use super::judged::Executed;
 use super::kept::{Content, Kept};
 use super::lessons::is_about_recovery;
 use super::link::{Grant, Link, LinkRole};
@@ -24,6 +25,7 @@ use crate::decide::route::{Demand, Need, NodeId};
 use crate::decide::sql::Reason;
 use crate::telemetry::{Count, RetryCause};
 use crate::wire::backend::{Report, Severity};
+use crate::wire::frontend::{self, Parse};
 use crate::wire::{SqlState, backend};
 
 impl Link {
@@ -41,8 +43,10 @@ impl Link {
 impl Client {
     /// A batch is about to be sent: it stays in the client's input until it has been answered, if another server can be sent it as well.
     pub(super) fn keep(&mut self, batch: Batch, assessed: &Assessed) {
-        let only_reads = assessed.only_reads() && self.transaction.is_idle() && self.session.pins.is_empty();
-        let content = if only_reads { Content::Reads } else { Content::Anything };
+        // What is merely prepared leaves nothing elsewhere, whatever it would do.
+        let only_reads = assessed.only_reads() || !assessed.executes;
+        let movable = only_reads && self.transaction.is_idle() && self.session.pins.is_empty();
+        let content = if movable { Content::Reads } else { Content::Anything };
         let promise = assessed.needs.promise.over(self.session.policy.consistency);
         let has_room = self.side.kept <= CLIENT_INPUT_MAX;
         let Some(link) = self.link.as_mut() else { return };
@@ -185,6 +189,14 @@ impl Client {
         let at = link.reply.passable();
         let error = backend::ErrorView::parse(&link.lease.input[at + crate::wire::HEADER_LEN..at + len]);
         let (routine, message) = error.map_or(("", ""), |error| (error.routine, error.message));
+        if is_stale_plan(code, routine) {
+            // Before anything is prepared again.
+            self.shared.statements.plans_are_stale();
+            if link.can_move() && prepares_anew(&self.side.input, &link.kept) && link.kept.renew() {
+                let need = link.need;
+                return self.move_on(need, Why::Refused(RetryCause::StalePlan, len)).await;
+            }
+        }
         if link.is_replica()
             && link.can_move()
             && let Some(retry) = retry_for(code, routine)
@@ -204,10 +216,6 @@ impl Client {
                 link.lesson = lesson;
             }
             return Ok(());
-        }
-        if code == SqlState::FEATURE_NOT_SUPPORTED {
-            // "cached plan must not change result type" is one of these.
-            self.shared.statements.plans_are_stale();
         }
         let len = self.reword(len);
         let Some(link) = self.link.as_mut() else { return Ok(()) };
@@ -230,11 +238,15 @@ impl Client {
             // It is this session's fault, and would be on another server: a time limit, for instance.
             link.kept.give_up();
         }
+        // pg_terminate_backend() of one's own, which a server that is stopped would answer so, too.
+        let asked_for_it =
+            code == SqlState::ADMIN_SHUTDOWN && link.executed.as_ref().is_some_and(Executed::acts_on_node);
         let message = link.drop_error(len);
         let Ok(view) = backend::ErrorView::parse(&message[crate::wire::HEADER_LEN..]) else {
             return self.server_lost("unknown").await;
         };
-        if is_about_the_session(code) && (!self.transaction.is_idle() || !self.session.pins.is_empty()) {
+        let ends_session = is_about_the_session(code) && (!self.transaction.is_idle() || !self.session.pins.is_empty());
+        if asked_for_it || ends_session {
             // As on the server: the session is over, and is told why.
             return Err(End::Fatal(Box::new(Report { severity: Severity::Fatal, ..said(&view) })));
         }
@@ -273,8 +285,8 @@ enum Retry {
 /// error if it was not about being a replica.
 fn retry_for(code: SqlState, routine: &str) -> Option<Retry> {
     match &code.0 {
-        // DDL has overtaken a plan ("cached plan must not change result type"), which says nothing of the statement.
-        b"0A000" if routine == "RevalidateCachedQuery" => Some(Retry::OnPrimary),
+        // It says nothing of the statement.
+        _ if is_stale_plan(code, routine) => Some(Retry::OnPrimary),
         // A standby's refusals, with the codes that it refuses with.
         _ if is_about_recovery(code, routine) => Some(Retry::OnPrimaryAndLearn),
         b"55000" | b"XX000" | b"22023" | b"0A000" => Some(Retry::OnPrimary),
@@ -284,6 +296,19 @@ fn retry_for(code: SqlState, routine: &str) -> Option<Retry> {
         b"40001" | b"40P01" => Some(Retry::Elsewhere),
         _ => None,
     }
+}
+
+/// Whether DDL has overtaken a plan: "cached plan must not change result type".
+fn is_stale_plan(code: SqlState, routine: &str) -> bool {
+    code == SqlState::FEATURE_NOT_SUPPORTED && routine == "RevalidateCachedQuery"
+}
+
+/// Whether the first batch that is kept prepares something that others may have prepared before: whatever they know of it,
+/// this one shall get what it is now. Who has prepared it earlier is told, for it knows of other columns.
+fn prepares_anew(input: &[u8], kept: &Kept) -> bool {
+    let length = kept.lengths().next().unwrap_or_default();
+    let parses = frames(&input[..length]).filter(|frame| frame.tag == frontend::PARSE);
+    parses.filter_map(|frame| Parse::read(frame.body()).ok()).any(|parse| !parse.name.is_empty())
 }
 
 fn said(view: &backend::ErrorView<'_>) -> Report {

@@ -67,7 +67,7 @@ impl Client {
             link.lease.is_awaited() && link.answered.saturating_duration_since(link.leased) >= TURN
         });
         // Who keeps it has nothing to give.
-        (is_wanted && self.session.pins.is_empty()) || self.obstacle().is_some()
+        (is_wanted && self.session.pins.is_empty()) || self.is_outdated() || self.obstacle().is_some()
     }
 
     fn obstacle(&mut self) -> Option<Obstacle> {

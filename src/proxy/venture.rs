@@ -161,7 +161,7 @@ impl Client {
                 return Ok(());
             }
         }
-        let chains = assessed.ends == Some(TransactionEnd::Chain) && !assessed.needs.promise.reads();
+        let chains = assessed.ends.is_some_and(TransactionEnd::chains) && !assessed.needs.promise.reads();
         let (kind, departure) = match &mut self.ventures.current {
             Some(venture) => {
                 venture.chain = if chains { Chain::Sent } else { Chain::No };

@@ -33,6 +33,8 @@ pub enum RetryCause {
     /// Replay ended the statement or its session.
     RecoveryConflict,
     ConnectionLost,
+    /// A server knew it as it was before DDL.
+    StalePlan,
 }
 
 /// What became of a transaction that began on a replica, though it might have written.
@@ -167,13 +169,14 @@ impl Ending {
 
 impl Count {
     /// All but the pins, in the order of their slots.
-    const FIXED: [Count; 31] = [
+    const FIXED: [Count; 32] = [
         Count::Connection,
         Count::Login(Login::Accepted),
         Count::Login(Login::Refused),
         Count::Retry(RetryCause::Refused),
         Count::Retry(RetryCause::RecoveryConflict),
         Count::Retry(RetryCause::ConnectionLost),
+        Count::Retry(RetryCause::StalePlan),
         Count::Error(Side::Client),
         Count::Error(Side::Backend),
         Count::Error(Side::Operator),
@@ -211,15 +214,15 @@ impl Count {
             Self::Connection => 0,
             Self::Login(login) => 1 + login as usize,
             Self::Retry(cause) => 3 + cause as usize,
-            Self::Error(side) => 6 + side as usize,
-            Self::Verdict(lookup) => 10 + lookup as usize,
-            Self::Unparsable => 13,
-            Self::Bytes(direction) => 14 + direction as usize,
-            Self::Failover(ending) => 16 + ending as usize,
-            Self::Switchover(ending) => 20 + ending as usize,
-            Self::UnknownHint => 24,
-            Self::Lost(what) => 25 + what as usize,
-            Self::Optimistic(outcome) => 28 + outcome as usize,
+            Self::Error(side) => 7 + side as usize,
+            Self::Verdict(lookup) => 11 + lookup as usize,
+            Self::Unparsable => 14,
+            Self::Bytes(direction) => 15 + direction as usize,
+            Self::Failover(ending) => 17 + ending as usize,
+            Self::Switchover(ending) => 21 + ending as usize,
+            Self::UnknownHint => 25,
+            Self::Lost(what) => 26 + what as usize,
+            Self::Optimistic(outcome) => 29 + outcome as usize,
             Self::Pin(pin) => Self::FIXED.len() + pin as usize,
         }
     }
@@ -233,6 +236,7 @@ impl Count {
             Self::Retry(RetryCause::Refused) => (names::RETRIES, Some("refused")),
             Self::Retry(RetryCause::RecoveryConflict) => (names::RETRIES, Some("recovery_conflict")),
             Self::Retry(RetryCause::ConnectionLost) => (names::RETRIES, Some("connection_lost")),
+            Self::Retry(RetryCause::StalePlan) => (names::RETRIES, Some("stale_plan")),
             Self::Error(Side::Client) => (names::ERRORS, Some("client")),
             Self::Error(Side::Backend) => (names::ERRORS, Some("backend")),
             Self::Error(Side::Operator) => (names::ERRORS, Some("operator")),

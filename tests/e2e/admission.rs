@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pgpilot::config::{Config, Consistency, SslMode};
+use pgpilot::decide::sql::Intent;
 use pgpilot::demo::Scope;
 use tokio_postgres::{Client, Error, NoTls};
 
@@ -129,6 +130,37 @@ async fn a_reload_reaches_sessions_that_are_there_but_not_what_they_have_set() {
     reload(&proxy, |config| config.clients.idle_timeout = Duration::from_millis(50)).unwrap();
     assert_eq!(ask(&plain, shown).await, "strong");
     wait_for("the idle one to be disconnected", LIMIT, async || plain.is_closed()).await;
+}
+
+/// What a statement is taken for is not what it was when the session began, or prepared it.
+#[tokio::test]
+async fn a_reload_reaches_what_sessions_have_been_judged_by() {
+    let proxy = Proxy::shared("").await;
+    let client = proxy.connect().await;
+    client.batch_execute("PREPARE by_sql AS SELECT upper('told')").await.unwrap();
+    let by_protocol = client.prepare("SELECT upper('told')").await.unwrap();
+    let shown = || {
+        let rows = proxy.app.shared().shapes().into_iter().map(|(_, row)| row);
+        rows.filter(|row| row.outline.contains("newly_judged")).map(|row| row.runs.statements).sum::<u64>()
+    };
+    let run = async || {
+        for _ in 0..3 {
+            assert_eq!(ask(&client, "SELECT 1 AS newly_judged").await, "1");
+        }
+    };
+    run().await;
+    assert!(shown() > 0);
+    reload(&proxy, |config| config.routing.primary_functions.push("upper".to_owned())).unwrap();
+    wait_for("the list to be heeded", LIMIT, async || {
+        proxy.verdicts().of(b"SELECT upper('told')").statements[0].intent == Intent::Write
+    })
+    .await;
+    run().await;
+    assert!(shown() > 0, "what sessions run that were there is counted");
+    let before = proxy.counts();
+    assert_eq!(ask(&client, "EXECUTE by_sql").await, "TOLD");
+    client.query_one(&by_protocol, &[]).await.unwrap();
+    assert_eq!(proxy.counts(), (before.0 + 2, before.1));
 }
 
 #[tokio::test]

@@ -116,6 +116,26 @@ async fn whose_transaction_the_server_ends_is_told_why() {
     assert_eq!(ask(&client, "SELECT 1").await, "1");
 }
 
+/// As on the server: it has asked for it.
+#[tokio::test]
+async fn who_ends_its_own_server_session_is_told_what_the_server_says_and_is_gone() {
+    let proxy = Proxy::shared("").await;
+    let own = "SELECT pg_terminate_backend(pg_backend_pid())";
+    let among = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+    for (before, sql) in [("SELECT 1", own), ("BEGIN", own), ("CREATE TEMP TABLE mine ()", among), ("SELECT 1", among)]
+    {
+        let mut raw = Raw::connect(proxy.port(), "shop").await;
+        raw.query(before).await;
+        let told = raw.query(sql).await;
+        // The result may be on its way already; nothing comes behind the error.
+        let error = told.last().unwrap();
+        let told = [b'V', b'C', b'M'].map(|field| error.field(field));
+        let expected = ["FATAL", "57P01", "terminating connection due to administrator command"];
+        assert_eq!(told, expected.map(Some), "{before}; {sql}");
+    }
+    assert_eq!(ask(&proxy.connect().await, "/* pgpilot: primary */ SELECT 1").await, "1");
+}
+
 #[tokio::test]
 async fn sessions_begin_with_what_was_laid_down_for_their_role_last() {
     let proxy = Proxy::with(ONE_CONNECTION).await;

@@ -122,21 +122,36 @@ async fn what_is_prepared_again_after_ddl_works() {
     assert_eq!(a.query_one(&again, &[]).await.unwrap().len(), 6);
 }
 
-/// The same, where pgpilot has not seen the DDL: what fails once does not fail for good.
+/// The same, where pgpilot has not seen the DDL: whoever prepares a statement after it has nothing of what others prepared
+/// before it.
 #[tokio::test]
-async fn what_is_prepared_again_after_unseen_ddl_works_at_the_second_time() {
+async fn what_is_prepared_again_after_unseen_ddl_works() {
     let proxy = Proxy::with(ONE_CONNECTION).await;
-    let a = proxy.connect().await;
+    let (a, b) = (proxy.connect().await, proxy.connect().await);
     a.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
-    let text = "/* pgpilot: primary */ SELECT * FROM t";
-    let old = a.prepare(text).await.unwrap();
-    a.query_one(&old, &[]).await.unwrap();
+    proxy.wait_for_read("SELECT * FROM t").await;
     let unseen = proxy.node("pg1").connect_to("shop").await.unwrap();
+    for (n, text) in ["SELECT * FROM t", "UPDATE t SET n = n RETURNING *"].into_iter().enumerate() {
+        let text = &format!("/* pgpilot: primary */ {text}");
+        let old = a.prepare(text).await.unwrap();
+        a.query_one(&old, &[]).await.unwrap();
+        unseen.batch_execute(&format!("ALTER TABLE t ADD c{n} int")).await.unwrap();
+        let new = b.prepare(text).await.unwrap();
+        assert_eq!(b.query_one(&new, &[]).await.unwrap().len(), n + 2, "{text}");
+        // Who has prepared it before is told, and gets on by preparing it again.
+        assert_eq!(a.query_one(&old, &[]).await.unwrap_err().code().map(|code| code.code()), Some("0A000"));
+        let again = a.prepare(text).await.unwrap();
+        assert_eq!(a.query_one(&again, &[]).await.unwrap().len(), n + 2, "{text}");
+    }
+    // A transaction that has failed cannot go on: there it works at the second time.
+    let text = "/* pgpilot: primary */ SELECT t.* FROM t";
+    let _held = a.prepare(text).await.unwrap();
     unseen.batch_execute("ALTER TABLE t ADD m int").await.unwrap();
-    let b = proxy.connect().await;
+    b.batch_execute("BEGIN; SELECT 1").await.unwrap();
     assert_eq!(b.prepare(text).await.unwrap_err().code().map(|code| code.code()), Some("0A000"));
+    b.batch_execute("ROLLBACK; BEGIN; SELECT 1").await.unwrap();
     let again = b.prepare(text).await.unwrap();
-    assert_eq!(b.query_one(&again, &[]).await.unwrap().len(), 2);
+    assert_eq!(b.query_one(&again, &[]).await.unwrap().len(), 4);
 }
 
 #[tokio::test]

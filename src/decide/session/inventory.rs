@@ -15,7 +15,8 @@ pub enum Pin {
     AdvisoryLock,
     HoldCursor,
     Listen,
-    /// Something was prepared by SQL where pgpilot could not see it (in a function, in a text it could not parse).
+    /// Something was prepared where pgpilot could not see it (in a function, in a text it could not parse), or under a name
+    /// that it does not replace.
     HiddenPrepare,
     /// One that its server drops when the connection ends.
     ReplicationSlot,
@@ -163,7 +164,7 @@ pub fn inventory_sql<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
          UNION ALL SELECT 'p', 'hold_cursor', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
          UNION ALL (SELECT 'l', {channel}, NULL FROM pg_catalog.pg_listening_channels() AS l (channel) LIMIT {limit}) \
          UNION ALL SELECT 'p', 'hidden_prepare', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
-         WHERE from_sql AND name OPERATOR(pg_catalog.!~~) 'pgpilot%') \
+         WHERE name OPERATOR(pg_catalog.!~~) 'pgpilot%') \
          UNION ALL SELECT 'p', 'replication_slot', NULL WHERE EXISTS (SELECT FROM pg_catalog.pg_replication_slots \
          WHERE temporary AND active_pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())",
     ));

@@ -166,8 +166,19 @@ pub enum Isolation {
 pub enum TransactionEnd {
     Commit,
     Rollback,
-    /// COMMIT AND CHAIN, ROLLBACK AND CHAIN.
-    Chain,
+    /// COMMIT AND CHAIN: another one like it begins at once.
+    CommitAndChain,
+    RollbackAndChain,
+}
+
+impl TransactionEnd {
+    pub fn commits(self) -> bool {
+        matches!(self, Self::Commit | Self::CommitAndChain)
+    }
+
+    pub fn chains(self) -> bool {
+        matches!(self, Self::CommitAndChain | Self::RollbackAndChain)
+    }
 }
 
 /// SAVEPOINT, RELEASE and ROLLBACK TO, with the name.

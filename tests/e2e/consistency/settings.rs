@@ -97,3 +97,33 @@ async fn a_reset_goes_back_to_what_the_connection_was_started_with() {
         assert_eq!(now().await, "strong primary 1:0/1", "{back}");
     }
 }
+
+/// And where the next transaction begins with the end of the one before it.
+#[tokio::test]
+async fn own_settings_end_with_their_transaction_when_another_one_follows() {
+    const SHOW: &str = "SHOW pgpilot.route";
+    let proxy = Proxy::shared("").await;
+    let client = proxy.connect().await;
+    let (local, whole) = ("SET LOCAL pgpilot.route = 'primary'", "SET pgpilot.route = 'primary'");
+    let failed = format!("{whole}; SELECT 1 / 0");
+    for (set, end, after) in [
+        (local, "COMMIT AND CHAIN", "auto"),
+        (local, "ROLLBACK AND CHAIN", "auto"),
+        (whole, "COMMIT AND CHAIN", "primary"),
+        (whole, "ROLLBACK AND CHAIN", "auto"),
+        (&failed, "COMMIT AND CHAIN", "auto"),
+    ] {
+        for begin in ["BEGIN", "BEGIN; SELECT 1", "BEGIN READ ONLY; SELECT 1"] {
+            for statement in [begin, set, end].iter().flat_map(|part| part.split("; ")) {
+                let _ = client.batch_execute(statement).await;
+            }
+            let what = format!("{begin}; {set}; {end}");
+            assert_eq!(ask(&client, SHOW).await, after, "{what}");
+            // What is set in the second is undone with it.
+            client.batch_execute("SET pgpilot.route = 'replica'").await.unwrap();
+            client.batch_execute("ROLLBACK").await.unwrap();
+            assert_eq!(ask(&client, SHOW).await, after, "{what}; ROLLBACK");
+            client.batch_execute("RESET pgpilot.route").await.unwrap();
+        }
+    }
+}

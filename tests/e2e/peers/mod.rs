@@ -7,5 +7,6 @@ mod leaks;
 mod limits;
 mod losing_servers;
 mod pipelines;
+mod prepared;
 mod sessions;
 mod statements;

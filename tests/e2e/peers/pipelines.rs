@@ -220,3 +220,33 @@ async fn who_never_stops_gives_others_their_turn_and_stops_for_operators() {
     };
     assert_eq!((told, answered <= AHEAD), (vec!["57P01".to_owned()], true), "{answered} answered");
 }
+
+/// What a server has been sent cannot be taken back, so it is not sent everything.
+#[tokio::test]
+async fn a_pause_stops_a_long_pipeline_soon() {
+    const SENT: usize = 3000;
+    let proxy = Proxy::shared(TRUST).await;
+    let holder = proxy.connect().await;
+    holder.batch_execute("CREATE SEQUENCE ran_ahead; CREATE TABLE held_back (n int)").await.unwrap();
+    // Until it is known, each statement that names it is looked into.
+    proxy.wait_for_read("SELECT n FROM held_back").await;
+    holder.batch_execute("BEGIN; LOCK TABLE held_back").await.unwrap();
+    let mut client = Raw::connect(proxy.port()).await;
+    let sql = "INSERT INTO held_back SELECT nextval('ran_ahead')";
+    client.send((0..SENT).fold(Messages::new(), |messages, _| messages.query(sql))).await;
+    let busy = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'held_back'::regclass";
+    wait_for("the first to wait for the lock", LIMIT, async || ask(&holder, busy).await == "1").await;
+    // The rest is forwarded without its being awaited, as far as it is at all.
+    let gate = &proxy.app.shared().gate;
+    gate.set(Passage::Closed);
+    holder.batch_execute("COMMIT").await.unwrap();
+    let at_rest = async || proxy.app.shared().registry.rows().iter().all(|row| !row.working);
+    wait_for("nobody to run anything", LIMIT, at_rest).await;
+    let direct = proxy.node("pg1").connect_to("shop").await.unwrap();
+    let ran: i64 = direct.query_one("SELECT last_value FROM ran_ahead", &[]).await.unwrap().get(0);
+    assert!(ran <= 300, "{ran} of {SENT} ran on");
+    gate.set(Passage::Open);
+    for _ in 0..SENT {
+        assert!(errors(&client.replies().await).is_empty());
+    }
+}

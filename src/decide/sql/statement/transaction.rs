@@ -29,10 +29,13 @@ pub(super) fn end(tokens: Tokens<'_>) -> Verdict {
         let at = if tokens.is(next + 1, "savepoint") && tokens.len() > next + 2 { next + 2 } else { next + 1 };
         return about(tokens, at, Savepoint::RollBackTo);
     }
-    let plain = if tokens.is_any(0, &["commit", "end"]) { TransactionEnd::Commit } else { TransactionEnd::Rollback };
+    let (plain, chained) = match tokens.is_any(0, &["commit", "end"]) {
+        true => (TransactionEnd::Commit, TransactionEnd::CommitAndChain),
+        false => (TransactionEnd::Rollback, TransactionEnd::RollbackAndChain),
+    };
     let end = match tokens.len() - next.min(tokens.len()) {
         0 => plain,
-        2 if tokens.is(next, "and") && tokens.is(next + 1, "chain") => TransactionEnd::Chain,
+        2 if tokens.is(next, "and") && tokens.is(next + 1, "chain") => chained,
         3 if tokens.is(next, "and") && tokens.is(next + 1, "no") && tokens.is(next + 2, "chain") => plain,
         _ => return malformed(),
     };
