@@ -86,7 +86,7 @@ async fn what_stands_behind_names_is_found_in_the_catalogue() {
                 CREATE OPERATOR <<@ (LEFTARG = int, RIGHTARG = int, FUNCTION = step)";
     assert_eq!(session.run(made).await.error, None);
     for intent in [Intent::Write, Intent::Read] {
-        for text in ["SELECT 5::fresh", "SELECT CAST(5 AS public.fresh)", "SELECT a <<@ 3 FROM t"] {
+        for text in ["SELECT 5::fresh", "SELECT CAST(5 AS public.fresh)", "SELECT fresh '5'", "SELECT a <<@ 3 FROM t"] {
             assert_eq!(judge.classify(text).statements[0].intent, intent, "{text}");
         }
         judge.reload(&mut session).await;
