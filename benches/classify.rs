@@ -1,4 +1,5 @@
-//! What it costs to know where a statement may run: by its text, by its shape, anew, and what a plain parse costs.
+//! What it costs to know where a statement may run: by its text, by its shape, anew, and what a plain parse costs; with
+//! `--features pg_query` also what a parse by PostgreSQL's own parser costs.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -65,6 +66,8 @@ fn verdicts(c: &mut Criterion) {
         group.bench_function("sqlparser", |b| {
             b.iter(|| Parser::parse_sql(&PostgreSqlDialect {}, black_box(&text)).expect("it parses"));
         });
+        #[cfg(feature = "pg_query")]
+        group.bench_function("pg_query", |b| b.iter(|| pg_query::parse(black_box(&text), 0).expect("it parses")));
         group.finish();
     }
 }

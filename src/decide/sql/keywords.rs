@@ -114,6 +114,39 @@ const RESERVED: [&str; 77] = [
     "with",
 ];
 
+/// Words that stand before a string constant without being the name of its type: also the last ones of such names
+/// as `double precision`.
+pub(super) fn is_before_text(word: &str) -> bool {
+    is_never_a_name(word)
+        || matches!(
+            word,
+            "between"
+                | "by"
+                | "content"
+                | "document"
+                | "escape"
+                | "first"
+                | "groups"
+                | "ilike"
+                | "key"
+                | "like"
+                | "nested"
+                | "next"
+                | "passing"
+                | "path"
+                | "precision"
+                | "range"
+                | "ref"
+                | "rows"
+                | "similar"
+                | "uescape"
+                | "value"
+                | "varying"
+                | "version"
+                | "zone"
+        )
+}
+
 /// [`Effects::MOMENT`], if that is what a built-in function has.
 pub(super) fn moment_of_function(name: &str) -> Effects {
     match name {

@@ -18,6 +18,7 @@ mod oversized;
 mod parse;
 mod placeholders;
 mod references;
+mod rows;
 mod scan;
 mod settings;
 mod shape;

@@ -13,7 +13,7 @@ use super::types::{Effects, Reason};
 /// What the grammar reads in its own way: `!=` is `<>`.
 const GRAMMATICAL: [&str; 5] = ["::", "!=", ":=", "=>", ".."];
 
-/// The first of them, where one stands for certain: behind `::`, in `CAST(.. AS ..)`, between two values.
+/// The first of them, where one stands for certain: behind `::`, in `CAST(.. AS ..)`, before a constant, between two values.
 pub(super) fn newcomer(tokens: Tokens<'_>, facts: &Facts<'_>) -> Option<Cause> {
     // Of the groups that are open, whether they are those of a CAST.
     let mut casts: Vec<bool> = Vec::new();
@@ -29,6 +29,7 @@ pub(super) fn newcomer(tokens: Tokens<'_>, facts: &Facts<'_>) -> Option<Cause> {
             }
             Kind::Operator if tokens.raw(i) == "::" => type_at(tokens, i + 1, facts),
             Kind::Operator => operator_at(tokens, i, facts),
+            Kind::Text => type_before(tokens, i, facts),
             Kind::Word if casts.last() == Some(&true) && tokens.is(i, "as") => type_at(tokens, i + 1, facts),
             _ => None,
         };
@@ -49,6 +50,17 @@ fn operator_at(tokens: Tokens<'_>, i: usize, facts: &Facts<'_>) -> Option<String
     };
     let is_new = !GRAMMATICAL.contains(&name) && facts.catalogue.is_new(Named::Operator, schema.as_deref(), name);
     is_new.then(|| format!("operator {}", full_name(schema.as_deref(), name)))
+}
+
+/// `type 'constant'`
+fn type_before(tokens: Tokens<'_>, constant: usize, facts: &Facts<'_>) -> Option<String> {
+    let mut start = constant.checked_sub(1).filter(|&i| tokens.is_identifier(i))?;
+    while start > 1 && tokens.is_punctuation(start - 1, b'.') && tokens.is_identifier(start - 2) {
+        start -= 2;
+    }
+    let is_alone = start + 1 == constant;
+    let is_grammatical = is_alone && keywords::is_before_text(Lower::new(tokens.word(start)).as_str());
+    if is_grammatical { None } else { type_at(tokens, start, facts) }
 }
 
 fn type_at(tokens: Tokens<'_>, i: usize, facts: &Facts<'_>) -> Option<String> {

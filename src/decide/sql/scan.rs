@@ -15,6 +15,7 @@ use super::classify::Facts;
 use super::keywords::{self, Grammatical, Lower};
 use super::lex::Kind;
 use super::placeholders::placeholders;
+use super::rows;
 use super::settings;
 use super::targets::{self, Named};
 use super::tokens::Tokens;
@@ -87,7 +88,7 @@ fn scan_as(grammar: Grammar, tokens: Tokens<'_>, facts: &Facts<'_>) -> Scan {
         grammar,
         tokens,
         facts,
-        fills_rows: facts.catalogue.has_row_hazards() && (0..tokens.len()).any(|i| fills_rows(tokens, i)),
+        fills_rows: facts.catalogue.has_row_hazards() && (0..tokens.len()).any(|i| rows::fills(tokens, i)),
         found: Scan::default(),
         keyword_at: None,
         open: Vec::new(),
@@ -399,9 +400,8 @@ impl<'a> Scanner<'a, '_> {
                 self.hidden_call(full_name(Some(home), &name), effects);
             }
             self.type_name(schema.as_deref(), &name);
-            if following.is_none()
-                && let Some(Hidden { home, effects }) = catalogue.row_hazard(schema.as_deref(), &name)
-                && (self.fills_rows || self.is_type_here(parts))
+            if let Some(Hidden { home, effects }) = catalogue.row_hazard(schema.as_deref(), &name)
+                && (following.is_none() && self.fills_rows || rows::is_meant(self.tokens, parts, n))
             {
                 self.hidden_call(format!("type {home}.{name}"), effects);
             }
@@ -412,14 +412,6 @@ impl<'a> Scanner<'a, '_> {
             }
             schema = Some(name);
         }
-    }
-
-    /// Whether the name stands where that of a type may stand, not that of a relation: `::name`, `AS name`, `name ''`.
-    fn is_type_here(&self, parts: &[usize]) -> bool {
-        let (Some(&first), Some(&last)) = (parts.first(), parts.last()) else { return false };
-        let tokens = self.tokens;
-        let is_cast = first > 0 && (tokens.is_operator(first - 1, "::") || tokens.is(first - 1, "as"));
-        is_cast || tokens.get(tokens.after_name(last)).is_some_and(|token| token.kind == Kind::Text)
     }
 
     /// A name that may be that of a relation which only the primary answers rightly.
@@ -441,18 +433,6 @@ impl<'a> Scanner<'a, '_> {
         if !self.found.doubts.contains(&doubt) {
             self.found.doubts.push(doubt);
         }
-    }
-}
-
-/// Whether what stands at `i` makes a row of the type of its argument: `json_populate_record`, hstore's `#=`, and their kin.
-fn fills_rows(tokens: Tokens<'_>, i: usize) -> bool {
-    match tokens.get(i).map(|token| token.kind) {
-        Some(Kind::Operator) => tokens.raw(i).contains("#="),
-        Some(Kind::Word) => tokens.raw(i).to_ascii_lowercase().contains("populate_record"),
-        Some(Kind::Quoted | Kind::UnicodeQuoted) => {
-            tokens.escaped_name(i).is_none_or(|name| name.contains("populate_record"))
-        }
-        _ => false,
     }
 }
 

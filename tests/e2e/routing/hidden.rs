@@ -29,6 +29,9 @@ CREATE AGGREGATE summed(int) (SFUNC = step, STYPE = int);
 CREATE EXTENSION IF NOT EXISTS tablefunc;
 CREATE DOMAIN elsewhere AS int CHECK (VALUE > 0 AND NOT pg_is_in_recovery());
 CREATE TABLE dt (d elsewhere);
+CREATE FUNCTION gives(OUT d elsewhere, OUT more int) STABLE LANGUAGE plpgsql AS 'BEGIN d := 5; more := 1; END';
+CREATE FUNCTION gives_rows() RETURNS TABLE (d elsewhere) STABLE LANGUAGE plpgsql AS 'BEGIN d := 5; RETURN NEXT; END';
+CREATE FUNCTION holds() RETURNS int STABLE LANGUAGE plpgsql AS 'DECLARE v dt.d%TYPE; BEGIN v := 5; RETURN v; END';
 CREATE SEQUENCE s;
 CREATE FUNCTION next_of(regclass) RETURNS int8 STABLE STRICT LANGUAGE internal AS 'nextval_oid';
 CREATE FUNCTION recovers() RETURNS bool STABLE LANGUAGE internal AS 'pg_is_in_recovery';
@@ -67,6 +70,9 @@ async fn what_stands_behind_names_is_found_in_the_catalogue() {
         ("SELECT * FROM crosstab('SELECT 1, 2, 3') AS c(a int, b int)", Intent::Write),
         ("SELECT json_populate_record(dt, '{}') FROM dt", Intent::Write),
         ("SELECT dt FROM dt", Intent::Read),
+        ("SELECT more FROM gives()", Intent::Write),
+        ("SELECT * FROM gives_rows()", Intent::Write),
+        ("SELECT holds()", Intent::Write),
         ("SELECT next_of('s')", Intent::Write),
         ("SELECT recovers()", Intent::Write),
         ("SELECT lowered('A')", Intent::Read),
@@ -86,7 +92,7 @@ async fn what_stands_behind_names_is_found_in_the_catalogue() {
                 CREATE OPERATOR <<@ (LEFTARG = int, RIGHTARG = int, FUNCTION = step)";
     assert_eq!(session.run(made).await.error, None);
     for intent in [Intent::Write, Intent::Read] {
-        for text in ["SELECT 5::fresh", "SELECT CAST(5 AS public.fresh)", "SELECT a <<@ 3 FROM t"] {
+        for text in ["SELECT 5::fresh", "SELECT CAST(5 AS public.fresh)", "SELECT fresh '5'", "SELECT a <<@ 3 FROM t"] {
             assert_eq!(judge.classify(text).statements[0].intent, intent, "{text}");
         }
         judge.reload(&mut session).await;

@@ -54,7 +54,8 @@ impl CatalogueQuery {
 ///   `row.name` (`ParseFuncOrColumn` in src/backend/parser/parse_func.c).
 /// - body: its source, where that is no machine code; of an aggregate, calls of the functions it is made of; of another
 ///   name for a built-in function, calls of those that its source is the source of.
-/// - types: of its arguments and its result, those that are not built in, one a line: a domain may be checked on the way.
+/// - types: of its arguments (OUT and TABLE are among them) and its result, those that are not built in, one a line: a domain
+///   may be checked on the way.
 /// - defaults: a query over what its arguments are where a call leaves them out.
 ///
 /// No query can call a trigger's function: only those that triggers call are of interest.
@@ -81,7 +82,7 @@ SELECT n.nspname::text, p.proname::text, (p.provolatile = 'v')::text, l.lanname:
             WHEN l.lanname NOT IN ('c', 'internal') THEN p.prosrc END,
        CASE WHEN n.nspname <> 'pg_catalog' THEN (
                 SELECT string_agg(t.typname::text, E'\n') FROM pg_catalog.pg_type t
-                WHERE t.oid = ANY (p.proargtypes::oid[] || p.prorettype)
+                WHERE t.oid = ANY (coalesce(p.proallargtypes, p.proargtypes::oid[]) || p.prorettype)
                   AND t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace) END,
        'SELECT ' || pg_catalog.pg_get_expr(p.proargdefaults, 0)
 FROM pg_catalog.pg_proc p

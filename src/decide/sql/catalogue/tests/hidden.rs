@@ -108,6 +108,25 @@ fn rows_that_are_made_of_text_are_checked() {
 }
 
 #[test]
+fn a_variable_takes_the_type_of_a_table_or_of_its_column() {
+    for (variable, intent) in [
+        ("v dt%ROWTYPE", Intent::Write),
+        ("v dt.d%TYPE", Intent::Write),
+        ("v public.dt.d % TYPE", Intent::Write),
+        ("v other.d%TYPE := 5 % dt.d", Intent::Read),
+        ("v dt.other.d%TYPE", Intent::Read),
+    ] {
+        let mut builder = Catalogue::builtin().rebuild();
+        let row = [Some("public"), Some("dt"), Some("row"), Some("SELECT pg_is_in_recovery()")];
+        builder.add(CatalogueQuery::Types, &row).unwrap();
+        let body = format!("DECLARE {variable}; BEGIN v := 5; RETURN v; END");
+        add(&mut builder, "f", ["false", "plpgsql", &body, "false", ""]);
+        let catalogue = builder.finish(&FunctionLists::default());
+        assert_eq!(verdict(&catalogue, "SELECT app.f()").intent, intent, "{variable}");
+    }
+}
+
+#[test]
 fn what_bodies_define_changes_the_catalogue() {
     for (body, changes) in [
         ("BEGIN CREATE TABLE x (a int); END", true),

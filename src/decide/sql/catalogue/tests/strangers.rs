@@ -79,6 +79,16 @@ fn types_and_operators_that_are_not_known_are_no_read() {
         ("SELECT a::public.color FROM t", Some("type public.color")),
         ("SELECT CAST((a) AS \"Text\") FROM t", Some("type Text")),
         ("SELECT CAST(CAST(a AS text) AS thing(3)) FROM t", Some("type thing")),
+        (
+            "SELECT text 'a', \"color\" 'red', app.color 'red', int '1', timestamp with time zone '2026-01-01' FROM t",
+            None,
+        ),
+        ("SELECT interval '1' day, double precision '1', character varying 'a', pg_catalog.text 'a' FROM t", None),
+        ("SELECT a LIKE 'b' ESCAPE 'c', a AT TIME ZONE 'UTC', U&\"\\0061\" UESCAPE '!' FROM t ORDER BY 'a'", None),
+        ("SELECT CASE a WHEN 'b' THEN 'c' ELSE 'd' END, substring(a SIMILAR 'b' ESCAPE '#') FROM t LIMIT '1'", None),
+        ("SELECT thing '5'", Some("type thing")),
+        ("SELECT a FROM t WHERE a = \"Text\" E'5'", Some("type Text")),
+        ("SELECT public.color $$red$$", Some("type public.color")),
         ("SELECT a <<@ 3 FROM t", Some("operator <<@")),
         ("SELECT a OPERATOR(public.<~) b FROM t", Some("operator public.<~")),
     ] {
