@@ -105,6 +105,11 @@ impl Machine {
             return Err(format!("{name} cannot take over: its replay is paused (pg_wal_replay_resume() ends that)"));
         }
         let mut plan = format!("{} would hand over to {name}", self.world.name(old));
+        if let Some(sender) = self.world.sender(choice.candidate) {
+            // It would not hear of the end of the primary's log: that of its own stream is what tells, and this one goes on.
+            let (sender, old) = (self.world.name(sender), self.world.name(old));
+            plan += &format!("; {name} streams from {sender}, and would be made to stream from {old} first, for good");
+        }
         if let Some(flaw) = self.flaw(&choice) {
             plan += &format!("; {name} {flaw}: it would be refused if that is so until its time is over");
         }

@@ -227,6 +227,14 @@ impl World {
         Some(self.node(self.primary?)?.contact)
     }
 
+    /// The replica that another one streams from.
+    pub fn sender(&self, replica: NodeId) -> Option<NodeId> {
+        match self.node(replica)?.hearing {
+            Hearing::Replica(sender) => Some(sender),
+            Hearing::Primary | Hearing::Nothing | Hearing::Unknown => None,
+        }
+    }
+
     /// Replicas that answer.
     pub fn replicas(&self) -> impl Iterator<Item = &Member> {
         self.nodes.iter().filter(|node| node.contact == Contact::Up && node.role == Role::Replica)
