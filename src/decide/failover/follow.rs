@@ -173,6 +173,7 @@ mod tests {
             applies: Applies::AtOnce,
             standby_name: String::new(),
             marked: 0,
+            drained: false,
             history: History::Common,
         };
         let timeline = if second == Role::Replica { 1 } else { 2 };

@@ -388,8 +388,12 @@ impl Machine {
 
     /// Who would be promoted, if what the replicas said last is true.
     pub(super) fn preview(&self, terms: &Terms) -> Result<Choice, Unelectable> {
-        let logs: Vec<_> = self.eligible().filter_map(|node| Some((node.id, node.log?))).collect();
-        self.choose(&logs, terms)
+        self.choose(&self.logs(), terms)
+    }
+
+    /// What the replicas said last.
+    pub(super) fn logs(&self) -> Vec<(NodeId, Log)> {
+        self.eligible().filter_map(|node| Some((node.id, node.log?))).collect()
     }
 
     /// Replicas that answer, but for those that may be none any more.

@@ -98,7 +98,7 @@ impl Machine {
         }
         // It gets everything before it is promoted: how far it is now does not matter.
         let mut terms = Terms { waived: Guards::DATA_LOSS, to, max_data_loss: u64::MAX };
-        let choice = self.preview(&terms).map_err(|error| error.to_string())?;
+        let choice = self.preview_switchover(&terms)?;
         terms.to = Some(choice.candidate);
         let name = self.world.name(choice.candidate);
         if self.world.node(choice.candidate).is_some_and(|node| node.applies == Applies::Paused) {
@@ -119,6 +119,24 @@ impl Machine {
             }
         }
         Ok((old, terms, plan))
+    }
+
+    /// Who is named, or the best of those that operators have not drained.
+    fn preview_switchover(&self, terms: &Terms) -> Result<Choice, String> {
+        let choice = self.preview(terms).map_err(|error| error.to_string())?;
+        let is_drained = |id| self.world.node(id).is_some_and(|node| node.drained);
+        if terms.to.is_some() || !is_drained(choice.candidate) {
+            return Ok(choice);
+        }
+        // It may only be the one that has most at this moment.
+        let mut others = self.logs();
+        others.retain(|(id, _)| !is_drained(*id));
+        self.choose(&others, terms).map_err(|why| {
+            let name = self.world.name(choice.candidate);
+            format!(
+                "only a drained replica could take over, {name}, and it has to be named for that; of the others, {why}"
+            )
+        })
     }
 
     /// What keeps a candidate from getting the end of the primary's log, as it is now.
@@ -158,8 +176,11 @@ impl Machine {
         let writes = self.world.primary_contact() == Some(Contact::Up);
         let outlook = Terms { waived: if writes { waived | Guards::DATA_LOSS } else { waived }, ..terms };
         let choice = self.preview(&outlook).map_err(|error| error.to_string())?;
-        let plan =
-            format!("{} would be promoted with the log up to {}", self.world.name(choice.candidate), choice.log.end);
+        let (name, end) = (self.world.name(choice.candidate), choice.log.end);
+        let mut plan = format!("{name} would be promoted with the log up to {end}");
+        if self.world.node(choice.candidate).is_some_and(|node| node.drained) {
+            plan += ", though it is drained";
+        }
         Ok((old, terms, plan))
     }
 

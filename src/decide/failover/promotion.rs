@@ -23,6 +23,9 @@ impl Machine {
         self.record.progress = Progress::Promoting { candidate: node.name.clone(), decided: choice.log.replayed };
         actions.record = Some(Writing::First(self.record.clone()));
         actions.inform(Some(choice.candidate), format!("is promoted, with the log up to {}", choice.log.end));
+        if node.drained && change.terms.to != Some(node.id) {
+            actions.alarm(Some(node.id), "is drained, and promoted all the same: of the others, nobody may be");
+        }
         if change.purpose == Purpose::Failover && self.world.rule().is_asynchronous() {
             let missing = self.world.written.map_or_else(
                 || "nobody knows how much that is".to_owned(),

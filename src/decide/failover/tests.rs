@@ -7,6 +7,7 @@ use crate::config::NodeName;
 use crate::decide::position::{Fork, Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
+mod drained;
 mod giving_up;
 mod maintained;
 mod outsiders;
@@ -48,6 +49,7 @@ pub(super) fn world(contact: Contact) -> World {
         applies: Applies::AtOnce,
         standby_name: name(node).to_string(),
         marked: 0,
+        drained: false,
     };
     World {
         primary: Some(NodeId(0)),

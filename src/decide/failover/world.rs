@@ -54,6 +54,8 @@ pub struct Member {
     pub standby_name: String,
     /// The newest epoch that is written down in its database.
     pub marked: u64,
+    /// Operators have taken it out: it is about to be worked upon.
+    pub drained: bool,
 }
 
 /// What a replica has of the write-ahead log.
@@ -181,6 +183,7 @@ impl World {
                 applies: answer.map_or(Applies::AtOnce, applies),
                 standby_name: answer.map(|answer| answer.standby_name.clone()).unwrap_or_default(),
                 marked: answer.map_or(0, |answer| answer.marked),
+                drained: view.drained,
             }
         };
         let others = snapshot.nodes.iter().zip(&answers);
