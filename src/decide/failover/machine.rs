@@ -315,6 +315,7 @@ impl Machine {
                 let scope = self.scope();
                 self.repairs.look(&self.world, primary, scope, now, actions);
                 self.repairs.begin(primary, scope, now, actions);
+                self.remember_rejoining(actions);
             }
             (Contact::Unknown | Contact::Removed, _) => {}
             (_, Phase::Suspect(suspicion)) if suspicion.primary == primary => {

@@ -11,6 +11,7 @@ mod drained;
 mod giving_up;
 mod maintained;
 mod outsiders;
+mod rejoining;
 mod renaming;
 mod sealing;
 

@@ -38,7 +38,8 @@
 //!   writable: `losing::an_old_primary_that_comes_back_writable_is_fenced_and_brought_back`. Somebody else promotes, too:
 //!   `apart::of_two_promotions_the_one_that_was_written_down_counts`,
 //!   `apart::a_node_that_left_before_the_last_epoch_takes_nobodys_place`; twice, to one timeline:
-//!   `apart::a_second_promotion_to_the_same_timeline_is_followed_when_the_first_one_is_dead`.
+//!   `apart::a_second_promotion_to_the_same_timeline_is_followed_when_the_first_one_is_dead`. pgpilot is killed while it
+//!   brings one back: `apart::the_next_pgpilot_brings_back_what_one_that_was_killed_had_stopped_for_that`.
 //! - The record is another cluster's: `apart::what_was_decided_about_another_cluster_is_left_alone`.
 //! - pgpilot's machine stands still: `alive::a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure`.
 //! - Clients wait meanwhile: `held`. Some listen: `listening`. Nothing acknowledged is lost: `campaign`.
