@@ -42,7 +42,7 @@
 //!   brings one back: `apart::the_next_pgpilot_brings_back_what_one_that_was_killed_had_stopped_for_that`.
 //! - The record is another cluster's: `apart::what_was_decided_about_another_cluster_is_left_alone`.
 //! - pgpilot's machine stands still: `alive::a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure`.
-//! - Clients wait meanwhile: `held`. Some listen: `listening`. Nothing acknowledged is lost: `campaign`.
+//! - Clients wait meanwhile, or because of a PAUSE: `held`. Some listen: `listening`. Nothing acknowledged is lost: `campaign`.
 
 mod alive;
 mod apart;
