@@ -20,7 +20,8 @@
 //! - The primary is cut off from its replicas:
 //!   `cut::a_primary_that_is_cut_off_from_its_replicas_goes_on_and_serves_the_reads`. pgpilot is, from all but the primary:
 //!   `cut::a_pgpilot_that_sees_the_primary_alone_sends_it_everything`.
-//! - The candidate dies while it is promoted: `interrupted::a_candidate_that_dies_half_way_stays_the_candidate`, `giving_up` and the simulation in src/decide/failover.
+//! - The candidate dies while it is promoted: `interrupted::a_candidate_that_dies_half_way_stays_the_candidate`,
+//!   `interrupted::a_candidate_that_is_killed_while_it_is_promoted_is_replaced`, `giving_up` and the simulation in src/decide/failover.
 //! - pgpilot is killed: before anybody was chosen,
 //!   `interrupted::the_next_pgpilot_begins_anew_where_one_was_killed_before_it_had_chosen` and
 //!   `interrupted::what_was_only_prepared_is_undone_by_the_next_pgpilot`; when somebody was,
