@@ -79,7 +79,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("SHOW VERSION", "pgpilot's version and state"),
     ("SHOW HELP", "this list"),
     ("EXPLAIN ROUTE [(USER name, DATABASE name)] sql", "where a statement would go now, and why"),
-    ("DRAIN node", "send no more reads to a node"),
+    ("DRAIN node", "send no more reads to a node, and hand over to another if possible"),
     ("UNDRAIN node", "let it take reads again"),
     (orders::SWITCHOVER, "hand over to a replica, without an error to anybody; undone whole if it takes too long"),
     (orders::FAILOVER, "promote a replica of a lost primary; a guard is waived by name; a dry run needs no FORCE"),

@@ -141,6 +141,8 @@ async fn operators_see_and_steer_a_running_pgpilot() {
     assert_eq!(serving.status().await["nodes"][1]["drained"], true);
     let wrong = serving.say(&["drain", "pg9"]).await;
     assert!(wrong.code == 1 && wrong.err.contains("Nodes: pg1, pg2, pg3."), "{}", wrong.err);
+    let plan = serving.say(&["switchover", "--dry-run"]).await;
+    assert!(plan.out.contains("pg1 would hand over to pg3"), "{} {}", plan.out, plan.err);
     assert_eq!(serving.say(&["undrain", "pg2"]).await.code, 0);
     assert_eq!(serving.status().await["nodes"][1]["drained"], false);
 

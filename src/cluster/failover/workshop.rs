@@ -96,7 +96,12 @@ impl Workshop {
                 self.kept().clear();
                 facts.announce(old, primary).await
             }
-            Job::Ready { node, to } => self.ready(node, to, facts).await,
+            Job::Ready { node, to, sender } => {
+                if let Some(sender) = sender {
+                    facts.straighten(to, sender, node).await?;
+                }
+                self.ready(node, to, facts).await
+            }
             Job::Sever { node } => {
                 facts.connections.hands_over(node, None);
                 facts.connections.sever(node);
@@ -223,6 +228,17 @@ impl Facts {
             let Ok(now) = server.old_transactions(&pids, OLD).await else { return Err(who(oldest)) };
             old = now.into_iter().filter(|it| old.iter().any(|old| old.is_same_as(it))).collect();
         }
+        Ok(())
+    }
+
+    /// Has a candidate stream from the old primary itself. That one, when it is shut down, sends those who stream from it
+    /// all that it has, and ends; a replica between them would go on, and nobody could tell that it has no more.
+    async fn straighten(&self, to: NodeId, sender: NodeId, primary: NodeId) -> Result<(), String> {
+        let (name, sender, primary_name) = (self.name(to), self.name(sender), self.name(primary));
+        let followed = self.follow(to, primary).await;
+        followed.map_err(|why| format!("{name} streams from {sender}, and not yet from {primary_name}: {why}"))?;
+        let text = format!("streams from {primary_name}, no more from {sender}: it is to take over");
+        self.cluster.journal().note(Topic::Failover, Some(name), text);
         Ok(())
     }
 

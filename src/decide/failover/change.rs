@@ -325,7 +325,8 @@ impl Machine {
             (Err(why), _) => self.undo(format!("pre_promote forbids it: {why}"), now, actions),
             (Ok(_), Purpose::Switchover) => {
                 change.step = Step::Readying;
-                actions.jobs.push(Job::Ready { node, to: change.terms.to.unwrap_or(node) });
+                let to = change.terms.to.unwrap_or(node);
+                actions.jobs.push(Job::Ready { node, to, sender: self.world.sender(to) });
             }
             (Ok(_), Purpose::Failover | Purpose::Adoption) => {
                 let jobs = [Job::Sever { node }, Job::Agree { node }, Job::Fence { node }];

@@ -74,11 +74,12 @@ pub(super) fn elect(
             return Err(Unelectable::Unfit(world.name(to).to_owned(), "it does not answer, or could not be sealed"));
         }
     }
-    // Whoever has replayed less would first have to replay the rest, and may be kept from it by somebody who reads there.
-    let rank = |(node, log): &(&Member, Log)| {
-        (log.end, log.replayed, node.priority, Reverse(node.zone as u8), Reverse(node.name.clone()))
-    };
-    let Some(&(best, log)) = fit.iter().max_by_key(|entry| rank(entry)) else {
+    // One that operators have drained is about to be worked upon: it is chosen if no other may be, or to lose nothing.
+    let stays = fit.iter().copied().filter(|(node, _)| !node.drained);
+    if let Some((node, log)) = stays.max_by_key(rank).filter(|&best| guard(world, rule, sealed, best, terms).is_ok()) {
+        return Ok(Choice { candidate: node.id, log });
+    }
+    let Some((best, log)) = fit.into_iter().max_by_key(rank) else {
         let why = if reasons.is_empty() { "none answers".to_owned() } else { reasons.join("; ") };
         return Err(Unelectable::Nobody(why));
     };
@@ -86,6 +87,11 @@ pub(super) fn elect(
         guard(world, rule, sealed, (best, log), terms)?;
     }
     Ok(Choice { candidate: best.id, log })
+}
+
+/// Whoever has replayed less would first have to replay the rest, and may be kept from it by somebody who reads there.
+fn rank<'a>(&(node, log): &(&'a Member, Log)) -> impl Ord + use<'a> {
+    (log.end, log.replayed, !node.drained, node.priority, Reverse(node.zone as u8), Reverse(&node.name))
 }
 
 fn unfit(node: &Member, log: Log, world: &World) -> Option<&'static str> {

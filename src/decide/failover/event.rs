@@ -42,8 +42,9 @@ pub type Outcome = Result<Fact, String>;
 pub enum Job {
     /// The hook that may forbid a promotion.
     Approve { old: NodeId, candidate: Option<NodeId> },
-    /// Does what makes a switchover short, while all goes on, and finds out whether it would be.
-    Ready { node: NodeId, to: NodeId },
+    /// Does what makes a switchover short, while all goes on, and finds out whether it would be. `sender`: the replica
+    /// that `to` streams from; it is made to stream from `node` first.
+    Ready { node: NodeId, to: NodeId, sender: Option<NodeId> },
     /// Closes this instance's connections to a node, also those in use.
     Sever { node: NodeId },
     /// Waits until every other instance has acknowledged that nothing of it writes to the node any more, or is gone.

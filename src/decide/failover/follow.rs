@@ -173,6 +173,7 @@ mod tests {
             applies: Applies::AtOnce,
             standby_name: String::new(),
             marked: 0,
+            drained: false,
             history: History::Common,
         };
         let timeline = if second == Role::Replica { 1 } else { 2 };
@@ -293,5 +294,19 @@ mod tests {
         let promoted = Ok(Fact::Promoted { system: 7, timeline, switched_at });
         let actions = machine.on(Event::Ended { job: Job::Promote { node: new }, outcome: promoted }, now);
         assert_eq!(actions.routing, Some(Routing::Appoint { node: new, epoch: 4, timeline }));
+        // Its epoch is in its database: a second promotion, to whichever timeline, of a node that lacks that is none of its
+        // successors, but has left before.
+        let mut marked = world(Contact::Up, Role::Primary);
+        (marked.primary, marked.timeline, marked.nodes[1].marked) = (Some(new), timeline, 4);
+        (marked.nodes[0].contact, marked.nodes[0].role) = (Contact::Refused, Role::Unknown);
+        machine.on(Event::Seen(marked.clone()), now);
+        (marked.nodes[0].contact, marked.nodes[0].role) = (Contact::Up, Role::Stray);
+        marked.nodes[1].contact = Contact::Refused;
+        for (timeline, has) in [(2, 0), (3, 0), (2, 4), (3, 4)] {
+            marked.nodes[0].marked = has;
+            marked.nodes[0].log = marked.nodes[0].log.map(|log| Log { timeline: Timeline(timeline), ..log });
+            let actions = machine.on(Event::Seen(marked.clone()), now);
+            assert_eq!(!actions.jobs.is_empty(), (timeline, has) == (3, 4), "{timeline} {has}: {actions:?}");
+        }
     }
 }

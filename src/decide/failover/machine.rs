@@ -315,6 +315,7 @@ impl Machine {
                 let scope = self.scope();
                 self.repairs.look(&self.world, primary, scope, now, actions);
                 self.repairs.begin(primary, scope, now, actions);
+                self.remember_rejoining(actions);
             }
             (Contact::Unknown | Contact::Removed, _) => {}
             (_, Phase::Suspect(suspicion)) if suspicion.primary == primary => {
@@ -388,8 +389,12 @@ impl Machine {
 
     /// Who would be promoted, if what the replicas said last is true.
     pub(super) fn preview(&self, terms: &Terms) -> Result<Choice, Unelectable> {
-        let logs: Vec<_> = self.eligible().filter_map(|node| Some((node.id, node.log?))).collect();
-        self.choose(&logs, terms)
+        self.choose(&self.logs(), terms)
+    }
+
+    /// What the replicas said last.
+    pub(super) fn logs(&self) -> Vec<(NodeId, Log)> {
+        self.eligible().filter_map(|node| Some((node.id, node.log?))).collect()
     }
 
     /// Replicas that answer, but for those that may be none any more.

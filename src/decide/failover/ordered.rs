@@ -98,13 +98,18 @@ impl Machine {
         }
         // It gets everything before it is promoted: how far it is now does not matter.
         let mut terms = Terms { waived: Guards::DATA_LOSS, to, max_data_loss: u64::MAX };
-        let choice = self.preview(&terms).map_err(|error| error.to_string())?;
+        let choice = self.preview_switchover(&terms)?;
         terms.to = Some(choice.candidate);
         let name = self.world.name(choice.candidate);
         if self.world.node(choice.candidate).is_some_and(|node| node.applies == Applies::Paused) {
             return Err(format!("{name} cannot take over: its replay is paused (pg_wal_replay_resume() ends that)"));
         }
         let mut plan = format!("{} would hand over to {name}", self.world.name(old));
+        if let Some(sender) = self.world.sender(choice.candidate) {
+            // It would not hear of the end of the primary's log: that of its own stream is what tells, and this one goes on.
+            let (sender, old) = (self.world.name(sender), self.world.name(old));
+            plan += &format!("; {name} streams from {sender}, and would be made to stream from {old} first, for good");
+        }
         if let Some(flaw) = self.flaw(&choice) {
             plan += &format!("; {name} {flaw}: it would be refused if that is so until its time is over");
         }
@@ -114,6 +119,24 @@ impl Machine {
             }
         }
         Ok((old, terms, plan))
+    }
+
+    /// Who is named, or the best of those that operators have not drained.
+    fn preview_switchover(&self, terms: &Terms) -> Result<Choice, String> {
+        let choice = self.preview(terms).map_err(|error| error.to_string())?;
+        let is_drained = |id| self.world.node(id).is_some_and(|node| node.drained);
+        if terms.to.is_some() || !is_drained(choice.candidate) {
+            return Ok(choice);
+        }
+        // It may only be the one that has most at this moment.
+        let mut others = self.logs();
+        others.retain(|(id, _)| !is_drained(*id));
+        self.choose(&others, terms).map_err(|why| {
+            let name = self.world.name(choice.candidate);
+            format!(
+                "only a drained replica could take over, {name}, and it has to be named for that; of the others, {why}"
+            )
+        })
     }
 
     /// What keeps a candidate from getting the end of the primary's log, as it is now.
@@ -153,8 +176,11 @@ impl Machine {
         let writes = self.world.primary_contact() == Some(Contact::Up);
         let outlook = Terms { waived: if writes { waived | Guards::DATA_LOSS } else { waived }, ..terms };
         let choice = self.preview(&outlook).map_err(|error| error.to_string())?;
-        let plan =
-            format!("{} would be promoted with the log up to {}", self.world.name(choice.candidate), choice.log.end);
+        let (name, end) = (self.world.name(choice.candidate), choice.log.end);
+        let mut plan = format!("{name} would be promoted with the log up to {end}");
+        if self.world.node(choice.candidate).is_some_and(|node| node.drained) {
+            plan += ", though it is drained";
+        }
         Ok((old, terms, plan))
     }
 

@@ -6,9 +6,9 @@ use super::change::{Sealing, Step};
 use super::elect::{Choice, Terms};
 use super::event::{Actions, Ended, Fact, Job, Outcome, Proof, Purpose, Routing, Ticket, Writing};
 use super::machine::{Machine, Phase};
-use super::repair::{Scope, Way};
+use super::repair::{Cause, Scope, Way};
 use super::world::{Contact, Hearing};
-use super::{Guards, Progress};
+use super::{Guards, Progress, Record};
 use crate::config::NodeName;
 use crate::decide::position::{Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
@@ -23,6 +23,9 @@ impl Machine {
         self.record.progress = Progress::Promoting { candidate: node.name.clone(), decided: choice.log.replayed };
         actions.record = Some(Writing::First(self.record.clone()));
         actions.inform(Some(choice.candidate), format!("is promoted, with the log up to {}", choice.log.end));
+        if node.drained && change.terms.to != Some(node.id) {
+            actions.alarm(Some(node.id), "is drained, and promoted all the same: of the others, nobody may be");
+        }
         if change.purpose == Purpose::Failover && self.world.rule().is_asynchronous() {
             let missing = self.world.written.map_or_else(
                 || "nobody knows how much that is".to_owned(),
@@ -181,27 +184,47 @@ impl Machine {
         actions.answers.extend(change.ticket.take().map(|ticket| (ticket, Err(why))));
     }
 
-    /// Primaries that were replaced, and candidates that were given up, are brought back, and remembered until they follow
-    /// the primary.
+    /// Primaries that were replaced, candidates that were given up, and what else was begun to be brought back: all of
+    /// them are, and remembered until they follow the primary.
     pub(super) fn look_after_left(&mut self, primary: NodeId, now: Instant, actions: &mut Actions) {
-        let before = self.record.abandoned.len() + self.record.replaced.len();
+        let remembered = |it: &Record| it.abandoned.len() + it.replaced.len() + it.rejoining.len();
+        let before = remembered(&self.record);
         if before == 0 {
             return;
         }
         let (world, repairs, timeline) = (&self.world, &mut self.repairs, self.record.timeline);
-        let mut is_away = |name: &NodeName| {
+        let mut is_away = |name: &NodeName, cause: Cause| {
             let Some(node) = world.find(name).and_then(|id| world.node(id)) else { return true };
             let heard = matches!(node.hearing, Hearing::Primary | Hearing::Replica(_));
             let streams = heard && node.contact == Contact::Up && node.role == Role::Replica;
             if node.id != primary && !streams {
-                repairs.want(node.id, Way::Rejoin, now);
+                repairs.add(node.id, Way::Rejoin, cause, now);
             }
             let follows = streams && node.log.is_some_and(|log| log.timeline == timeline);
             node.id != primary && !follows
         };
-        self.record.abandoned.retain(|name, _| is_away(name));
-        self.record.replaced.retain(is_away);
-        if self.record.abandoned.len() + self.record.replaced.len() < before {
+        self.record.abandoned.retain(|name, _| is_away(name, Cause::Decided));
+        self.record.replaced.retain(|name| is_away(name, Cause::Decided));
+        self.record.rejoining.retain(|name| is_away(name, Cause::Found));
+        if remembered(&self.record) < before {
+            actions.record = Some(Writing::Also(self.record.clone()));
+        }
+    }
+
+    /// Who is stopped to be brought back looks like any node that is down to a pgpilot that does not know of it.
+    pub(super) fn remember_rejoining(&mut self, actions: &mut Actions) {
+        let begun = actions.jobs.iter().filter_map(|job| match job {
+            Job::Rejoin { node, .. } => Some(&self.world.node(*node)?.name),
+            _ => None,
+        });
+        let known = |name: &&NodeName| {
+            self.record.abandoned.contains_key(*name)
+                || self.record.replaced.contains(*name)
+                || self.record.rejoining.contains(*name)
+        };
+        let news: Vec<NodeName> = begun.filter(|name| !known(name)).cloned().collect();
+        if !news.is_empty() {
+            self.record.rejoining.extend(news);
             actions.record = Some(Writing::Also(self.record.clone()));
         }
     }

@@ -43,6 +43,10 @@ pub struct Record {
     /// that does nothing else without an order.
     #[serde(default)]
     pub replaced: BTreeSet<NodeName>,
+    /// Other nodes that the hook for rejoining was asked to bring back, and may have been stopped for that: a pgpilot that
+    /// is started meanwhile goes on with them.
+    #[serde(default)]
+    pub rejoining: BTreeSet<NodeName>,
     /// When the last change of primary ended: seconds since 1970, by the clock of whoever carried it out.
     #[serde(default)]
     pub changed_at: Option<u64>,

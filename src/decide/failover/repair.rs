@@ -36,7 +36,7 @@ struct Repair {
 
 /// Why it is to be repaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+pub(super) enum Cause {
     /// A change of primary takes it.
     Decided,
     /// It was found like that.
@@ -105,7 +105,7 @@ impl Repairs {
         self.add(node, way, Cause::Decided, now);
     }
 
-    fn add(&mut self, node: NodeId, way: Way, cause: Cause, now: Instant) {
+    pub(super) fn add(&mut self, node: NodeId, way: Way, cause: Cause, now: Instant) {
         self.nodes.entry(node).or_insert(Repair::new(way, cause, now));
     }
 

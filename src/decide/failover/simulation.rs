@@ -377,6 +377,7 @@ impl Simulation {
                 applies: Applies::AtOnce,
                 standby_name: name(node).to_string(),
                 marked: server.marked,
+                drained: false,
             }
         };
         World {

@@ -7,9 +7,11 @@ use crate::config::NodeName;
 use crate::decide::position::{Fork, Lsn, Timeline};
 use crate::decide::route::{NodeId, Role};
 
+mod drained;
 mod giving_up;
 mod maintained;
 mod outsiders;
+mod rejoining;
 mod renaming;
 mod sealing;
 
@@ -48,6 +50,7 @@ pub(super) fn world(contact: Contact) -> World {
         applies: Applies::AtOnce,
         standby_name: name(node).to_string(),
         marked: 0,
+        drained: false,
     };
     World {
         primary: Some(NodeId(0)),
@@ -140,7 +143,7 @@ fn a_change_is_written_down_with_its_time_and_its_fork() {
     let promoted = Fact::Promoted { system: 7, timeline: Timeline(2), switched_at: Lsn(120) };
     for (job, fact) in [
         (Job::Approve { old: node, candidate: Some(NodeId(1)) }, Fact::Done),
-        (Job::Ready { node, to: NodeId(1) }, Fact::Done),
+        (Job::Ready { node, to: NodeId(1), sender: None }, Fact::Done),
         (Job::Quiesce { node }, Fact::Done),
         (Job::Agree { node }, Fact::Done),
         (Job::Stop { node, to: NodeId(1) }, Fact::Stopped(Some(Lsn(120)))),
@@ -196,12 +199,33 @@ fn of_two_with_the_same_log_the_one_that_has_replayed_it_is_chosen() {
     let told = "; pg2 does not stream: it would be refused if that is so until its time is over";
     let deaf = with(|node| node.hearing = Hearing::Nothing);
     assert_eq!(plan(deaf, Some(1)), format!("pg1 would hand over to pg2{told}"));
+    let cascading = with(|node| node.hearing = Hearing::Replica(NodeId(2)));
+    let told = "; pg2 streams from pg3, and would be made to stream from pg1 first, for good";
+    assert_eq!(plan(cascading, Some(1)), format!("pg1 would hand over to pg2{told}"));
     let mut far = world(Contact::Up);
     far.written = Some(Lsn(50 << 20));
     assert!(plan(far, Some(1)).contains("; pg2 is 52428700 bytes behind: it would be refused"));
     let paused = plan(with(|node| node.applies = Applies::Paused), Some(1));
     assert!(paused.starts_with("pg2 cannot take over: its replay is paused"), "{paused}");
     assert_eq!(plan(world(Contact::Up), Some(0)), "pg1 cannot be promoted: it is the primary already");
+}
+
+#[test]
+fn a_replica_of_a_replica_is_made_to_stream_from_the_primary_before_anybody_waits() {
+    let now = Instant::now();
+    for hearing in [Hearing::Primary, Hearing::Replica(NodeId(2))] {
+        let mut machine = machine(record(None), now);
+        let mut seen = world(Contact::Up);
+        seen.nodes[1].hearing = hearing;
+        machine.on(Event::Seen(seen), now);
+        let order = Order::Switchover { to: Some(NodeId(1)), run: Run::Real };
+        machine.on(Event::Ordered { order, ticket: 1 }, now);
+        let approved = Job::Approve { old: NodeId(0), candidate: Some(NodeId(1)) };
+        let ready = machine.on(Event::Ended { job: approved, outcome: Ok(Fact::Done) }, now);
+        let sender = (hearing != Hearing::Primary).then_some(NodeId(2));
+        assert_eq!(ready.jobs, [Job::Ready { node: NodeId(0), to: NodeId(1), sender }]);
+        assert!(ready.record.is_none() && ready.routing.is_none(), "{ready:?}");
+    }
 }
 
 #[test]
@@ -213,7 +237,7 @@ fn a_switchover_whose_candidate_is_not_ready_is_called_off_before_anybody_waits(
     let node = NodeId(0);
     let approved = Job::Approve { old: node, candidate: Some(NodeId(1)) };
     machine.on(Event::Ended { job: approved, outcome: Ok(Fact::Done) }, now);
-    let ready = Job::Ready { node, to: NodeId(1) };
+    let ready = Job::Ready { node, to: NodeId(1), sender: None };
     let ended = machine.on(Event::Ended { job: ready, outcome: Err("pg2 does not keep up".to_owned()) }, now);
     assert_eq!(ended.answers, [(1, Err("pg2 does not keep up".to_owned()))]);
     assert!(ended.jobs.is_empty() && ended.routing != Some(Routing::Hold), "{ended:?}");

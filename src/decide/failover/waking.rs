@@ -36,6 +36,10 @@ impl Machine {
                 self.phase = Phase::Steady;
                 // While it was not known what was decided, or another instance was about to, they may have been held.
                 actions.routing = Some(Routing::Release);
+                for node in self.record.rejoining.iter().filter_map(|name| self.world.find(name)) {
+                    actions
+                        .inform(Some(node), "was being brought back when the last pgpilot ended: that is not over yet");
+                }
             }
             Progress::Preparing => {
                 actions.alarm(None, "a change of primary had been begun: it is called off");

@@ -54,6 +54,8 @@ pub struct Member {
     pub standby_name: String,
     /// The newest epoch that is written down in its database.
     pub marked: u64,
+    /// Operators have taken it out: it is about to be worked upon.
+    pub drained: bool,
 }
 
 /// What a replica has of the write-ahead log.
@@ -181,6 +183,7 @@ impl World {
                 applies: answer.map_or(Applies::AtOnce, applies),
                 standby_name: answer.map(|answer| answer.standby_name.clone()).unwrap_or_default(),
                 marked: answer.map_or(0, |answer| answer.marked),
+                drained: view.drained,
             }
         };
         let others = snapshot.nodes.iter().zip(&answers);
@@ -225,6 +228,14 @@ impl World {
     /// What pgpilot gets from the primary; `None`: there is none.
     pub fn primary_contact(&self) -> Option<Contact> {
         Some(self.node(self.primary?)?.contact)
+    }
+
+    /// The replica that another one streams from.
+    pub fn sender(&self, replica: NodeId) -> Option<NodeId> {
+        match self.node(replica)?.hearing {
+            Hearing::Replica(sender) => Some(sender),
+            Hearing::Primary | Hearing::Nothing | Hearing::Unknown => None,
+        }
     }
 
     /// Replicas that answer.

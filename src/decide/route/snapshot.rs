@@ -105,7 +105,8 @@ pub struct NodeView {
     pub limits: LagLimits,
     /// Whether hysteresis currently lets reads in; always false for a node that was never measured.
     pub fresh: bool,
-    /// Taken out by an operator: gets no reads. A primary keeps getting what only it can do.
+    /// Taken out by an operator: gets no reads, and others are rather made the primary. A primary
+    /// keeps getting what only it can do.
     pub drained: bool,
 }
 

@@ -1,11 +1,16 @@
 //! Nodes with writes of their own.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use pgpilot::decide::failover::{Maintenance, Order};
 use pgpilot::decide::route::State;
 use pgpilot::demo::account::Account;
 use pgpilot::demo::{Scope, Stop};
+use tokio::time::timeout;
 
-use super::{leave, plain, section, successor, table, until_written, with_hooks, without_hooks};
+use super::{attentive, leave, plain, section, successor, table, until_written, with_hooks, without_hooks};
+use crate::support::process::Process;
 use crate::support::proxy::ask;
 use crate::support::{LIMIT, wait_for};
 
@@ -153,4 +158,35 @@ async fn what_was_decided_about_another_cluster_is_left_alone() {
     assert!(format!("{refused:?}").contains("remove the record"), "{refused:?}");
     assert_eq!(servers.node("pg3").unwrap().value("SELECT pg_is_in_recovery()").await.unwrap().as_deref(), Some("t"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), foreign);
+}
+
+/// A node is down, and only the record tells that pgpilot itself has stopped it.
+#[tokio::test]
+async fn the_next_pgpilot_brings_back_what_one_that_was_killed_had_stopped_for_that() {
+    let servers = Arc::new(attentive(plain()).start().await.unwrap());
+    let hooks = servers.serve_hooks(Path::new(env!("CARGO_BIN_EXE_pgpilot"))).unwrap();
+    let stray = servers.node("pg3").unwrap();
+    let begun = servers.directory().join("begun");
+    // The first time it comes no further than that, and ends with whoever has called it.
+    let script = format!(
+        "[ -e {begun} ] && exec {hook}; kill -INT $(head -n 1 {pid}); touch {begun}; while kill -0 $PPID; do sleep 0.1; done",
+        begun = begun.display(),
+        hook = hooks.command().join(" "),
+        pid = stray.data_directory().join("postmaster.pid").display()
+    );
+    let section = format!("{}automatic = true\nrejoin_command = [\"sh\", \"-c\", {script:?}]\n", section(&servers));
+    let killed = Process::start(&servers, &section).await;
+    stray.promote().await.unwrap();
+    wait_for("it to be stopped", LIMIT, async || begun.exists()).await;
+    drop(killed);
+    stray.wait_until_ended(LIMIT).await.unwrap();
+    let proxy = successor(&servers, &section).await;
+    proxy.wait_for_event("pg3 was being brought back when the last pgpilot ended").await;
+    let back = timeout(LIMIT, wait_for("it to be back", LIMIT * 2, async || proxy.follows_primary("pg3")));
+    assert!(back.await.is_ok(), "{:#?}", proxy.events());
+    let forgotten = async || {
+        let record = std::fs::read_to_string(servers.directory().join("failover.state")).unwrap();
+        record.split_whitespace().collect::<String>().contains("\"rejoining\":[]")
+    };
+    wait_for("it to be forgotten", LIMIT, forgotten).await;
 }

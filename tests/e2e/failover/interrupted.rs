@@ -9,7 +9,7 @@ use pgpilot::telemetry::{Count, Ending};
 
 use super::cut::{behind_relays, cluster};
 use super::{client_of, leave, plain, section, successor, table, until_written, without_hooks};
-use crate::support::proxy::{Proxy, recipe};
+use crate::support::proxy::{Proxy, ask, recipe, topology};
 use crate::support::{LIMIT, wait_for};
 
 const SWITCHOVER: Order = Order::Switchover { to: None, run: Run::Real };
@@ -92,6 +92,8 @@ async fn a_hook_that_hangs_while_a_switchover_is_undone_does_not_hold_up_writes_
     let ordered = tokio::time::timeout(LIMIT, proxy.order(SWITCHOVER)).await.expect("an answer in time");
     let error = ordered.unwrap_err().to_string();
     assert!(error.contains("took longer"), "{error}");
+    // Whoever brings a node back may copy it for a day; not here, where all writes wait for it.
+    proxy.wait_for_event("is still read-only, or shut down: the rejoin hook took longer than 1s").await;
     assert_eq!(proxy.count(Count::Switchover(Ending::Failed)), 1, "{:#?}", proxy.events());
     // What is left is a primary that is lost.
     until_written(&client, "INSERT INTO t VALUES (1)").await;
@@ -197,4 +199,30 @@ async fn a_candidate_that_dies_half_way_stays_the_candidate() {
     let client = client_of(&proxy).await;
     until_written(&client, "CREATE TABLE t (n int)").await;
     assert_eq!((proxy.primary().as_deref(), proxy.epoch()), (Some("pg3"), 7), "{:#?}", proxy.events());
+}
+
+/// .. and when it is known to be gone, another one is promoted.
+#[tokio::test]
+async fn a_candidate_that_is_killed_while_it_is_promoted_is_replaced() {
+    let servers = cluster().await;
+    let begun = servers.node("pg2").unwrap().data_directory().join("begun");
+    // The end of its recovery is the last thing before it takes writes: it does not come to that.
+    let hangs = format!("touch {}; while kill -0 $PPID; do sleep 0.1; done", begun.display());
+    servers.node("pg2").unwrap().set("recovery_end_command", &hangs).await.unwrap();
+    let more = "automatic = true\nstart_timeout = \"500ms\"\nfence_command = [\"true\"]\n";
+    let mut config = topology(&servers, &format!("{}{more}", section(&servers)));
+    config.nodes[1].priority = 200;
+    let proxy = Proxy::configured(servers.clone(), config).await;
+    let client = table(&proxy).await;
+    for n in 1..=100 {
+        client.batch_execute(&format!("INSERT INTO t VALUES ({n})")).await.unwrap();
+    }
+    servers.wait_caught_up(proxy.node("pg1")).await.unwrap();
+    proxy.node("pg1").kill9(Scope::Node).await.unwrap();
+    wait_for("the promotion to begin", LIMIT, async || begun.exists()).await;
+    proxy.node("pg2").kill9(Scope::Node).await.unwrap();
+    until_written(&client, "INSERT INTO t VALUES (0)").await;
+    assert_eq!(proxy.primary().as_deref(), Some("pg3"), "{:#?}", proxy.events());
+    let all = ask(&client, "/* pgpilot: primary */ SELECT format('%s %s', count(*), sum(n)) FROM t").await;
+    assert_eq!(all, "101 5050", "{:#?}", proxy.events());
 }

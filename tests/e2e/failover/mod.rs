@@ -20,7 +20,8 @@
 //! - The primary is cut off from its replicas:
 //!   `cut::a_primary_that_is_cut_off_from_its_replicas_goes_on_and_serves_the_reads`. pgpilot is, from all but the primary:
 //!   `cut::a_pgpilot_that_sees_the_primary_alone_sends_it_everything`.
-//! - The candidate dies while it is promoted: `interrupted::a_candidate_that_dies_half_way_stays_the_candidate`, `giving_up` and the simulation in src/decide/failover.
+//! - The candidate dies while it is promoted: `interrupted::a_candidate_that_dies_half_way_stays_the_candidate`,
+//!   `interrupted::a_candidate_that_is_killed_while_it_is_promoted_is_replaced`, `giving_up` and the simulation in src/decide/failover.
 //! - pgpilot is killed: before anybody was chosen,
 //!   `interrupted::the_next_pgpilot_begins_anew_where_one_was_killed_before_it_had_chosen` and
 //!   `interrupted::what_was_only_prepared_is_undone_by_the_next_pgpilot`; when somebody was,
@@ -38,10 +39,11 @@
 //!   writable: `losing::an_old_primary_that_comes_back_writable_is_fenced_and_brought_back`. Somebody else promotes, too:
 //!   `apart::of_two_promotions_the_one_that_was_written_down_counts`,
 //!   `apart::a_node_that_left_before_the_last_epoch_takes_nobodys_place`; twice, to one timeline:
-//!   `apart::a_second_promotion_to_the_same_timeline_is_followed_when_the_first_one_is_dead`.
+//!   `apart::a_second_promotion_to_the_same_timeline_is_followed_when_the_first_one_is_dead`. pgpilot is killed while it
+//!   brings one back: `apart::the_next_pgpilot_brings_back_what_one_that_was_killed_had_stopped_for_that`.
 //! - The record is another cluster's: `apart::what_was_decided_about_another_cluster_is_left_alone`.
 //! - pgpilot's machine stands still: `alive::a_pgpilot_that_was_paused_does_not_take_its_pause_for_a_failure`.
-//! - Clients wait meanwhile: `held`. Some listen: `listening`. Nothing acknowledged is lost: `campaign`.
+//! - Clients wait meanwhile, or because of a PAUSE: `held`. Some listen: `listening`. Nothing acknowledged is lost: `campaign`.
 
 mod alive;
 mod apart;

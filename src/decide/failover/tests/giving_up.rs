@@ -210,7 +210,7 @@ fn what_a_switchover_waives_for_its_candidate_is_not_waived_for_another() {
     machine.on(Event::Ordered { order, ticket: 9 }, now);
     for (job, fact) in [
         (Job::Approve { old: OLD, candidate: Some(STUCK) }, Fact::Done),
-        (Job::Ready { node: OLD, to: STUCK }, Fact::Done),
+        (Job::Ready { node: OLD, to: STUCK, sender: None }, Fact::Done),
         (Job::Quiesce { node: OLD }, Fact::Done),
         (Job::Agree { node: OLD }, Fact::Done),
         (Job::Stop { node: OLD, to: STUCK }, Fact::Stopped(Some(Lsn(100)))),

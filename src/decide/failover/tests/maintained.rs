@@ -27,7 +27,7 @@ fn switch(machine: &mut Machine, jobs: &[(Job, Outcome)], now: Instant) -> Actio
     let mut actions = machine.on(Event::Ordered { order, ticket: 1 }, now);
     let begun = [
         (Job::Approve { old: OLD, candidate: Some(NEW) }, Ok(Fact::Done)),
-        (Job::Ready { node: OLD, to: NEW }, Ok(Fact::Done)),
+        (Job::Ready { node: OLD, to: NEW, sender: None }, Ok(Fact::Done)),
         (Job::Quiesce { node: OLD }, Ok(Fact::Done)),
         (Job::Agree { node: OLD }, Ok(Fact::Done)),
     ];
