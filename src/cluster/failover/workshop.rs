@@ -96,12 +96,7 @@ impl Workshop {
                 self.kept().clear();
                 facts.announce(old, primary).await
             }
-            Job::Ready { node, to, sender } => {
-                if let Some(sender) = sender {
-                    facts.straighten(to, sender, node).await?;
-                }
-                self.ready(node, to, facts).await
-            }
+            Job::Ready { node, to, sender } => self.ready(node, to, sender, facts).await,
             Job::Sever { node } => {
                 facts.connections.hands_over(node, None);
                 facts.connections.sever(node);
@@ -143,8 +138,11 @@ impl Workshop {
     /// Opens the connections that are going to be needed, sees whether the candidate keeps up, and has the old primary write
     /// out what it would have to write when it is shut down. A replica that hangs would hold that up: a server that shuts
     /// down waits for those that stream from it (`WalSndWaitStopping` in walsender.c).
-    async fn ready(&self, node: NodeId, to: NodeId, facts: &Facts) -> Outcome {
+    async fn ready(&self, node: NodeId, to: NodeId, sender: Option<NodeId>, facts: &Facts) -> Outcome {
         self.kept().clear();
+        if let Some(sender) = sender {
+            facts.straighten(to, sender, node).await?;
+        }
         let (old, new) = tokio::join!(facts.server(node), facts.server(to));
         let (old, new) = (old?, new?);
         rehearse(&old, &new).await.map_err(|why| format!("{} {why}", facts.name(to)))?;
