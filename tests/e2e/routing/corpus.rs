@@ -7,6 +7,7 @@ use pgpilot::decide::sql::{Catalogue, Classified, FunctionLists, Intent, Standin
 use pgpilot::demo::LocalCluster;
 
 use super::judge::{Judge, Known, needs, offloads};
+use super::lockstep::NET;
 use super::session::{Answer, SUPERUSER, Session};
 use crate::support::cluster;
 
@@ -24,7 +25,8 @@ enum Label {
     Refused(&'static str),
     Differs,
     Acts(&'static str),
-    Never(&'static str),
+    Fails(&'static str),
+    Never,
     Lost,
 }
 
@@ -36,7 +38,8 @@ impl Label {
             ("refused", code) => Label::Refused(code),
             ("differs", "") => Label::Differs,
             ("acts", kind @ ("lock" | "session" | "node")) => Label::Acts(kind),
-            ("never", kind @ ("session" | "node")) => Label::Never(kind),
+            ("fails", code) => Label::Fails(code),
+            ("never", "") => Label::Never,
             ("lost", "") => Label::Lost,
             _ => panic!("no such label: {text}"),
         }
@@ -184,7 +187,7 @@ async fn check(
     primary: &mut Session,
     replica: &mut Session,
 ) -> Result<(), String> {
-    if matches!(label, Label::Never(_)) {
+    if label == Label::Never {
         return Ok(());
     }
     let controls = |intent: &Intent| matches!(intent, Intent::Begin(_) | Intent::End(_));
@@ -207,9 +210,10 @@ async fn check(
             let refused = replica_says == Some(code) || (code == "XX000" && replica_says == Some("25006"));
             refused && primary_says != Some(code) && primary_says != Some("42601")
         }
-        Label::Differs => !agree && of_replica.error.as_deref() != Some("25006"),
-        Label::Acts(_) => of_replica.error.is_none(),
-        Label::Never(_) => true,
+        Label::Differs => !agree && of_replica.error.as_deref().is_none_or(|code| !NET.contains(&code)),
+        Label::Acts(_) => both_run,
+        Label::Fails(code) => agree && of_replica.error.as_deref() == Some(code),
+        Label::Never => true,
     };
     if is_right { Ok(()) } else { told() }
 }

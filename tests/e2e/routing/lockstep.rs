@@ -36,7 +36,7 @@ pub(super) struct Lockstep<'n> {
 }
 
 /// A replica's refusals that the proxy answers by asking the primary (`proxy::dispatch`).
-const NET: [&str; 12] =
+pub(super) const NET: [&str; 12] =
     ["25006", "55000", "XX000", "22023", "0A000", "42P01", "42883", "42703", "42704", "3F000", "34000", "26000"];
 
 impl<'n> Lockstep<'n> {
