@@ -1,7 +1,9 @@
 //! Knowing the cluster: probes the nodes and publishes the [`Snapshot`] that routing reads.
 //!
 //! - [`Cluster`]: what the rest of pgpilot holds.
-//! - `monitor`: one task per node, which asks; `control`: the connection and the questions.
+//! - `monitor`: one task per node, which asks; `probe`: its connection and the questions; `pursuit`:
+//!   when it asks out of turn.
+//! - `control`: connections for all other work on the servers.
 //! - `board`: where answers meet [`Health`](crate::decide::health::Health), and what it makes of them is published.
 //! - [`catalogue`]: what is in the databases.
 //! - [`load`]: outstanding statements per node, for balancing; `room`: whose disk is full.
@@ -13,6 +15,8 @@ mod control;
 pub mod failover;
 pub mod load;
 mod monitor;
+mod probe;
+mod pursuit;
 mod room;
 mod settings;
 

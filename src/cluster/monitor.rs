@@ -1,4 +1,4 @@
-//! One node's monitor: keeps a control connection and asks over it.
+//! One node's monitor: keeps a connection to it and asks over it.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,38 +10,39 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use crate::config;
-use crate::decide::health::{Door, Event, Failure};
+use crate::decide::health::{Door, Event, Failure, Progress, Stage};
 use crate::decide::position::Lsn;
 use crate::decide::route::{NodeId, NodeView, Role};
+use crate::pool::{DialError, QueryError};
+use crate::wire::SqlState;
 
 use super::board::{Bell, Board, Call, Chase};
-use super::control::{Control, ControlError, Phase, Side, connect_control, failure_of, refusal_of};
+use super::probe::{Dialer, Probe, Side, failure_of, refusal_of};
+use super::pursuit::{CHASE_STEP, Pursuit, Unflushed};
 
 /// Between two questions for a mark: sessions that write all the time share one.
 const MARK_GAP: Duration = Duration::from_millis(2);
-/// The pause after the first look at a replica that has not reached a mark in its usual time. It doubles, up to the interval.
-const CHASE_STEP: Duration = Duration::from_millis(1);
 /// Between two new connections to a node that answers on the kept one.
 const KNOCK: Duration = Duration::from_secs(2);
 /// `server_version_num` of the first version that knows WAIT FOR LSN.
 const WAIT_FOR_LSN_SINCE: u32 = 190_000;
 /// Only one question is under way: for so long, nobody else's can be put to a replica that does not reach the mark.
 const WAIT_LIMIT: Duration = Duration::from_millis(50);
-/// Nobody waits longer for a replica; its lag is for the regular probes then.
-const CHASE_LIMIT: Duration = Duration::from_secs(2);
+/// Before another dial, however often somebody rings: each costs the node something.
+const DIAL_STEP: Duration = Duration::from_millis(5);
 
 pub(super) struct Monitor {
     id: NodeId,
     node: config::Node,
     health: config::Health,
+    dialer: Dialer,
     board: Arc<Board>,
     bell: Arc<Bell>,
     chases: watch::Receiver<Option<Chase>>,
     /// When the next whole probe is due.
     whole_due: Instant,
-    pursuit: Option<Pursuit>,
-    /// How long the replica usually takes to reach a mark: the first look comes after that.
-    usual: Duration,
+    pursuit: Pursuit,
+    unflushed: Unflushed,
     last_asked: Instant,
     /// Goes off when an answer is late. It is set anew only when it has gone off, since every timer that is set costs
     /// the runtime a system call, and questions can be many.
@@ -62,26 +63,6 @@ enum Telling {
     Refuses,
 }
 
-/// Following a replica towards a mark.
-#[derive(Debug, Clone, Copy)]
-struct Pursuit {
-    lsn: Lsn,
-    begun: Instant,
-    /// It has been looked at, in vain.
-    missed: bool,
-    due: Instant,
-    step: Duration,
-    end: Instant,
-}
-
-impl Pursuit {
-    /// The next look comes after ever longer pauses.
-    fn pause(&mut self, now: Instant, longest: Duration) {
-        self.due = now + self.step;
-        self.step = (self.step * 2).min(longest);
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Question {
     Whole,
@@ -91,6 +72,8 @@ enum Question {
     Chase,
     /// To be answered when the replica has reached the mark, or after so long.
     Wait(Lsn, Duration),
+    /// The primary's log goes to disk, and makes a mark.
+    Flush,
 }
 
 impl Monitor {
@@ -98,16 +81,18 @@ impl Monitor {
         let now = Instant::now();
         let bell = board.bell(id).unwrap_or_default();
         let chases = board.chases();
+        let dialer = Dialer::new(id, node.clone(), health.clone());
         Self {
             id,
             node,
             health,
+            dialer,
             board,
             bell,
             chases,
             whole_due: now,
-            pursuit: None,
-            usual: Duration::ZERO,
+            pursuit: Pursuit::default(),
+            unflushed: Unflushed::default(),
             last_asked: now,
             alarm: Box::pin(sleep_until(now.into())),
             failed_dials: 0,
@@ -122,14 +107,15 @@ impl Monitor {
     pub(super) async fn run(mut self) {
         loop {
             let begun = Instant::now();
-            match timeout(self.health.timeout, Control::connect(&self.node, &self.health)).await {
-                Ok(Ok(control)) => {
+            match timeout(self.health.timeout, Probe::connect(&mut self.dialer)).await {
+                Ok(Ok(probe)) => {
                     self.failed_dials = 0;
                     self.whole_due = Instant::now();
                     self.telling = Telling::Asked;
-                    let knocking = knock(self.id, self.node.clone(), self.health.clone(), Arc::clone(&self.board));
+                    self.unflushed = Unflushed::default();
+                    let knocking = knock(self.id, self.dialer.clone(), Arc::clone(&self.board));
                     let _knocking = AbortOnDropHandle::new(tokio::spawn(knocking));
-                    let failure = self.watch(control).await;
+                    let failure = self.watch(probe).await;
                     if failure != Failure::Timeout {
                         self.report_failure(failure);
                     }
@@ -159,20 +145,19 @@ impl Monitor {
         if call.is_ok() {
             self.bell.answer(Call::Probe);
             self.bell.answer(Call::Mark);
-            // However often somebody rings, a dial costs the node something.
-            sleep_until((begun + CHASE_STEP * 5).into()).await;
+            sleep_until((begun + DIAL_STEP).into()).await;
         }
     }
 
     /// Asks until the connection is of no more use, and returns why. [`Failure::Timeout`] has been reported then.
-    async fn watch(&mut self, mut control: Control) -> Failure {
+    async fn watch(&mut self, mut probe: Probe) -> Failure {
         loop {
             let question = tokio::select! {
                 biased;
-                () = control.ended() => return Failure::Lost,
+                () = probe.ended() => return Failure::Lost,
                 question = self.next_question() => question,
             };
-            if let Err(failure) = self.put(&control, question).await {
+            if let Err(failure) = self.put(&mut probe, question).await {
                 match failure {
                     Failure::Lost | Failure::Timeout | Failure::Refused => return failure,
                     Failure::Alive(_) => self.report_failure(failure),
@@ -187,12 +172,22 @@ impl Monitor {
     /// Nothing is lost.
     async fn next_question(&mut self) -> Question {
         loop {
-            let pursuit_due = self.pursuit.map(|pursuit| pursuit.due);
-            let due = pursuit_due.map_or(self.whole_due, |due| due.min(self.whole_due));
+            let sooner = [self.pursuit.due(), self.unflushed.due()];
+            let due = sooner.into_iter().flatten().fold(self.whole_due, Instant::min);
             tokio::select! {
                 biased;
                 () = sleep_until(due.into()) => {
-                    return if due == self.whole_due { Question::Whole } else { self.chase() };
+                    return match due {
+                        due if due == self.whole_due => Question::Whole,
+                        due if self.unflushed.due() == Some(due) => match self.is_primary_in_use() {
+                            true => Question::Flush,
+                            false => {
+                                self.unflushed.forget();
+                                continue;
+                            }
+                        },
+                        _ => self.chase(),
+                    };
                 }
                 Ok(()) = self.chases.changed() => self.pursue(),
                 call = self.bell.rung() => match call {
@@ -209,22 +204,20 @@ impl Monitor {
     fn chase(&self) -> Question {
         let until_whole = self.whole_due.saturating_duration_since(Instant::now());
         let wait = until_whole.min(WAIT_LIMIT).min(self.health.timeout / 2);
-        match (self.telling, self.pursuit) {
+        match (self.telling, self.pursuit.mark()) {
             // Zero is for ever, and less than this is nothing to wait for.
-            (Telling::ByItself, Some(pursuit)) if wait >= CHASE_STEP => Question::Wait(pursuit.lsn, wait),
+            (Telling::ByItself, Some(lsn)) if wait >= CHASE_STEP => Question::Wait(lsn, wait),
             _ => Question::Chase,
         }
     }
 
     fn pursue(&mut self) {
         let chase = *self.chases.borrow_and_update();
-        let Some(Chase { lsn, begun }) = chase else { return };
+        let Some(chase) = chase else { return };
         let snapshot = self.board.snapshot();
-        let behind = |view: &NodeView| view.role == Role::Replica && view.position.is_none_or(|at| at.lsn < lsn);
+        let behind = |view: &NodeView| view.role == Role::Replica && view.position.is_none_or(|at| at.lsn < chase.lsn);
         if snapshot.node(self.id).is_some_and(behind) {
-            let due = if self.telling == Telling::ByItself { begun } else { begun + self.usual };
-            let end = begun + CHASE_LIMIT;
-            self.pursuit = Some(Pursuit { lsn, begun, missed: false, due, step: CHASE_STEP, end });
+            self.pursuit.begin(chase, self.telling == Telling::ByItself);
         }
     }
 
@@ -234,7 +227,7 @@ impl Monitor {
 
     /// Asks one question and reports the answer. A late answer is an answer: while it is awaited, each elapsed time
     /// limit counts as a failure, and only after as many as make a node count as down the connection is given up.
-    async fn put(&mut self, control: &Control, question: Question) -> Result<(), Failure> {
+    async fn put(&mut self, probe: &mut Probe, question: Question) -> Result<(), Failure> {
         // Whoever rings from here on wants a later question than this one.
         let wanted = self.bell.answer(Call::Mark);
         if question == Question::Whole {
@@ -243,7 +236,7 @@ impl Monitor {
         let side = if self.role() == Role::Replica { Side::Replica } else { Side::Primary };
         let asked_at = Instant::now();
         self.last_asked = asked_at;
-        let mut asking = pin!(ask(control, question, side, self.id, asked_at));
+        let mut asking = pin!(ask(probe, question, side, self.id, asked_at));
         let mut limits = 0;
         let answer = loop {
             let late_at = asked_at + self.health.timeout * (limits + 1);
@@ -271,23 +264,35 @@ impl Monitor {
             }
         };
         if let Some(event) = event {
-            self.heed(&event);
+            self.heed(&event, wanted);
             self.board.report(event);
         }
         self.plan(question, asked_at);
-        if wanted {
+        if wanted || question == Question::Flush {
             self.board.chase_newest_mark();
         }
         Ok(())
     }
 
-    fn heed(&mut self, event: &Event) {
-        if let Event::Answered { answer, .. } = event
-            && self.telling == Telling::Asked
-            && answer.server_version >= WAIT_FOR_LSN_SINCE
-        {
-            self.telling = Telling::ByItself;
-        }
+    fn heed(&mut self, event: &Event, wanted: bool) {
+        let (insert, flush) = match event {
+            Event::Sampled { progress: Progress::Written { insert, flush }, .. } => (*insert, *flush),
+            Event::Answered { answer, .. } => {
+                if self.telling == Telling::Asked && answer.server_version >= WAIT_FOR_LSN_SINCE {
+                    self.telling = Telling::ByItself;
+                }
+                let Stage::Writable { insert, flush } = answer.stage else { return };
+                (insert, flush)
+            }
+            _ => return,
+        };
+        let end = self.board.snapshot().wal.record_end(insert);
+        self.unflushed.told(end, flush, wanted && self.is_primary_in_use(), Instant::now());
+    }
+
+    /// In a change of primary, nothing more may be added to the log of the one that leaves.
+    fn is_primary_in_use(&self) -> bool {
+        self.board.snapshot().usable_primary().is_some_and(|primary| primary.id == self.id)
     }
 
     /// Sets the times of the next questions.
@@ -295,79 +300,84 @@ impl Monitor {
         if question == Question::Whole {
             self.whole_due = (asked_at + self.health.interval).max(Instant::now() + self.health.interval / 4);
         }
-        let Some(pursuit) = &mut self.pursuit else { return };
         let now = Instant::now();
         let snapshot = self.board.snapshot();
-        let position = snapshot.node(self.id).and_then(|node| node.position);
-        if position.is_some_and(|sample| sample.lsn >= pursuit.lsn) {
-            // There at the first look: it may have been there before. Else it took about so long.
-            let took = if pursuit.missed { (self.usual + (now - pursuit.begun)) / 2 } else { self.usual * 3 / 4 };
-            self.usual = took.min(self.health.interval);
-            self.pursuit = None;
-        } else if now >= pursuit.end {
-            self.usual = Duration::ZERO;
-            self.pursuit = None;
-        } else {
-            pursuit.missed = true;
-            match question {
-                // It is no replica any more.
-                Question::Wait(_, limit) if now < asked_at + limit => (self.pursuit, self.whole_due) = (None, now),
-                // The question itself was the pause.
-                Question::Wait(..) => pursuit.due = now,
-                _ => pursuit.pause(now, self.health.interval),
-            }
+        let position = snapshot.node(self.id).and_then(|node| node.position).map(|sample| sample.lsn);
+        let mark = self.pursuit.mark();
+        self.pursuit.looked(position, now, self.health.interval, matches!(question, Question::Wait(..)));
+        if let (Question::Wait(_, limit), Some(mark)) = (question, mark)
+            && now < asked_at + limit
+            && position.is_none_or(|lsn| lsn < mark)
+        {
+            // It is no replica any more.
+            self.pursuit.stop();
+            self.whole_due = now;
         }
     }
 
     /// A question that a node of this role cannot answer is a sign that it changed its role: the whole probe tells.
-    fn failed(&mut self, question: Question, error: &tokio_postgres::Error) -> Result<(), Failure> {
-        let failure = failure_of(error, Phase::Connected);
+    fn failed(&mut self, question: Question, error: &QueryError) -> Result<(), Failure> {
+        let failure = failure_of(error);
         if let (Question::Wait(..), Failure::Alive(_)) = (question, failure) {
             // Recovery may cancel what waits for it, too. It is asked as others are.
             self.telling = Telling::Refuses;
             return Ok(());
         }
-        let changed_sides = error.code() == Some(&tokio_postgres::error::SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
+        if let (Question::Flush, Failure::Alive(_)) = (question, failure) {
+            self.unflushed.refused();
+            self.whole_due = Instant::now();
+            return Ok(());
+        }
+        let changed_sides =
+            matches!(error, QueryError::Server { code: SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, .. });
         let pause = if changed_sides && question != Question::Whole { Duration::ZERO } else { self.health.interval };
         self.whole_due = Instant::now() + pause;
-        self.pursuit = None;
+        self.pursuit.stop();
         if changed_sides { Ok(()) } else { Err(failure) }
     }
 }
 
 /// `None`: the node has no position yet.
 async fn ask(
-    control: &Control,
+    probe: &mut Probe,
     question: Question,
     side: Side,
     node: NodeId,
     asked_at: Instant,
-) -> Result<Option<Event>, tokio_postgres::Error> {
+) -> Result<Option<Event>, QueryError> {
     match question {
         Question::Whole => {
-            let answer = Box::new(control.ask_all().await?);
+            let answer = Box::new(probe.ask_all().await?);
             Ok(Some(Event::Answered { node, asked_at, answer }))
         }
         Question::Mark | Question::Chase => {
-            let progress = control.ask_progress(side).await?;
+            let progress = probe.ask_progress(side).await?;
+            Ok(progress.map(|progress| Event::Sampled { node, asked_at, progress }))
+        }
+        Question::Flush => {
+            let progress = probe.flush().await?;
             Ok(progress.map(|progress| Event::Sampled { node, asked_at, progress }))
         }
         Question::Wait(lsn, limit) => {
-            let progress = control.wait_for(lsn, limit).await?;
+            let progress = probe.wait_for(lsn, limit).await?;
             Ok(progress.map(|progress| Event::Sampled { node, asked_at, progress }))
         }
     }
 }
 
 /// Looks whether a node takes new connections, for as long as it is not dropped.
-async fn knock(id: NodeId, node: config::Node, health: config::Health, board: Arc<Board>) {
+async fn knock(id: NodeId, mut dialer: Dialer, board: Arc<Board>) {
     let mut last = Door::Open;
     loop {
         sleep(KNOCK).await;
-        let door = match timeout(health.timeout, connect_control(&node, &health, &health.database)).await {
+        let door = match dialer.dial().await {
+            Ok(connection) => {
+                connection.close();
+                Door::Open
+            }
+            Err(DialError::Open(_) | DialError::TimedOut) => Door::Shut,
             // An error that it tells of itself is an answer.
-            Ok(Ok(_)) | Ok(Err(ControlError::Server(_))) => Door::Open,
-            Ok(Err(ControlError::Open(_))) | Err(_) => Door::Shut,
+            Err(_) => Door::Open,
         };
         if door != last {
             last = door;

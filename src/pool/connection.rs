@@ -151,6 +151,21 @@ impl ServerConnection {
         error.map_or(Ok(()), Err)
     }
 
+    /// Returns when the server has hung up, or said that it is about to. Only between batches.
+    ///
+    /// # Cancel safety
+    /// Safe: what has been read stays in `input`.
+    pub async fn ended(&mut self) {
+        while let Ok(header) = self.next_frame().await {
+            let frame = self.input.split_to(header.frame_len());
+            if header.tag == backend::ERROR_RESPONSE
+                && ErrorView::parse(&frame[HEADER_LEN..]).is_ok_and(|e| e.is_fatal())
+            {
+                return;
+            }
+        }
+    }
+
     /// Sends all that is to be sent.
     ///
     /// # Errors

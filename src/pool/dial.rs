@@ -33,6 +33,8 @@ pub(super) struct Terms {
     pub max_lifetime: Duration,
     pub max_prepared: usize,
     pub generation: u64,
+    /// What the start-up packet says beside user and database.
+    pub parameters: &'static [(&'static str, &'static str)],
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,33 @@ impl From<QueryError> for DialError {
             QueryError::Wire(error) => Self::Wire(error),
         }
     }
+}
+
+/// Opens a connection for pgpilot's own questions, which is in no pool. The start-up packet says `parameters`, too. Also
+/// returns the credential to use next time.
+///
+/// # Errors
+/// Those of the connection and the login; [`DialError::TimedOut`] after `limit`.
+///
+/// # Cancel safety
+/// Closes the half-open connection.
+pub async fn dial_own(
+    target: Arc<Target>,
+    login: Login,
+    node: NodeId,
+    limit: Duration,
+    parameters: &'static [(&'static str, &'static str)],
+) -> Result<(ServerConnection, Credential), DialError> {
+    let terms = Terms {
+        node,
+        pool: PoolIndex(usize::MAX),
+        connect_timeout: limit,
+        max_lifetime: Duration::ZERO,
+        max_prepared: 0,
+        generation: 0,
+        parameters,
+    };
+    dial(target, login, &terms).await
 }
 
 /// Opens a connection that is ready for queries. Also returns the credential to use next time (keys derived for this login are in it).
@@ -127,8 +156,8 @@ async fn log_in(
         expires_at: expiry(terms.max_lifetime),
         generation: terms.generation,
     };
-    // No name of pgpilot's own: it is what a client goes back to that has none.
-    let parameters = [("user", &*login.user), ("database", &*login.database)];
+    let mut parameters = vec![("user", &*login.user), ("database", &*login.database)];
+    parameters.extend_from_slice(terms.parameters);
     startup::put_startup(&mut connection.output, startup::PROTOCOL_3_2, &parameters);
     let credential = authenticate(&mut connection, login, channel_binding).await?;
     settle(&mut connection).await?;

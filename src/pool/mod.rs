@@ -9,7 +9,7 @@ mod node;
 
 pub use cancel::CancelKey;
 pub use connection::{QueryError, SequenceState, ServerConnection, is_told};
-pub use dial::{DialError, Login};
+pub use dial::{DialError, Login, dial_own};
 pub use keyring::{Keyring, UserKey};
 pub use lease::{Lease, LeaseError};
 pub use node::{NodePool, PoolHandle, PoolKey};

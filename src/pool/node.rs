@@ -233,6 +233,8 @@ impl NodePool {
                 max_lifetime: settings.max_lifetime,
                 max_prepared: settings.max_prepared,
                 generation,
+                // No name of pgpilot's own: it is what a client goes back to that has none.
+                parameters: &[],
             }
         };
         match self.dial(&pool, terms).await {

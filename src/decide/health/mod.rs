@@ -11,7 +11,7 @@ mod tests;
 mod trail;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use event::*;
 
@@ -28,6 +28,8 @@ const MARKS: usize = 24;
 const ENDED_LOGS: usize = 8;
 /// Points of the primary's log for telling lag by time.
 const LOG_POINTS: usize = 256;
+/// Less does not matter to any lag, and the positions may come every few milliseconds.
+const LOG_SPACING: Duration = Duration::from_millis(5);
 
 /// Settings of the `[health]` section that the decisions need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +81,8 @@ impl Health {
             marked: 0,
             permission: Writes::Open,
             bound: None,
-            marks: Trail::new(MARKS),
-            flushes: Trail::new(LOG_POINTS),
+            marks: Trail::new(MARKS, Duration::ZERO),
+            flushes: Trail::new(LOG_POINTS, LOG_SPACING),
             ended: Arc::default(),
         }
     }

@@ -10,6 +10,7 @@ use crate::decide::position::Lsn;
 pub(super) struct Trail {
     points: Vec<Point>,
     capacity: usize,
+    spacing: Duration,
 }
 
 /// The log was at `lsn` at `at`, or shortly afterwards.
@@ -31,9 +32,9 @@ pub(super) enum Reached {
 }
 
 impl Trail {
-    /// At least three points.
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { points: Vec::with_capacity(capacity + 1), capacity: capacity.max(3) }
+    /// At least three points. Of those that lie closer than `spacing`, only the newest is kept.
+    pub(super) fn new(capacity: usize, spacing: Duration) -> Self {
+        Self { points: Vec::with_capacity(capacity + 1), capacity: capacity.max(3), spacing }
     }
 
     pub(super) fn clear(&mut self) {
@@ -53,13 +54,13 @@ impl Trail {
         if self.newest().is_some_and(|last| point.at <= last.at || point.lsn < last.lsn) {
             return;
         }
-        // A log that stands still is two points: since when, and until when.
-        if let [.., before, last] = self.points.as_mut_slice()
-            && before.lsn == point.lsn
-            && last.lsn == point.lsn
-        {
-            last.at = point.at;
-            return;
+        if let [.., before, last] = self.points.as_mut_slice() {
+            // A log that stands still is two points: since when, and until when.
+            let stands_still = before.lsn == point.lsn && last.lsn == point.lsn;
+            if stands_still || point.at - before.at < self.spacing {
+                *last = point;
+                return;
+            }
         }
         self.points.push(point);
         if self.points.len() > self.capacity {
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn tells_when_the_log_was_somewhere() {
         let start = Instant::now();
-        let mut trail = Trail::new(8);
+        let mut trail = Trail::new(8, Duration::ZERO);
         assert_eq!(trail.reached(Lsn(5)), None);
         for (at, lsn) in [(0, 100), (100, 100), (200, 200), (300, 400)] {
             trail.push(Point { at: start + ms(at), lsn: Lsn(lsn) });
@@ -120,9 +121,20 @@ mod tests {
     }
 
     #[test]
+    fn of_points_that_lie_close_the_newest_is_kept() {
+        let start = Instant::now();
+        let mut trail = Trail::new(8, ms(5));
+        for at in 0..=12 {
+            trail.push(Point { at: start + ms(at), lsn: Lsn(at * 10) });
+        }
+        let kept: Vec<u64> = trail.points().iter().map(|point| point.lsn.0).collect();
+        assert_eq!(kept, [0, 40, 80, 120]);
+    }
+
+    #[test]
     fn ignores_late_answers_and_folds_standstill() {
         let start = Instant::now();
-        let mut trail = Trail::new(8);
+        let mut trail = Trail::new(8, Duration::ZERO);
         for (at, lsn) in [(0, 100), (100, 100), (200, 100), (150, 300), (300, 90), (200, 500)] {
             trail.push(Point { at: start + ms(at), lsn: Lsn(lsn) });
         }
@@ -132,7 +144,7 @@ mod tests {
     #[test]
     fn is_bounded_and_still_reaches_back_a_day() {
         let start = Instant::now();
-        let mut trail = Trail::new(64);
+        let mut trail = Trail::new(64, Duration::ZERO);
         let steps = 86_400 * 2;
         for i in 0..steps {
             trail.push(Point { at: start + ms(500 * i), lsn: Lsn(i) });

@@ -140,3 +140,28 @@ async fn an_idle_primary_leaves_nobody_behind_and_a_stopped_receiver_falls_back_
     node.set("primary_conninfo", &conninfo).await.unwrap();
     sees(&proxy, "pg2 to be back", |node| node.fresh && node.lag.bytes == Some(0)).await;
 }
+
+/// What an open transaction has written goes to disk, and so to the replicas, with the next commit: here, that is nobody
+/// else's, for as long as it takes the server to log something by itself.
+#[tokio::test]
+async fn an_open_transaction_keeps_the_reads_of_others_on_the_primary_only_for_a_moment() {
+    let proxy = proxy("[routing]\nconsistency = \"strong\"\n", &[]).await;
+    let (writer, reader) = (proxy.connect().await, proxy.connect().await);
+    writer.batch_execute("CREATE TABLE t (n int)").await.unwrap();
+    proxy.wait_for_read("SELECT count(*) FROM t").await;
+    writer.batch_execute("BEGIN").await.unwrap();
+    let rounds = async {
+        for _ in 0..20 {
+            writer.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+            wait_for("reads to run on a replica", LIMIT, async || {
+                let before = proxy.counts().1;
+                assert_eq!(ask(&reader, "SELECT count(*) FROM t").await, "0");
+                proxy.counts().1 > before
+            })
+            .await;
+        }
+    };
+    tokio::time::timeout(LIMIT, rounds).await.expect("replicas to get there each time");
+    writer.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(ask(&reader, "SELECT count(*) FROM t").await, "20");
+}
