@@ -14,7 +14,7 @@ const CHASE_LIMIT: Duration = Duration::from_secs(2);
 /// What took longer was no usual delay: reads do not wait for so long.
 const USUAL_MAX: Duration = Duration::from_millis(20);
 /// Where transactions commit all the time, the next commit takes the log to disk sooner than this.
-const FLUSH_AFTER: Duration = Duration::from_millis(5);
+const FLUSH_AFTER: Duration = Duration::from_millis(3);
 
 /// Following a replica towards marks.
 #[derive(Debug, Default)]

@@ -347,9 +347,9 @@ impl Reads<'_> {
     fn not_caught_up(&self, consistency: Consistency, freshness: &mut Freshness, outlook: Outlook) -> Decision {
         let settles = outlook.is_brief()
             && match consistency {
-                Consistency::Session => freshness.patience.ends_detours(),
+                Consistency::Session => freshness.patience.ends_detours(self.now),
                 // No read can be known to be covered when it comes.
-                Consistency::Strong => freshness.patience.waits_at_once(),
+                Consistency::Strong => freshness.patience.waits_at_once(self.now),
                 Consistency::Eventual | Consistency::Primary => false,
             };
         let settle = if settles { SETTLE_WAIT } else { Duration::ZERO };
@@ -358,7 +358,7 @@ impl Reads<'_> {
             return self.wait_for_replica(until, Reason::NotCaughtUp);
         }
         if settles {
-            freshness.patience.waited_in_vain();
+            freshness.patience.waited_in_vain(self.now);
         }
         let decision = to_primary(self.demand, Reason::NotCaughtUp, self.snapshot, self.policy, self.now);
         if let Route::Primary(_) = decision.route {

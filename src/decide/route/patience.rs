@@ -6,7 +6,7 @@
 //! pauses between its statements needs no wait: the mark is asked for when a write or a detour ends, and is there when the
 //! next read comes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Counts the reads that such a session made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(super) struct Patience {
     detours: u32,
     /// .. and after how many of them a read waits.
     limit: u32,
+    /// The last wait that did not bring the session back.
+    vain_at: Option<Instant>,
     /// Reads in a row on one replica while another would do as well, or better.
     held: u32,
     /// How often a wait for leaving it was in vain.
@@ -47,7 +49,16 @@ pub(super) enum Pull {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { detours: 0, limit: Self::DETOURS, held: 0, vain: 0, reads: 0, usual_reads: 0, pace: Pace::Pausing }
+        Self {
+            detours: 0,
+            limit: Self::DETOURS,
+            vain_at: None,
+            held: 0,
+            vain: 0,
+            reads: 0,
+            usual_reads: 0,
+            pace: Pace::Pausing,
+        }
     }
 }
 
@@ -55,6 +66,8 @@ impl Patience {
     /// A session that reads once after each write never waits.
     const DETOURS: u32 = 1;
     const MAX_DETOURS: u32 = 4096;
+    /// Nor does a wait, of some 20 ms, that is this long after the last one: who reads now and then is not sent to the primary for minutes.
+    const LONGEST: Duration = Duration::from_secs(1);
     const HELD: u32 = 64;
     /// A wait takes about as long as a read or two: at so many reads it goes unnoticed.
     const HELD_AMONG_EQUALS: u32 = 1024;
@@ -65,14 +78,19 @@ impl Patience {
 
     /// Whether a read is to wait for a moment, rather than to go to the primary once more. A session that usually reads
     /// several times between its writes does so at once.
-    pub(super) fn ends_detours(self) -> bool {
+    pub(super) fn ends_detours(self, now: Instant) -> bool {
         let at_once = self.pace == Pace::Prompt && self.usual_reads > 1 && self.limit == Self::DETOURS;
-        at_once || self.detours >= self.limit
+        at_once || self.has_waited_enough(now)
     }
 
     /// For reads that cannot do without a wait: whether one is worth while, since the last one was not in vain.
-    pub(super) fn waits_at_once(self) -> bool {
-        self.limit == Self::DETOURS || self.detours >= self.limit
+    pub(super) fn waits_at_once(self, now: Instant) -> bool {
+        self.limit == Self::DETOURS || self.has_waited_enough(now)
+    }
+
+    fn has_waited_enough(self, now: Instant) -> bool {
+        let since = |at| now.saturating_duration_since(at);
+        self.detours >= self.limit || self.vain_at.is_some_and(|at| since(at) >= Self::LONGEST)
     }
 
     pub(super) fn ends_hold(self, pull: Pull) -> bool {
@@ -89,8 +107,9 @@ impl Patience {
     }
 
     /// A wait did not bring the session back to the replicas: the next one comes later.
-    pub(super) fn waited_in_vain(&mut self) {
+    pub(super) fn waited_in_vain(&mut self, now: Instant) {
         (self.detours, self.limit) = (0, (self.limit * 2).min(Self::MAX_DETOURS));
+        self.vain_at = Some(now);
     }
 
     /// One more read stayed where it was. If it had waited in vain, it begins anew.

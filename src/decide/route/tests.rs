@@ -428,6 +428,20 @@ fn strong_reads_wait_a_little_by_themselves_while_it_is_of_use() {
 }
 
 #[test]
+fn a_session_that_waited_in_vain_tries_again_a_second_later_however_often_it_did() {
+    let mut world = World::new(Consistency::Strong);
+    let mut now = 10;
+    for _ in 0..12 {
+        let waits = world.decide(Need::Read, now, now).route;
+        assert!(matches!(waits, Route::Wait(WaitFor::Replica { .. })), "{waits:?} at {now}");
+        assert_eq!(world.decide(Need::Read, now, now + 20).route, Route::Primary(P), "in vain");
+        world.session.read_from(P, world.at(now + 21));
+        assert_eq!(world.read(now + 500).0, Route::Primary(P));
+        now += 1020;
+    }
+}
+
+#[test]
 fn a_mark_newer_than_the_last_read_sets_free_whoever_has_reached_it() {
     let mut world = World::new(Consistency::Session);
     assert_eq!(world.read(1).0, Route::Replica(R));
