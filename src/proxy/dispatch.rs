@@ -236,10 +236,7 @@ impl Client {
 
     /// Routes until there is a connection or a reason why there is none.
     pub(super) async fn lease(&mut self, mut demand: Demand, asks: AsksSequences) -> Result<Link, Denied> {
-        if let Some(promised) = self.ventures.promised() {
-            // A transaction that goes on elsewhere is promised what it was where it has been.
-            demand.promise = demand.promise.unwrap_or(self.session.policy.consistency).max(promised).into();
-        }
+        demand.promise = self.promise_going_on(demand.promise);
         let mut now = demand.arrived;
         let mut place = None;
         loop {

@@ -75,11 +75,6 @@ impl Ventures {
         self.current.is_some()
     }
 
-    /// What the replica of the one at hand was chosen for.
-    pub(super) fn promised(&self) -> Option<Consistency> {
-        self.current.as_ref().map(|venture| venture.promised)
-    }
-
     /// Whether the one at hand can go on on another server.
     pub(super) fn can_move(&self) -> bool {
         self.current.as_ref().is_some_and(|venture| venture.trail.is_kept())
@@ -145,6 +140,12 @@ impl Client {
         let settings = self.session.own_settings();
         let promised = self.promise_of(assessed).unwrap_or(self.session.policy.consistency);
         Venture { kind, begin: None, trail: Trail::Lost, settings, promised, of_the_moment: false, chain: Chain::No }
+    }
+
+    /// What is to be leased for: a transaction that goes on elsewhere is promised no less than where it has been.
+    pub(super) fn promise_going_on(&self, promise: Option<Consistency>) -> Option<Consistency> {
+        let Some(venture) = &self.ventures.current else { return promise };
+        Some(promise.unwrap_or(self.session.policy.consistency).max(venture.promised))
     }
 
     /// A batch of a transaction on a replica: it stays there, or moves to the primary first.
