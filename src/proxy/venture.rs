@@ -42,6 +42,8 @@ struct Venture {
     kind: Kind,
     /// The BEGIN that pgpilot has answered. `None`: it is the first thing in the trail.
     begin: Option<Deferred>,
+    /// As what it began, in that case.
+    opened: Option<TransactionMode>,
     trail: Trail,
     /// What was set when the replica was chosen ..
     settings: OwnSettings,
@@ -126,20 +128,30 @@ impl Client {
             Transaction::Idle if assessed.executes && assessed.needs.opens.is_some() => None,
             _ => return,
         };
+        let opened = assessed.needs.opens.filter(|_| begin.is_none());
         let kind = if reason == Reason::Optimistic { Kind::Optimistic } else { Kind::ReadOnly };
         let mut trail = Trail::new();
         if !trail.goes_on(self.again(batch, assessed, kind)) {
             trail = Trail::Lost;
         }
         let of_the_moment = assessed.needs.effects.contains(Effects::MOMENT);
-        self.ventures.current = Some(Venture { begin, trail, of_the_moment, ..self.venture(kind, assessed) });
+        self.ventures.current = Some(Venture { begin, opened, trail, of_the_moment, ..self.venture(kind, assessed) });
     }
 
     /// One of which nothing is known but that it is on a replica now.
     fn venture(&self, kind: Kind, assessed: &Assessed) -> Venture {
         let settings = self.session.own_settings();
         let promised = self.promise_of(assessed).unwrap_or(self.session.policy.consistency);
-        Venture { kind, begin: None, trail: Trail::Lost, settings, promised, of_the_moment: false, chain: Chain::No }
+        Venture {
+            kind,
+            begin: None,
+            opened: None,
+            trail: Trail::Lost,
+            settings,
+            promised,
+            of_the_moment: false,
+            chain: Chain::No,
+        }
     }
 
     /// What is to be leased for: a transaction that goes on elsewhere is promised no less than where it has been.
@@ -335,7 +347,8 @@ impl Client {
         let Some(venture) = self.ventures.current.take_if(|venture| venture.chain == Chain::Begun) else {
             return Ok(());
         };
-        let Some(begin) = venture.begin else {
+        let like = |mode: TransactionMode| Deferred { text: mode.begin().into_bytes().into(), mode };
+        let Some(begin) = venture.begin.clone().or(venture.opened.map(like)) else {
             self.ventures.current = Some(Venture { chain: Chain::No, trail: Trail::Lost, ..venture });
             return Ok(());
         };

@@ -142,6 +142,24 @@ impl TransactionMode {
         isolation && self.access.is_none() && !self.deferrable
     }
 
+    /// The text that begins such a transaction.
+    pub fn begin(self) -> String {
+        let isolation = match self.isolation {
+            Some(Isolation::ReadUncommitted) => " ISOLATION LEVEL READ UNCOMMITTED",
+            Some(Isolation::ReadCommitted) => " ISOLATION LEVEL READ COMMITTED",
+            Some(Isolation::RepeatableRead) => " ISOLATION LEVEL REPEATABLE READ",
+            Some(Isolation::Serializable) => " ISOLATION LEVEL SERIALIZABLE",
+            None => "",
+        };
+        let access = match self.access {
+            Some(Access::ReadOnly) => " READ ONLY",
+            Some(Access::ReadWrite) => " READ WRITE",
+            None => "",
+        };
+        let deferrable = if self.deferrable { " DEFERRABLE" } else { "" };
+        format!("BEGIN{isolation}{access}{deferrable}")
+    }
+
     /// Whether all its statements see the same, as far as it says so itself.
     pub fn sees_one_snapshot(self) -> bool {
         self.isolation.is_some_and(|level| matches!(level, Isolation::RepeatableRead | Isolation::Serializable))

@@ -243,14 +243,24 @@ async fn a_replica_is_as_new_as_the_snapshot() {
     client.batch_execute(BEGIN[1]).await.unwrap();
     reads_on_a_replica(&proxy, &client).await;
     client.batch_execute("COMMIT").await.unwrap();
-    for (n, first) in ["SHOW transaction_isolation", ";", "SAVEPOINT s"].into_iter().enumerate() {
-        client.batch_execute(BEGIN[1]).await.unwrap();
+    let at_once = format!("{}; {FIRST}", BEGIN[1]);
+    for (n, (begin, first)) in [
+        (BEGIN[1], "SHOW transaction_isolation"),
+        (BEGIN[1], ";"),
+        (BEGIN[1], "SAVEPOINT s"),
+        (BEGIN[1], "COMMIT AND CHAIN"),
+        (&at_once, "COMMIT AND CHAIN"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        client.batch_execute(begin).await.unwrap();
         client.batch_execute(first).await.unwrap();
         for replica in ["pg2", "pg3"] {
             proxy.node(replica).pause_replay().await.unwrap();
         }
         writer.batch_execute(&format!("UPDATE t SET s = '{n}' WHERE id = 2")).await.unwrap();
-        assert_eq!(ask(&client, SECOND).await, n.to_string(), "{first}");
+        assert_eq!(ask(&client, SECOND).await, n.to_string(), "{begin}; {first}");
         client.batch_execute("COMMIT").await.unwrap();
         for replica in ["pg2", "pg3"] {
             proxy.node(replica).resume_replay().await.unwrap();
