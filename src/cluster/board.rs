@@ -35,6 +35,8 @@ pub(super) struct Board {
 pub(super) struct Chase {
     pub(super) lsn: Lsn,
     pub(super) begun: Instant,
+    /// Counts them: replicas take turns in being the first.
+    pub(super) turn: usize,
 }
 
 /// How others get a monitor to ask out of turn.
@@ -214,7 +216,8 @@ impl Board {
     /// Sets the replicas' monitors on the newest mark.
     pub(super) fn chase_newest_mark(&self) {
         if let Some(mark) = self.published.load().marks.last() {
-            self.chase.send_replace(Some(Chase { lsn: mark.lsn, begun: Instant::now() }));
+            let turn = self.chase.borrow().map_or(0, |last| last.turn.wrapping_add(1));
+            self.chase.send_replace(Some(Chase { lsn: mark.lsn, begun: Instant::now(), turn }));
         }
     }
 

@@ -12,16 +12,14 @@ use tracing::debug;
 use crate::config;
 use crate::decide::health::{Door, Event, Failure, Progress, Stage};
 use crate::decide::position::Lsn;
-use crate::decide::route::{NodeId, NodeView, Role};
+use crate::decide::route::{NodeId, NodeView, Role, State};
 use crate::pool::{DialError, QueryError};
 use crate::wire::SqlState;
 
 use super::board::{Bell, Board, Call, Chase};
 use super::probe::{Dialer, Probe, Side, failure_of, refusal_of};
-use super::pursuit::{CHASE_STEP, Pursuit, Unflushed};
+use super::pursuit::{CHASE_STEP, MARK_GAP, Pursuit, Unflushed};
 
-/// Between two questions for a mark: sessions that write all the time share one.
-const MARK_GAP: Duration = Duration::from_millis(2);
 /// Between two new connections to a node that answers on the kept one.
 const KNOCK: Duration = Duration::from_secs(2);
 /// `server_version_num` of the first version that knows WAIT FOR LSN.
@@ -215,9 +213,16 @@ impl Monitor {
         let chase = *self.chases.borrow_and_update();
         let Some(chase) = chase else { return };
         let snapshot = self.board.snapshot();
-        let behind = |view: &NodeView| view.role == Role::Replica && view.position.is_none_or(|at| at.lsn < chase.lsn);
-        if snapshot.node(self.id).is_some_and(behind) {
-            self.pursuit.begin(chase, self.telling == Telling::ByItself);
+        let usable = |node: &&NodeView| node.role == Role::Replica && node.state == State::Up;
+        let (mut before, mut count, mut behind) = (0, 0, false);
+        for node in snapshot.nodes.iter().filter(usable) {
+            count += 1;
+            before += usize::from(node.id < self.id);
+            behind |= node.id == self.id && node.position.is_none_or(|at| at.lsn < chase.lsn);
+        }
+        if behind {
+            let rank = before.wrapping_add(chase.turn) % count;
+            self.pursuit.begin(chase, rank, self.telling == Telling::ByItself);
         }
     }
 

@@ -119,7 +119,7 @@ impl Probe {
         }
     }
 
-    /// Brings a primary's log to disk, by a transaction that commits and does nothing else, and tells where it ends then.
+    /// Brings a primary's log to disk, by a transaction that writes a message of no meaning, and tells where it ends then.
     pub(super) async fn flush(&mut self) -> Result<Option<Progress>, QueryError> {
         put(FLUSH, &mut self.0);
         put(WRITTEN, &mut self.0);
@@ -242,9 +242,9 @@ SELECT s.recovering,
 const WRITTEN: Question =
     Question { name: b"written", sql: "SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()" };
 
-/// A transaction that has an identifier writes its end to the log, and waits until that is on disk (`RecordTransactionCommit`
-/// in access/transam/xact.c).
-const FLUSH: Question = Question { name: b"flush", sql: "SELECT txid_current()" };
+/// A commit waits until the log is on disk if its transaction has written to that before; an identifier alone is not
+/// enough (`RecordTransactionCommit` in access/transam/xact.c).
+const FLUSH: Question = Question { name: b"flush", sql: "SELECT pg_logical_emit_message(true, 'pgpilot', '')" };
 
 const REPLAYED: Question = Question { name: b"replayed", sql: "SELECT pg_last_wal_replay_lsn()" };
 

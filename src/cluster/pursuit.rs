@@ -7,6 +7,11 @@ use crate::decide::position::Lsn;
 
 use super::board::Chase;
 
+/// Between two questions for a mark: sessions that write all the time share one.
+pub(super) const MARK_GAP: Duration = Duration::from_millis(4);
+/// So many replicas are looked at one after the other, at such a distance: one that has reached a mark lets the reads go on.
+/// Where marks come all the time, each replica is looked at once for several of them.
+const TURNS: usize = 4;
 /// The pause after the first look at a replica that has not reached a mark in its usual time. It doubles, up to the interval.
 pub(super) const CHASE_STEP: Duration = Duration::from_millis(1);
 /// Nobody waits longer for a replica; its lag is for the regular probes then.
@@ -28,6 +33,8 @@ pub(super) struct Pursuit {
 struct Current {
     lsn: Lsn,
     begun: Instant,
+    /// Others go first.
+    delay: Duration,
     /// It has been looked at, in vain.
     missed: bool,
     due: Instant,
@@ -36,12 +43,14 @@ struct Current {
 }
 
 impl Pursuit {
-    /// `at_once`: the replica tells by itself when it is there.
-    pub(super) fn begin(&mut self, Chase { lsn, begun }: Chase, at_once: bool) {
-        let due = if at_once { begun } else { begun + self.usual };
+    /// `rank`: how many replicas go first. `at_once`: this one tells by itself when it is there.
+    pub(super) fn begin(&mut self, Chase { lsn, begun, .. }: Chase, rank: usize, at_once: bool) {
+        let delay = MARK_GAP * u32::try_from(rank % TURNS).unwrap_or_default();
+        let due = begun + delay + if at_once { Duration::ZERO } else { self.usual };
         // Marks that come one upon the other put off no look.
         let due = self.current.map_or(due, |current| current.due.min(due));
-        self.current = Some(Current { lsn, begun, missed: false, due, step: CHASE_STEP, end: begun + CHASE_LIMIT });
+        self.current =
+            Some(Current { lsn, begun, delay, missed: false, due, step: CHASE_STEP, end: begun + CHASE_LIMIT });
     }
 
     pub(super) fn stop(&mut self) {
@@ -60,8 +69,13 @@ impl Pursuit {
     pub(super) fn looked(&mut self, position: Option<Lsn>, now: Instant, interval: Duration, waited: bool) {
         let Some(current) = &mut self.current else { return };
         if position.is_some_and(|lsn| lsn >= current.lsn) {
-            // There at the first look: it may have been there before. Else it took about so long.
-            let took = if current.missed { (self.usual + (now - current.begun)) / 2 } else { self.usual * 3 / 4 };
+            let took = match current.missed {
+                // About so long.
+                true => (self.usual + (now - current.begun)) / 2,
+                // It may have been there before.
+                false if current.delay.is_zero() => self.usual * 3 / 4,
+                false => self.usual,
+            };
             self.usual = took.min(interval).min(USUAL_MAX);
             self.current = None;
         } else if now >= current.end {
@@ -124,14 +138,14 @@ mod tests {
     const INTERVAL: Duration = Duration::from_millis(500);
 
     fn chase(lsn: u64, begun: Instant) -> Chase {
-        Chase { lsn: Lsn(lsn), begun }
+        Chase { lsn: Lsn(lsn), begun, turn: 0 }
     }
 
     #[test]
     fn looks_come_after_the_usual_time_and_then_ever_later() {
         let start = Instant::now();
         let mut pursuit = Pursuit::default();
-        pursuit.begin(chase(100, start), false);
+        pursuit.begin(chase(100, start), 0, false);
         let mut looks = Vec::new();
         let mut now = start;
         while let Some(due) = pursuit.due() {
@@ -140,7 +154,7 @@ mod tests {
             pursuit.looked(Some(Lsn(if looks.len() < 5 { 90 } else { 100 })), now, INTERVAL, false);
         }
         assert_eq!(looks, [0, 1, 3, 7, 15]);
-        pursuit.begin(chase(200, now), false);
+        pursuit.begin(chase(200, now), 0, false);
         assert_eq!(pursuit.due(), Some(now + 15 * MS / 2), "it took 15 ms");
     }
 
@@ -148,18 +162,36 @@ mod tests {
     fn a_replica_that_could_not_get_there_for_long_is_looked_at_soon_again() {
         let start = Instant::now();
         let mut pursuit = Pursuit::default();
-        pursuit.begin(chase(100, start), false);
+        pursuit.begin(chase(100, start), 0, false);
         pursuit.looked(Some(Lsn(90)), start, INTERVAL, false);
         pursuit.looked(Some(Lsn(100)), start + 1900 * MS, INTERVAL, false);
         let later = start + 2000 * MS;
-        pursuit.begin(chase(200, later), false);
+        pursuit.begin(chase(200, later), 0, false);
         assert!(pursuit.due().unwrap() <= later + USUAL_MAX);
         // However many marks follow.
         let due = pursuit.due();
         for n in 1..20 {
-            pursuit.begin(chase(200 + n, later + u32::try_from(n).unwrap() * MS), false);
+            pursuit.begin(chase(200 + n, later + u32::try_from(n).unwrap() * MS), 0, false);
         }
         assert_eq!((pursuit.due(), pursuit.mark()), (due, Some(Lsn(219))));
+    }
+
+    #[test]
+    fn while_marks_come_all_the_time_each_of_two_replicas_is_looked_at_for_every_other_one() {
+        let start = Instant::now();
+        let mut replicas = [Pursuit::default(), Pursuit::default()];
+        let mut looks = [0, 0];
+        for n in 0..100 {
+            let begun = start + MARK_GAP * u32::try_from(n).unwrap();
+            for (id, pursuit) in replicas.iter_mut().enumerate() {
+                pursuit.begin(chase(100 + n, begun), (id + usize::try_from(n).unwrap()) % 2, false);
+                while pursuit.due().is_some_and(|due| due < begun + MARK_GAP) {
+                    looks[id] += 1;
+                    pursuit.looked(Some(Lsn(100 + n)), begun, INTERVAL, false);
+                }
+            }
+        }
+        assert_eq!(looks, [50, 50]);
     }
 
     #[test]

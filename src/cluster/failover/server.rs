@@ -235,6 +235,11 @@ impl Server {
         self.end_sessions().await?;
         self.find_unstoppable().await?;
         self.wait_for_transactions().await?;
+        self.deadline.limit("bringing the log to disk", self.flushed_log(wal)).await?
+    }
+
+    /// The end of the log, when all of it is on disk.
+    async fn flushed_log(&self, wal: WalGeometry) -> Result<Lsn, String> {
         loop {
             let row = self.row("SELECT pg_current_wal_insert_lsn(), pg_current_wal_flush_lsn()").await?;
             let lsn = |column: usize| Lsn(row.get::<_, PgLsn>(column).into());
@@ -242,6 +247,9 @@ impl Server {
             if flushed >= written {
                 return Ok(written);
             }
+            // Nobody commits any more, and what transactions have left that were ended, or what the server logs of
+            // itself, is taken to disk by the next commit or in some seconds.
+            self.mark().await?;
             sleep(STEP).await;
         }
     }

@@ -241,3 +241,16 @@ async fn a_transaction_that_does_not_end_in_time_calls_it_off() {
     proxy.connect().await.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
     assert_eq!(ask(&client, "SELECT sum(n) FROM t").await, "6");
 }
+
+/// What the transaction has written that is ended, and its end, wait for a commit to take them to disk.
+#[tokio::test]
+async fn what_nobody_takes_to_disk_holds_nothing_up() {
+    let proxy = without_hooks(plain(), "switchover_timeout = \"5s\"\n").await;
+    let client = table(&proxy).await;
+    let old = proxy.node("pg1");
+    old.set("wal_writer_delay", "10s").await.unwrap();
+    let stranger = old.connect_to("shop").await.unwrap();
+    stranger.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+    proxy.order(Order::Switchover { to: None, run: Run::Real }).await.unwrap();
+    assert_eq!(ask(&client, "SELECT count(*) FROM t").await, "0");
+}
